@@ -1,0 +1,54 @@
+# Bare `make` lists the targets. Needs Go; interop and flights need more, see .ci/run.
+
+GO       ?= go
+FUZZTIME ?= 10s
+STORE_MB ?= 10000
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race lint proto proto-check fuzz crash interop flights bench bench-smoke
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/gantry, static
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gantry ./cmd/gantry
+
+test: lint ## everything that needs Go alone: lint, all tests under the race detector, the contract, a smoke of the benchmark
+	$(GO) test -race -timeout 9m ./...
+	cd test/descriptors && $(GO) test ./...
+	$(MAKE) --no-print-directory bench-smoke
+
+race: ## all tests under the race detector, caches ignored
+	$(GO) test -race -count=1 -timeout 30m ./...
+
+lint: ## gofmt, go vet, import rules
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "gofmt these:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) test ./internal/archtest
+
+proto: ## regenerate the Go code of proto/
+	proto/generate.sh
+
+proto-check: ## fail when proto/ was changed and not regenerated
+	@before=$$(cat proto/*/*.pb.go | cksum); proto/generate.sh; \
+	if [ "$$before" != "$$(cat proto/*/*.pb.go | cksum)" ]; then echo "proto/ was not up to date: commit what make proto wrote"; exit 1; fi
+
+fuzz: ## fuzz each decoder for FUZZTIME (10s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+interop: ## official clients in Go, Java, Python and Node.js against the real binary
+	test/interop/run.sh
+
+flights: ## the flights example: 336,776 messages through an official client, a kill -9 in the middle
+	examples/flights/run.sh
+
+bench: ## measure and rewrite docs/benchmarks.md (about 10 minutes, STORE_MB of disk)
+	$(GO) run ./test/bench -store-mb $(STORE_MB) -out docs/benchmarks.md
+
+bench-smoke: ## run the benchmark with tiny sizes, for its errors only
+	$(GO) run ./test/bench -smoke >/dev/null

@@ -1,0 +1,206 @@
+package api
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// maxPending bounds connections that have not completed their handshake. More
+// are closed at once, so silent ones cannot take all descriptors; they make room
+// after handshakeTimeout.
+const maxPending = 4096
+
+// tlsHandshake is the first byte of a TLS ClientHello. An HTTP/2 connection
+// begins with 'P'.
+const tlsHandshake = 0x16
+
+// listener hands connections to gRPC, which gives each a goroutine and a
+// deadline for its handshake, so that nothing a client does delays Accept.
+type listener struct {
+	net.Listener
+	pending *pending
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if wrapped := l.pending.add(c); wrapped != nil {
+			return wrapped, nil
+		}
+		c.Close()
+	}
+}
+
+// pending is the set of connections in their handshake. gRPC waits for those
+// when it stops and offers no way to end them, so shutdown closes them here.
+type pending struct {
+	mu     sync.Mutex
+	conns  map[*conn]struct{} // guarded by mu; nil after close
+	closed bool               // guarded by mu
+}
+
+func newPending() *pending { return &pending{conns: make(map[*conn]struct{})} }
+
+// add returns nil when c cannot be served.
+func (p *pending) add(c net.Conn) *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.conns) >= maxPending {
+		return nil
+	}
+	wrapped := &conn{Conn: c, pending: p}
+	p.conns[wrapped] = struct{}{}
+	return wrapped
+}
+
+func (p *pending) remove(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
+}
+
+func (p *pending) close() {
+	p.mu.Lock()
+	p.closed = true
+	conns := p.conns
+	p.conns = nil
+	p.mu.Unlock()
+	for c := range conns {
+		c.Conn.Close()
+	}
+}
+
+func (p *pending) size() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
+}
+
+// conn is a connection whose first byte was read and put back.
+type conn struct {
+	net.Conn
+	pending *pending
+	first   [1]byte
+	unread  bool // first is still to be read; touched by one reader at a time
+}
+
+// peek reads the first byte without taking it from what Read returns.
+func (c *conn) peek() (byte, error) {
+	if _, err := io.ReadFull(c.Conn, c.first[:]); err != nil {
+		return 0, err
+	}
+	c.unread = true
+	return c.first[0], nil
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	if c.unread && len(b) > 0 {
+		c.unread = false
+		b[0] = c.first[0]
+		return 1, nil
+	}
+	return c.Conn.Read(b)
+}
+
+// SetDeadline watches for gRPC lifting the deadline it set on accepting, which
+// it does when the handshake is complete.
+func (c *conn) SetDeadline(t time.Time) error {
+	if t.IsZero() {
+		c.pending.remove(c)
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+func (c *conn) Close() error {
+	c.pending.remove(c)
+	return c.Conn.Close()
+}
+
+// sniffer is the transport security of a port that serves TLS and plaintext: the
+// client's first byte decides, and nothing is sent before it came.
+type sniffer struct {
+	tls, plain credentials.TransportCredentials
+}
+
+func newSniffer(certificate *tls.Certificate) credentials.TransportCredentials {
+	return sniffer{
+		tls: credentials.NewTLS(&tls.Config{
+			Certificates: []tls.Certificate{*certificate},
+			NextProtos:   []string{"h2"},
+			MinVersion:   tls.VersionTLS12,
+		}),
+		plain: insecure.NewCredentials(),
+	}
+}
+
+// ServerHandshake runs on the connection's own goroutine, under gRPC's deadline.
+func (s sniffer) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	c, ok := raw.(*conn)
+	if !ok {
+		return nil, nil, fmt.Errorf("api: connection from a foreign listener: %T", raw)
+	}
+	first, err := c.peek()
+	if err != nil {
+		return nil, nil, fmt.Errorf("api: connection ended before its first byte: %w", err)
+	}
+	if first == tlsHandshake {
+		return s.tls.ServerHandshake(c)
+	}
+	return s.plain.ServerHandshake(c)
+}
+
+func (s sniffer) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, fmt.Errorf("api: server credentials used by a client")
+}
+
+func (s sniffer) Info() credentials.ProtocolInfo          { return s.tls.Info() }
+func (s sniffer) Clone() credentials.TransportCredentials { return s }
+func (s sniffer) OverrideServerName(string) error         { return nil }
+
+// selfSigned makes a certificate for this host that lives in memory only.
+func selfSigned(now time.Time) (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("api: self-signed certificate: %w", err)
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return nil, fmt.Errorf("api: self-signed certificate: %w", err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		Subject:      pkix.Name{CommonName: "gantry", Organization: []string{"Gantry, self-signed at start"}},
+		NotBefore:    now.Add(-time.Hour),
+		NotAfter:     now.AddDate(10, 0, 0),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:     []string{"localhost"},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	if host, err := os.Hostname(); err == nil && host != "localhost" {
+		template.DNSNames = append(template.DNSNames, host)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return nil, fmt.Errorf("api: self-signed certificate: %w", err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}

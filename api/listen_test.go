@@ -1,0 +1,202 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/test/bufconn"
+)
+
+var trusting = &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}
+
+func healthy(t *testing.T, cc *grpc.ClientConn) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	resp, err := healthpb.NewHealthClient(cc).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+	if err != nil || resp.Status != healthpb.HealthCheckResponse_SERVING {
+		t.Fatalf("health: %v, %v", resp, err)
+	}
+}
+
+func rawDial(t *testing.T, f *fixture) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestTLSAndPlaintextShareThePort(t *testing.T) {
+	f := start(t, Options{})
+	healthy(t, f.dial())
+	healthy(t, f.dial(grpc.WithTransportCredentials(credentials.NewTLS(trusting))))
+	if n := f.server.pending.size(); n != 0 {
+		t.Errorf("%d connections still count as unfinished", n)
+	}
+}
+
+func TestSelfSignedCertificateIsForThisHost(t *testing.T) {
+	f := start(t, Options{})
+	c, err := tls.Dial("tcp", f.addr, trusting)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	leaf := c.ConnectionState().PeerCertificates[0]
+	for _, name := range []string{"localhost", "127.0.0.1", "::1"} {
+		if err := leaf.VerifyHostname(name); err != nil {
+			t.Error(err)
+		}
+	}
+	if c.ConnectionState().NegotiatedProtocol != "h2" {
+		t.Errorf("ALPN chose %q", c.ConnectionState().NegotiatedProtocol)
+	}
+}
+
+// slow sends one byte per write.
+type slow struct{ net.Conn }
+
+func (s slow) Write(b []byte) (int, error) {
+	for i := range b {
+		if _, err := s.Conn.Write(b[i : i+1]); err != nil {
+			return i, err
+		}
+	}
+	return len(b), nil
+}
+
+func TestClientThatSendsByteByByteIsServed(t *testing.T) {
+	f := start(t, Options{})
+	dialer := grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		return slow{c}, err
+	})
+	healthy(t, f.dial(dialer, grpc.WithTransportCredentials(credentials.NewTLS(trusting))))
+}
+
+func TestGarbageIsHungUpOn(t *testing.T) {
+	f := start(t, Options{})
+	for _, garbage := range []string{
+		"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+		"PRI * HTTP/1.0\r\n\r\nSM\r\n\r\n, and more to fill the preface",
+		"\x16\x03\x01\x00\x05hello, this is no ClientHello",
+		"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+	} {
+		c := rawDial(t, f)
+		if _, err := io.WriteString(c, garbage); err != nil {
+			t.Fatal(err)
+		}
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		var timeout net.Error
+		if _, err := io.Copy(io.Discard, c); errors.As(err, &timeout) && timeout.Timeout() {
+			t.Errorf("%q: still connected", garbage)
+		}
+	}
+	healthy(t, f.dial())
+}
+
+// Connections that stopped at each stage of a handshake, while others come.
+func TestUnfinishedConnectionsDelayNobody(t *testing.T) {
+	f := start(t, Options{})
+	for range 100 {
+		rawDial(t, f)
+	}
+	io.WriteString(rawDial(t, f), "P")
+	io.WriteString(rawDial(t, f), "\x16\x03\x01")
+	handshaken := tls.Client(rawDial(t, f), trusting)
+	if err := handshaken.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	half := rawDial(t, f).(*net.TCPConn)
+	half.CloseWrite()
+	healthy(t, f.dial())
+	// The fixture's shutdown allows less than the handshake timeout, so it fails
+	// if any of these is waited for.
+}
+
+func TestSilentConnectionIsHungUpOn(t *testing.T) {
+	for name, first := range map[string]string{"silent": "", "stuck in the preface": "PRI *", "stuck in TLS": "\x16\x03"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := bufconn.Listen(1 << 10)
+				s := New(nil, Options{Logger: discard})
+				served := make(chan error, 1)
+				go func() { served <- s.Serve(l) }()
+				c, err := l.Dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				io.WriteString(c, first)
+				synctest.Wait()
+				if s.pending.size() != 1 {
+					t.Fatalf("%d unfinished connections, want 1", s.pending.size())
+				}
+				time.Sleep(handshakeTimeout + time.Millisecond)
+				synctest.Wait()
+				if s.pending.size() != 0 {
+					t.Fatal("the connection is still there after the handshake timeout")
+				}
+				if err := s.Shutdown(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if err := <-served; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+func TestUnfinishedConnectionsAreBounded(t *testing.T) {
+	p := newPending()
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	var first *conn
+	for i := range maxPending {
+		c := p.add(ours)
+		if c == nil {
+			t.Fatalf("connection %d was refused", i)
+		}
+		if first == nil {
+			first = c
+		}
+	}
+	if p.add(ours) != nil {
+		t.Fatal("one more than the bound was accepted")
+	}
+	first.SetDeadline(time.Time{}) // its handshake is complete
+	if p.add(ours) == nil {
+		t.Fatal("a finished handshake made no room")
+	}
+	p.close()
+	if p.add(ours) != nil {
+		t.Fatal("accepted after close")
+	}
+}
+
+func TestServeReportsAnAddressThatCannotBeAdvertised(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(nil, Options{Advertise: "no-port", Logger: discard})
+	if err := s.Serve(l); err == nil {
+		t.Error("Serve took it")
+	}
+	if err := s.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+}

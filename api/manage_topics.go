@@ -1,0 +1,75 @@
+package api
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
+)
+
+func (m *management) CreateTopic(ctx context.Context, req *gantryv1.CreateTopicRequest) (*gantryv1.CreateTopicResponse, error) {
+	if _, known := gantryv1.TopicType_name[int32(req.GetType())]; !known {
+		return nil, rpcError(m.log, broker.Errorf(broker.BadRequest, "the topic type %d is unknown", req.GetType()))
+	}
+	created, err := m.broker.CreateTopic(ctx, topic.Topic{
+		Name:   record.Resource{Namespace: req.GetNamespace(), Name: req.GetName()},
+		Type:   topic.Type(req.GetType()), // numbered alike
+		Queues: req.GetQueues(),
+	})
+	if err != nil {
+		return nil, rpcError(m.log, err)
+	}
+	return &gantryv1.CreateTopicResponse{Topic: wireTopic(created)}, nil
+}
+
+func (m *management) DeleteTopic(ctx context.Context, req *gantryv1.DeleteTopicRequest) (*gantryv1.DeleteTopicResponse, error) {
+	name := record.Resource{Namespace: req.GetNamespace(), Name: req.GetName()}
+	if err := m.broker.DeleteTopic(ctx, name); err != nil {
+		return nil, rpcError(m.log, err)
+	}
+	return &gantryv1.DeleteTopicResponse{}, nil
+}
+
+func (m *management) DescribeTopic(_ context.Context, req *gantryv1.DescribeTopicRequest) (*gantryv1.DescribeTopicResponse, error) {
+	s, err := m.broker.TopicStatus(record.Resource{Namespace: req.GetNamespace(), Name: req.GetName()})
+	if err != nil {
+		return nil, rpcError(m.log, err)
+	}
+	resp := &gantryv1.DescribeTopicResponse{Topic: wireTopic(s.Topic)}
+	for _, q := range s.Queues {
+		resp.Queues = append(resp.Queues, &gantryv1.TopicQueue{
+			Queue: q.Queue, MinOffset: int64(q.Min), MaxOffset: int64(q.Max),
+		})
+		resp.Messages += int64(q.Max - q.Min)
+	}
+	slices.SortFunc(resp.Queues, func(a, b *gantryv1.TopicQueue) int { return int(a.Queue) - int(b.Queue) })
+	return resp, nil
+}
+
+func (m *management) ListTopics(_ context.Context, req *gantryv1.ListTopicsRequest) (*gantryv1.ListTopicsResponse, error) {
+	topics := m.broker.Topics()
+	slices.SortFunc(topics, func(a, b topic.Topic) int { return compare(a.Name, b.Name) })
+	resp := &gantryv1.ListTopicsResponse{}
+	for _, t := range topics {
+		if req.Namespace == nil || *req.Namespace == t.Name.Namespace {
+			resp.Topics = append(resp.Topics, wireTopic(t))
+		}
+	}
+	return resp, nil
+}
+
+func wireTopic(t topic.Topic) *gantryv1.Topic {
+	return &gantryv1.Topic{
+		Name:      t.Name.Name,
+		Namespace: t.Name.Namespace,
+		Type:      gantryv1.TopicType(t.Type),
+		Queues:    t.Queues,
+		Created:   timestamppb.New(time.UnixMilli(t.Created)),
+	}
+}

@@ -1,0 +1,56 @@
+package api
+
+import (
+	"context"
+
+	"github.com/gantry-mq/gantry/broker"
+	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
+)
+
+// SendMessage stores messages. SDKs disagree on where they look: Java reads the
+// entries and counts them, Go and C++ read the status above them. So both are
+// always there and always agree.
+func (m *messaging) SendMessage(ctx context.Context, req *v2.SendMessageRequest) (*v2.SendMessageResponse, error) {
+	messages := make([]broker.Outgoing, len(req.GetMessages()))
+	for i, msg := range req.GetMessages() {
+		messages[i] = outgoing(ctx, msg)
+	}
+	sent, err := m.broker.Send(ctx, messages)
+	resp := &v2.SendMessageResponse{Entries: make([]*v2.SendResultEntry, len(messages))}
+	if err != nil {
+		resp.Status = statusFor(m.log, err)
+		for i := range resp.Entries {
+			resp.Entries[i] = &v2.SendResultEntry{Status: resp.Status}
+		}
+		return resp, nil
+	}
+	statuses := make([]*v2.Status, len(sent))
+	for i := range sent {
+		statuses[i] = statusFor(m.log, sent[i].Err)
+		resp.Entries[i] = &v2.SendResultEntry{Status: statuses[i]}
+		if sent[i].Err == nil {
+			resp.Entries[i].MessageId = sent[i].MessageID
+			resp.Entries[i].TransactionId = sent[i].TransactionID
+			resp.Entries[i].Offset = int64(sent[i].Offset)
+			resp.Entries[i].RecallHandle = sent[i].RecallHandle
+		}
+	}
+	resp.Status = common(statuses)
+	return resp, nil
+}
+
+func notYet(what string) *v2.Status {
+	return &v2.Status{Code: v2.Code_NOT_IMPLEMENTED, Message: what + " are not served by this version"}
+}
+
+func (m *messaging) EndTransaction(context.Context, *v2.EndTransactionRequest) (*v2.EndTransactionResponse, error) {
+	return &v2.EndTransactionResponse{Status: notYet("transactions")}, nil
+}
+
+func (m *messaging) RecallMessage(context.Context, *v2.RecallMessageRequest) (*v2.RecallMessageResponse, error) {
+	return &v2.RecallMessageResponse{Status: notYet("recalls")}, nil
+}
+
+func (m *messaging) SyncLiteSubscription(context.Context, *v2.SyncLiteSubscriptionRequest) (*v2.SyncLiteSubscriptionResponse, error) {
+	return &v2.SyncLiteSubscriptionResponse{Status: notYet("lite topics")}, nil
+}

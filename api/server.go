@@ -1,0 +1,194 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/gantry-mq/gantry/broker"
+	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
+	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
+)
+
+// Bounds of the transport, together because they only make sense together.
+const (
+	// maxRequestBytes bounds one request. A batch may carry far more than one
+	// 4 MiB body, but the log takes 16 MiB at once; the rest is room for
+	// properties, and for a body somewhat too large to be told so by its code
+	// rather than by a transport error that SDKs take for an outage.
+	maxRequestBytes = 20 << 20
+
+	// maxHeaderBytes bounds a call's metadata: a dozen short headers.
+	maxHeaderBytes = 64 << 10
+
+	// streamWindow and connWindow are what a client may have in flight. A whole
+	// default body fits a stream's window a few times over a round trip; the
+	// connection's bounds what one client can make the server hold unread.
+	streamWindow = 1 << 20
+	connWindow   = 8 << 20
+
+	// writeBuffer is shared by the connections that write right now, so an idle
+	// connection holds none.
+	writeBuffer = 64 << 10
+
+	// handshakeTimeout ends a connection that is silent, or slow to complete
+	// TLS and the HTTP/2 preface.
+	handshakeTimeout = 10 * time.Second
+
+	// minPing is the least pause between a client's keep-alive pings. C++ pings
+	// every 60 s without calls; grpc-go's default of 5 min would kill it.
+	minPing = 10 * time.Second
+
+	// pingAfter and pingTimeout find peers that vanished without a word, whose
+	// polls would otherwise wait in vain.
+	pingAfter   = 60 * time.Second
+	pingTimeout = 20 * time.Second
+
+	// idleTimeout closes connections without a call. A live client has its
+	// command stream open, so it is not touched.
+	idleTimeout = 10 * time.Minute
+)
+
+// Options of a Server. The zero value works.
+type Options struct {
+	// Advertise is the host:port that routes tell clients to dial. Empty: the
+	// address each client came by, which is right unless something between
+	// rewrites addresses.
+	Advertise string
+
+	// Certificate is presented to TLS clients. Nil: a self-signed one is made at
+	// start, which suits the SDKs that do not verify (Java, Go, C#, C++).
+	Certificate *tls.Certificate
+
+	// Logger gets what clients are not told. Nil: slog.Default().
+	Logger *slog.Logger
+
+	// What ServerInfo tells operators, as the binary knows it.
+	Version       string
+	Commit        string
+	DataDir       string
+	Durability    string
+	FormatVersion uint32
+}
+
+// Server serves one broker over gRPC.
+//
+// Serve may be called for several listeners; Shutdown ends them all. The broker
+// must outlive the server.
+type Server struct {
+	log       *slog.Logger
+	grpc      *grpc.Server
+	health    *health.Server
+	messaging *messaging
+	pending   *pending
+	drain     context.CancelFunc
+	invalid   error // what is wrong with the options, told by Serve
+}
+
+// messaging is apache.rocketmq.v2.MessagingService.
+type messaging struct {
+	v2.UnsafeMessagingServiceServer // an RPC without a method must not compile
+
+	broker    *broker.Broker
+	log       *slog.Logger
+	advertise *v2.Endpoints   // nil: as the client came
+	draining  context.Context // done when shutdown begins
+	readers   sync.WaitGroup  // of command streams; they end with their stream
+}
+
+// New makes a server of b. It starts nothing; mistakes in o are told by Serve.
+func New(b *broker.Broker, o Options) *Server {
+	s := &Server{log: o.Logger, pending: newPending(), health: health.NewServer()}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	s.messaging = &messaging{broker: b, log: s.log}
+	s.messaging.draining, s.drain = context.WithCancel(context.Background())
+	if o.Advertise != "" {
+		e, err := parseEndpoint(o.Advertise)
+		if err != nil {
+			s.invalid = fmt.Errorf("api: advertised address: %w", err)
+		}
+		s.messaging.advertise = e
+	}
+	certificate := o.Certificate
+	if certificate == nil {
+		var err error
+		if certificate, err = selfSigned(time.Now()); err != nil {
+			s.invalid = errors.Join(s.invalid, err)
+			certificate = &tls.Certificate{}
+		}
+	}
+
+	s.grpc = grpc.NewServer(
+		grpc.Creds(newSniffer(certificate)),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.MaxRecvMsgSize(maxRequestBytes),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.WriteBufferSize(writeBuffer),
+		grpc.SharedWriteBuffer(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: idleTimeout, Time: pingAfter, Timeout: pingTimeout,
+		}),
+		grpc.WaitForHandlers(true),
+		grpc.UnaryInterceptor(s.unary),
+		grpc.StreamInterceptor(s.stream),
+	)
+	v2.RegisterMessagingServiceServer(s.grpc, s.messaging)
+	gantryv1.RegisterManagementServer(s.grpc, newManagement(b, s.log, o))
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	return s
+}
+
+// Serve accepts connections on l, TLS and plaintext alike, until Shutdown, and
+// then returns nil. It closes l.
+func (s *Server) Serve(l net.Listener) error {
+	if s.invalid != nil {
+		l.Close()
+		return s.invalid
+	}
+	err := s.grpc.Serve(&listener{Listener: l, pending: s.pending})
+	if err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("api: serve %v: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Shutdown stops accepting, ends polls and command streams, and lets other calls
+// finish. When ctx is done first it cuts them off and returns ctx's error. No
+// goroutine of the server is left when it returns.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.health.Shutdown()
+	s.drain()
+	s.pending.close()
+	drained := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(drained)
+	}()
+	var err error
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		err = ctx.Err()
+		s.grpc.Stop()
+		<-drained
+	}
+	s.messaging.readers.Wait()
+	return err
+}

@@ -1,0 +1,111 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// subOf finds a group's consumption of a topic, for requests that carry handles.
+func (b *Broker) subOf(groupName, topicName record.Resource) (*inflight.Sub, error) {
+	tp, err := b.Route(topicName)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkGroupName(groupName); err != nil {
+		return nil, err
+	}
+	g, ok := b.groups.Lookup(groupName)
+	if !ok {
+		return nil, Errorf(InvalidHandle, "the consumer group %q holds no messages", clip(groupName.String()))
+	}
+	return b.inflight.Sub(inflight.SubKey{Group: g.ID, Topic: tp.ID}, g.FIFO), nil
+}
+
+// handleError says to a client why a handle does not hold its message.
+func handleError(err error) error {
+	switch {
+	case errors.Is(err, inflight.ErrExpired):
+		return Errorf(InvalidHandle, "the receipt handle is expired: %w", err)
+	case errors.Is(err, inflight.ErrGone), errors.Is(err, inflight.ErrStale):
+		return Errorf(InvalidHandle, "the receipt handle does not hold its message any more: %w", err)
+	}
+	return err
+}
+
+// Ack settles messages. It answers when that is durable. Acking twice while the
+// handle lasts is fine.
+func (b *Broker) Ack(ctx context.Context, groupName, topicName record.Resource, entries []AckEntry) ([]error, error) {
+	if len(entries) == 0 {
+		return nil, Errorf(BadRequest, "no message is named")
+	}
+	sub, err := b.subOf(groupName, topicName)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UnixMilli()
+	errs := make([]error, len(entries))
+	held := make([]inflight.Held, 0, len(entries))
+	for i, e := range entries {
+		h, err := b.openHandle(e.Handle, sub.Key())
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		switch err := sub.BeginAck(h.Queue, h.Offset, h.LeaseID, now); {
+		case err == nil:
+			held = append(held, inflight.Held{Queue: h.Queue, Offset: h.Offset, LeaseID: h.LeaseID})
+		case errors.Is(err, inflight.ErrGone) && now < h.Deadline: // acked before
+		default:
+			errs[i] = handleError(err)
+		}
+	}
+	if len(held) == 0 {
+		return errs, nil
+	}
+	batch := record1(inflight.AppendAck(nil, sub.Key(), held))
+	if err := b.append.Submit(batch); err != nil {
+		sub.Unreserve(held)
+		return nil, wrapAppend(err)
+	}
+	if err := batch.Wait(context.WithoutCancel(ctx)); err != nil {
+		return nil, wrapAppend(err)
+	}
+	b.counters.acks.Add(uint64(len(held)))
+	return errs, nil
+}
+
+// ChangeInvisible makes a message visible again d from now, and returns the
+// handle that holds it until then; the old one is void.
+func (b *Broker) ChangeInvisible(_ context.Context, groupName, topicName record.Resource, receipt string, d time.Duration) (string, error) {
+	if err := checkInvisible(d, 0); err != nil {
+		return "", err
+	}
+	sub, err := b.subOf(groupName, topicName)
+	if err != nil {
+		return "", err
+	}
+	h, err := b.openHandle(receipt, sub.Key())
+	if err != nil {
+		return "", err
+	}
+	now := time.Now().UnixMilli()
+	held, err := sub.BeginMove(h.Queue, h.Offset, h.LeaseID, now)
+	if err != nil {
+		return "", handleError(err)
+	}
+	h.LeaseID = b.inflight.LeaseIDs(1, now)
+	h.Deadline = now + d.Milliseconds()
+	batch := record1(inflight.AppendExtend(nil, sub.Key(), h.Deadline, h.LeaseID, []inflight.Held{held}))
+	if err := b.append.Submit(batch); err != nil {
+		sub.PutBack([]inflight.Held{held})
+		return "", wrapAppend(err)
+	}
+	if err := b.await(batch); err != nil {
+		return "", err
+	}
+	return b.handles.Load().seal(h), nil
+}

@@ -1,0 +1,142 @@
+package broker
+
+import (
+	"fmt"
+
+	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/longpoll"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
+)
+
+// apply is the state machine: one verified record in, state changed. It uses
+// the record and its time only, never the clock, so that every replica that
+// applied the same log holds the same state.
+func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time int64) error {
+	switch kind {
+	case record.KindMessage, record.KindDeadLetter:
+		if err := b.applyPlaced(pos, rec, kind); err != nil {
+			return err
+		}
+		topic := record.KeyOf(rec).Topic()
+		b.wakes.topic(topic)
+		if b.live {
+			b.counters.stored(topic, record.BodyLen(rec))
+		}
+		return nil
+	case record.KindTopicPut:
+		return b.topics.ApplyPut(record.Command(rec))
+	case record.KindTopicDelete:
+		id, err := b.topics.ApplyDelete(record.Command(rec))
+		if err != nil {
+			return err
+		}
+		b.index.DeleteTopic(id)
+		b.inflight.DropTopic(id)
+		b.counters.dropTopic(id)
+		b.wakes.topic(id)
+		return nil
+	case record.KindGroupPut:
+		return b.groups.ApplyPut(record.Command(rec))
+	case record.KindGroupDelete:
+		id, err := b.groups.ApplyDelete(record.Command(rec))
+		if err != nil {
+			return err
+		}
+		b.inflight.DropGroup(id)
+		return nil
+	case record.KindLease, record.KindAck, record.KindExtend, record.KindOffsetCommit:
+		_, err := b.inflight.Apply(kind, record.Command(rec), b.subExists)
+		return err
+	case record.KindIdentity:
+		return b.applyIdentity(record.Command(rec))
+	}
+	return fmt.Errorf("this build does not know %v records", kind)
+}
+
+// subExists says whether a group and topic are still there.
+func (b *Broker) subExists(key inflight.SubKey) (ok, fifo bool) {
+	g, ok := b.groups.ByID(key.Group)
+	if !ok {
+		return false, false
+	}
+	_, ok = b.topics.ByID(key.Topic)
+	return ok, g.FIFO
+}
+
+// applyPlaced applies a record that puts an entry into a queue.
+func (b *Broker) applyPlaced(pos record.Position, rec []byte, kind record.Kind) error {
+	if kind == record.KindDeadLetter {
+		dl, err := parseDeadLetter(rec)
+		if err != nil {
+			return err
+		}
+		b.inflight.ApplyDeadLetter(inflight.SubKey{Group: dl.Group, Topic: dl.Topic}, dl.Queue, dl.Offset, dl.LeaseID)
+	}
+	return b.indexPlaced(pos, rec, kind)
+}
+
+// indexPlaced puts the entry of a placed record into the index. Both the
+// dispatcher and a rebuild of the index use it.
+func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) error {
+	key := record.KeyOf(rec)
+	if _, ok := b.topics.ByID(key.Topic()); !ok {
+		return nil // sent while the topic was being deleted
+	}
+	entry := consumequeue.Entry{Position: pos, Size: uint32(len(rec))}
+	switch kind {
+	case record.KindMessage:
+		m, err := record.ParseMessage(rec)
+		if err != nil {
+			return err
+		}
+		entry.StoreTime = m.StoreTime
+		err = m.Properties.Each(func(f record.Field, _, value []byte) bool {
+			switch f {
+			case record.FieldTag:
+				entry.TagHash = record.Hash32(value)
+			case record.FieldGroup:
+				entry.GroupHash = record.Hash32(value)
+			}
+			return true
+		})
+		if err != nil {
+			return err
+		}
+	case record.KindDeadLetter:
+		dl, err := parseDeadLetter(rec)
+		if err != nil {
+			return err
+		}
+		entry.Flags = consumequeue.FlagIndirect
+		entry.StoreTime = dl.StoreTime
+		entry.TagHash = dl.TagHash
+		entry.GroupHash = dl.GroupHash
+	}
+	return b.index.Put(key, record.OffsetOf(rec), entry)
+}
+
+// wakes collects what the records of one frame made available. It belongs to
+// the dispatcher.
+type wakes struct{ topics []record.TopicID }
+
+func (w *wakes) topic(id record.TopicID) {
+	for _, seen := range w.topics {
+		if seen == id {
+			return
+		}
+	}
+	w.topics = append(w.topics, id)
+}
+
+// wakeWaiters tells parked receives, after all of a frame is applied.
+func (b *Broker) wakeWaiters() {
+	for _, id := range b.wakes.topics {
+		b.hub.WakeTopic(id)
+	}
+	b.wakes.topics = b.wakes.topics[:0]
+}
+
+func subWaitKey(k inflight.SubKey) longpoll.Key {
+	return longpoll.Key{Topic: k.Topic, Group: k.Group}
+}

@@ -1,0 +1,277 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gantry-mq/gantry/broker/dispatch"
+	"github.com/gantry-mq/gantry/broker/group"
+	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/longpoll"
+	"github.com/gantry-mq/gantry/broker/session"
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/consumequeue"
+)
+
+// Options of a broker. Dir must be given; the rest may be zero.
+type Options struct {
+	Dir          string               // data directory; made when missing
+	Durability   commitlog.Durability // when a send is answered
+	SegmentSize  int64                // bytes; 0 = the log's default
+	MaxMapped    int64                // bytes of log kept mapped; 0 = the log's default
+	RetentionAge time.Duration        // 0 = keep
+	// RetentionSize bounds the log in bytes; the oldest segments go first. 0 = keep.
+	RetentionSize    int64
+	CheckpointEvery  int64  // bytes of log between checkpoints; 0 = 64 MiB
+	BrokerName       string // as clients see it; "" = gantry
+	AutoCreateGroups bool   // a group comes into being when it is first named
+	Logger           *slog.Logger
+	// Fatal is called when the log can no longer be trusted to keep what it is
+	// given. nil ends the process.
+	Fatal func(error)
+}
+
+// appender is what the broker needs of whatever orders records: the bare log,
+// or later a replicated one.
+type appender interface {
+	// Submit fixes the batch's place in the order. Batch.Wait says when it is committed.
+	Submit(*commitlog.Batch) error
+}
+
+// Broker is an open broker.
+type Broker struct {
+	opts Options
+	log  *slog.Logger
+
+	wal    *commitlog.Log
+	append appender
+	index  *consumequeue.Store
+
+	topics     *topic.Table
+	groups     *group.Table
+	inflight   *inflight.Tracker
+	hub        *longpoll.Hub
+	sessions   *session.Registry
+	dispatcher *dispatch.Dispatcher
+
+	handles  atomic.Pointer[handleKey]
+	identity identity // set by the dispatcher
+
+	sequence sequencer
+	wakes    wakes // the dispatcher's
+	live     bool  // the dispatcher's: what it applies is new, not replayed
+	tableOp  chan struct{}
+	checkpt  checkpointer
+	counters counters
+	opened   time.Time
+
+	ctx    context.Context // ends when Close begins
+	cancel context.CancelFunc
+	run    sync.WaitGroup
+	failed atomic.Pointer[error]
+}
+
+// Open opens or makes the data directory, brings the state up to the end of the
+// log and starts serving. A directory in use by another process is refused.
+func Open(ctx context.Context, opts Options) (*Broker, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.BrokerName == "" {
+		opts.BrokerName = "gantry"
+	}
+	if opts.CheckpointEvery == 0 {
+		opts.CheckpointEvery = 64 << 20
+	}
+	b := &Broker{
+		opts:    opts,
+		log:     opts.Logger,
+		topics:  topic.NewTable(),
+		groups:  group.NewTable(),
+		hub:     longpoll.New(MaxWaitersPerQueue, MaxWaiters),
+		tableOp: make(chan struct{}, 1),
+		opened:  time.Now(),
+	}
+	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	b.inflight = inflight.New(func(k inflight.SubKey) { b.hub.Wake(longpoll.Key{Topic: k.Topic, Group: k.Group}) })
+	b.sessions = session.New(ClientExpiry, b.clientGone)
+	if err := b.open(ctx); err != nil {
+		b.cancel()
+		return nil, errors.Join(err, b.closeStores())
+	}
+	b.start()
+	return b, nil
+}
+
+func (b *Broker) open(ctx context.Context) error {
+	stateDir := filepath.Join(b.opts.Dir, "state")
+	indexDir := filepath.Join(b.opts.Dir, "consumequeue")
+	if err := prepareDirs(b.opts.Dir, stateDir, indexDir); err != nil {
+		return err
+	}
+	cp, found, skipped, err := dispatch.ReadCheckpoint(stateDir)
+	if err != nil {
+		return err
+	}
+	for _, bad := range skipped {
+		b.log.Warn("checkpoint not usable, an older one is tried", "error", bad)
+	}
+	b.wal, err = commitlog.Open(commitlog.Options{
+		Dir:         filepath.Join(b.opts.Dir, "commitlog"),
+		SegmentSize: b.opts.SegmentSize,
+		Durability:  b.opts.Durability,
+		MaxMapped:   b.opts.MaxMapped,
+		Retention:   commitlog.Retention{Age: b.opts.RetentionAge, Size: b.opts.RetentionSize},
+		Sequence:    b.sequence.stamp,
+		Known:       cp.Position,
+		Logger:      b.log,
+		Fatal:       b.opts.Fatal,
+	})
+	if err != nil {
+		return err
+	}
+	b.append = b.wal
+	if !found {
+		cp.Position = b.wal.First()
+		if b.wal.Trimmed() {
+			return fmt.Errorf("broker: the log begins at %d but there is no usable checkpoint in %s: topics, groups and progress before it are lost; restore the directory", cp.Position, stateDir)
+		}
+	}
+	if cp.Position > b.wal.Committed() {
+		return fmt.Errorf("broker: the checkpoint is at %d but the log ends at %d: the log has lost its end", cp.Position, b.wal.Committed())
+	}
+	rebuild, err := b.restore(cp, found, indexDir)
+	if err != nil {
+		return err
+	}
+	b.sequence.next = b.nextOffset
+	if rebuild {
+		if err := b.rebuildIndex(ctx, cp.Position); err != nil {
+			return err
+		}
+	}
+	b.checkpt.init(b, stateDir, cp.Position)
+	b.dispatcher = dispatch.New(b.wal.Reader(cp.Position), cp.Position, b.opts.CheckpointEvery, dispatch.Sinks{
+		Apply: b.apply, Wake: b.wakeWaiters, Checkpoint: b.checkpt.take,
+	})
+	if err := b.dispatcher.CatchUp(ctx, b.wal.Committed()); err != nil {
+		return err
+	}
+	b.log.Info("state restored", "checkpoint", cp.Position, "log_end", b.wal.Committed(), "topics", len(b.topics.List()), "took", time.Since(b.opened).Round(time.Millisecond))
+	return nil
+}
+
+// start runs the goroutines, in the order Close joins them in reverse.
+func (b *Broker) start() {
+	b.live = true
+	b.run.Go(func() {
+		if err := b.dispatcher.Run(b.ctx); err != nil {
+			b.fatal(err)
+		}
+	})
+	b.run.Go(func() { b.inflight.Run(b.ctx) })
+	b.run.Go(func() { b.sessions.Run(b.ctx) })
+	b.run.Go(b.housekeep)
+	b.run.Go(b.checkpt.run)
+	if b.handles.Load() == nil {
+		if err := b.createIdentity(); err != nil {
+			b.fatal(err)
+		}
+	}
+}
+
+func (b *Broker) fatal(err error) {
+	if b.failed.CompareAndSwap(nil, &err) {
+		b.log.Error("broker failed", "error", err)
+		if b.opts.Fatal != nil {
+			b.opts.Fatal(err)
+		}
+	}
+}
+
+// Ready returns nil while the broker serves, and why not otherwise.
+func (b *Broker) Ready() error {
+	if err := b.failed.Load(); err != nil {
+		return *err
+	}
+	if b.ctx.Err() != nil {
+		return errors.New("broker: closing")
+	}
+	return nil
+}
+
+// Name is the broker's name in routes.
+func (b *Broker) Name() string { return b.opts.BrokerName }
+
+// Sessions returns the registry of connected clients.
+func (b *Broker) Sessions() *session.Registry { return b.sessions }
+
+// Close ends parked receives, stops all work, writes a checkpoint and unlocks
+// the data directory. Callers make no new calls once they call Close.
+func (b *Broker) Close() error {
+	b.cancel()
+	b.hub.WakeAll()
+	b.run.Wait()
+	var err error
+	if b.failed.Load() == nil {
+		err = b.checkpt.final()
+	}
+	return errors.Join(err, b.closeStores())
+}
+
+func (b *Broker) closeStores() error {
+	var errs []error
+	if b.wal != nil {
+		errs = append(errs, b.wal.Close())
+	}
+	if b.index != nil {
+		errs = append(errs, b.index.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// await returns when batch is committed and its records are applied.
+func (b *Broker) await(batch *commitlog.Batch) error {
+	if err := batch.Wait(context.Background()); err != nil {
+		return wrapAppend(err)
+	}
+	if err := b.dispatcher.Await(context.Background(), batch.End()); err != nil {
+		return Errorf(Unavailable, "the broker is shutting down: %w", err)
+	}
+	return nil
+}
+
+// commit appends the batch and waits until its records are applied.
+func (b *Broker) commit(batch *commitlog.Batch) error {
+	if err := b.append.Submit(batch); err != nil {
+		return wrapAppend(err)
+	}
+	return b.await(batch)
+}
+
+// wrapAppend says to a client what a failed append means.
+func wrapAppend(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, commitlog.ErrDiskFull):
+		return Errorf(TooManyRequests, "the disk is full, nothing was stored: %w", err)
+	case errors.Is(err, commitlog.ErrBatchTooLarge):
+		return Errorf(BodyTooLarge, "the request is larger than one append may be: %w", err)
+	}
+	return Errorf(Unavailable, "the log does not take writes: %w", err)
+}
+
+// record1 returns a batch of one command.
+func record1(cmd []byte) *commitlog.Batch {
+	batch := &commitlog.Batch{}
+	batch.Add(cmd, nil)
+	return batch
+}

@@ -1,0 +1,76 @@
+package broker
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/gantry-mq/gantry/broker/dispatch"
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// checkpointer writes checkpoints beside the dispatcher: the dispatcher encodes
+// the state, which takes no I/O, and hands it over; one goroutine flushes the
+// index and writes the file.
+type checkpointer struct {
+	b    *Broker
+	dir  string
+	work chan dispatch.Checkpoint // capacity 1
+
+	last record.Position // newest written; the run goroutine's, then final's
+
+	// replayFrom is the checkpoint before the newest: a restart that finds the
+	// newest damaged replays from here, so older log is not needed.
+	replayFrom atomic.Uint64
+}
+
+func (c *checkpointer) init(b *Broker, dir string, at record.Position) {
+	c.b, c.dir, c.work, c.last = b, dir, make(chan dispatch.Checkpoint, 1), at
+}
+
+// take is called by the dispatcher. When the writer is still busy with the
+// checkpoint before, this one is left out: the next comes soon enough.
+func (c *checkpointer) take(at record.Position) {
+	if len(c.work) == 0 {
+		c.work <- c.b.snapshot(at)
+	}
+}
+
+func (c *checkpointer) run() {
+	for {
+		select {
+		case <-c.b.ctx.Done():
+			return
+		case cp := <-c.work:
+			if err := c.write(cp); err != nil {
+				c.b.fatal(err)
+				return
+			}
+		}
+	}
+}
+
+func (c *checkpointer) write(cp dispatch.Checkpoint) error {
+	began := time.Now()
+	if err := c.b.index.Flush(); err != nil {
+		return fmt.Errorf("broker: flush the consume queues: %w", err)
+	}
+	if err := dispatch.WriteCheckpoint(c.dir, cp); err != nil {
+		return err
+	}
+	if err := c.b.index.Persisted(); err != nil {
+		return fmt.Errorf("broker: %w", err)
+	}
+	c.replayFrom.Store(uint64(c.last))
+	c.last = cp.Position
+	c.b.counters.checkpoint(time.Since(began))
+	return nil
+}
+
+// final writes the last checkpoint, after the dispatcher and run have ended.
+func (c *checkpointer) final() error {
+	if at := c.b.dispatcher.Applied(); at > c.last {
+		return c.write(c.b.snapshot(at))
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"time"
+
+	"github.com/gantry-mq/gantry/broker/group"
+	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// Why a message became a dead letter.
+const (
+	reasonAttempts  = "attempts exhausted"
+	reasonForwarded = "forwarded by the consumer"
+)
+
+// deadLetter is a dead-letter record: a move of one payload, by position, into
+// the group's dead-letter queue. After the move header (the dead-letter queue):
+//
+//	group uvarint | topic uvarint | queue uvarint | offset uvarint | lease id uvarint
+//	| payload position uvarint | payload size uvarint | tag hash uvarint | group hash uvarint
+//	| attempt uvarint | topic name string | message id string | reason string
+type deadLetter struct {
+	Group     record.GroupID
+	Topic     record.TopicID // where it came from
+	Queue     uint32
+	Offset    record.QueueOffset
+	LeaseID   uint64
+	Position  record.Position // of the payload's record
+	Size      uint32
+	TagHash   uint32
+	GroupHash uint32
+	Attempt   int32
+	TopicName string
+	MessageID string
+	Reason    string
+	StoreTime int64
+}
+
+func (dl *deadLetter) append(dst []byte, to record.QueueKey) []byte {
+	dst, start := record.BeginMove(dst, record.KindDeadLetter, to)
+	for _, v := range []uint64{
+		uint64(dl.Group), uint64(dl.Topic), uint64(dl.Queue), uint64(dl.Offset), dl.LeaseID,
+		uint64(dl.Position), uint64(dl.Size), uint64(dl.TagHash), uint64(dl.GroupHash), uint64(dl.Attempt),
+	} {
+		dst = binary.AppendUvarint(dst, v)
+	}
+	for _, s := range []string{dl.TopicName, dl.MessageID, dl.Reason} {
+		dst = record.AppendString(dst, s)
+	}
+	return record.EndCommand(dst, start)
+}
+
+func parseDeadLetter(rec []byte) (deadLetter, error) {
+	data, stored, err := record.Move(rec)
+	if err != nil {
+		return deadLetter{}, err
+	}
+	d := record.NewDecoder(data)
+	dl := deadLetter{
+		Group: record.GroupID(d.Uint32()), Topic: record.TopicID(d.Uint32()), Queue: d.Uint32(),
+		Offset: record.QueueOffset(d.Uvarint()), LeaseID: d.Uvarint(),
+		Position: record.Position(d.Uvarint()), Size: d.Uint32(),
+		TagHash: d.Uint32(), GroupHash: d.Uint32(), Attempt: int32(d.Uint32()),
+		TopicName: d.String(), MessageID: d.String(), Reason: d.String(),
+		StoreTime: stored,
+	}
+	return dl, d.Err()
+}
+
+// dlqTopic returns the group's dead-letter topic, which comes into being with
+// its first dead letter.
+func (b *Broker) dlqTopic(ctx context.Context, g group.Group) (topic.Topic, error) {
+	name := record.Resource{Namespace: g.Name.Namespace, Name: DLQPrefix + g.Name.Name}
+	if tp, ok := b.topics.Lookup(name); ok {
+		return tp, nil
+	}
+	tp := topic.Topic{Name: name, Type: topic.Normal, Queues: 1}
+	err := b.changeTables(ctx, func() ([]byte, error) {
+		if old, ok := b.topics.Lookup(name); ok {
+			tp = old
+			return nil, nil
+		}
+		tp.ID, tp.Created = b.topics.NextID(), time.Now().UnixMilli()
+		return topic.AppendPut(nil, tp), nil
+	})
+	return tp, err
+}
+
+// bury moves reserved messages to the group's dead letters and waits until that
+// is applied. On an error the reservations are given up.
+func (b *Broker) bury(sub *inflight.Sub, tp topic.Topic, g group.Group, held []inflight.Held, reason string) error {
+	if len(held) == 0 {
+		return nil
+	}
+	batch, err := b.buryBatch(sub, tp, g, held, reason)
+	if err == nil {
+		err = wrapAppend(b.append.Submit(batch))
+	}
+	if err != nil {
+		sub.PutBack(held)
+		return err
+	}
+	b.counters.deadLetters.Add(uint64(len(held)))
+	return b.await(batch)
+}
+
+func (b *Broker) buryBatch(sub *inflight.Sub, tp topic.Topic, g group.Group, held []inflight.Held, reason string) (*commitlog.Batch, error) {
+	dlq, err := b.dlqTopic(context.Background(), g)
+	if err != nil {
+		return nil, err
+	}
+	batch := &commitlog.Batch{}
+	for _, h := range held {
+		e, payload, err := b.payloadOf(tp, h.Queue, h.Offset)
+		if err != nil {
+			return nil, err
+		}
+		dl := deadLetter{
+			Group: sub.Key().Group, Topic: tp.ID, Queue: h.Queue, Offset: h.Offset, LeaseID: h.LeaseID,
+			Position: payload.pos, Size: payload.size, TagHash: e.TagHash, GroupHash: e.GroupHash, Attempt: h.Attempt,
+			TopicName: tp.Name.Name, MessageID: payload.id, Reason: reason,
+		}
+		batch.Add(dl.append(nil, record.Key(dlq.ID, 0)), nil)
+	}
+	return batch, nil
+}
+
+// ForwardToDeadLetter moves a message that the consumer gives up.
+func (b *Broker) ForwardToDeadLetter(_ context.Context, groupName, topicName record.Resource, receipt, _ string) error {
+	sub, err := b.subOf(groupName, topicName)
+	if err != nil {
+		return err
+	}
+	h, err := b.openHandle(receipt, sub.Key())
+	if err != nil {
+		return err
+	}
+	held, err := sub.BeginMove(h.Queue, h.Offset, h.LeaseID, time.Now().UnixMilli())
+	if err != nil {
+		return handleError(err)
+	}
+	tp, _ := b.topics.ByID(h.Key.Topic)
+	g, _ := b.groups.ByID(h.Key.Group)
+	return b.bury(sub, tp, g, []inflight.Held{held}, reasonForwarded)
+}

@@ -1,0 +1,150 @@
+package broker
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"sync"
+
+	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// A receipt handle is opaque to clients: URL-safe base64, unpadded, of
+//
+//	off size
+//	 0   1   version, 1
+//	 1   4   group id
+//	 5   4   topic id
+//	 9   4   queue
+//	13   8   queue offset
+//	21   8   lease id
+//	29   8   deadline, Unix ms
+//	37  16   first half of HMAC-SHA-256 of the bytes before, under the store's key
+//
+// The MAC is checked before any field is believed.
+const (
+	handleVersion = 1
+	handleFields  = 37
+	handleMAC     = 16
+	handleLen     = handleFields + handleMAC
+)
+
+// handle is a decoded receipt handle.
+type handle struct {
+	Key      inflight.SubKey
+	Queue    uint32
+	Offset   record.QueueOffset
+	LeaseID  uint64
+	Deadline int64
+}
+
+// handleKey seals and opens handles. It may be used concurrently.
+type handleKey struct{ macs sync.Pool }
+
+func newHandleKey(secret []byte) *handleKey {
+	k := &handleKey{}
+	k.macs.New = func() any { return hmac.New(sha256.New, secret) }
+	return k
+}
+
+func (k *handleKey) sum(dst, fields []byte) []byte {
+	mac := k.macs.Get().(hash.Hash)
+	mac.Reset()
+	mac.Write(fields)
+	dst = mac.Sum(dst)
+	k.macs.Put(mac)
+	return dst
+}
+
+func (k *handleKey) seal(h handle) string {
+	var b [handleFields + sha256.Size]byte
+	le := binary.LittleEndian
+	b[0] = handleVersion
+	le.PutUint32(b[1:], uint32(h.Key.Group))
+	le.PutUint32(b[5:], uint32(h.Key.Topic))
+	le.PutUint32(b[9:], h.Queue)
+	le.PutUint64(b[13:], uint64(h.Offset))
+	le.PutUint64(b[21:], h.LeaseID)
+	le.PutUint64(b[29:], uint64(h.Deadline))
+	k.sum(b[:handleFields], b[:handleFields])
+	return base64.RawURLEncoding.EncodeToString(b[:handleLen])
+}
+
+func (k *handleKey) open(s string) (handle, bool) {
+	var b [handleLen]byte
+	if base64.RawURLEncoding.DecodedLen(len(s)) != handleLen {
+		return handle{}, false
+	}
+	if n, err := base64.RawURLEncoding.Strict().Decode(b[:], []byte(s)); err != nil || n != handleLen {
+		return handle{}, false
+	}
+	var want [sha256.Size]byte
+	k.sum(want[:0], b[:handleFields])
+	if subtle.ConstantTimeCompare(want[:handleMAC], b[handleFields:]) != 1 || b[0] != handleVersion {
+		return handle{}, false
+	}
+	le := binary.LittleEndian
+	return handle{
+		Key:      inflight.SubKey{Group: record.GroupID(le.Uint32(b[1:])), Topic: record.TopicID(le.Uint32(b[5:]))},
+		Queue:    le.Uint32(b[9:]),
+		Offset:   record.QueueOffset(le.Uint64(b[13:])),
+		LeaseID:  le.Uint64(b[21:]),
+		Deadline: int64(le.Uint64(b[29:])),
+	}, true
+}
+
+// identity names the store and holds the secret of its handles. It is the first
+// record of a log: store id string (16 bytes) | handle secret string (32 bytes).
+type identity struct{ id, secret []byte }
+
+func (i identity) append(dst []byte) []byte {
+	return record.AppendBytes(record.AppendBytes(dst, i.id), i.secret)
+}
+
+func (b *Broker) restoreIdentity(d *record.Decoder) {
+	b.setIdentity(identity{id: append([]byte(nil), d.Bytes()...), secret: append([]byte(nil), d.Bytes()...)})
+}
+
+// setIdentity ignores all but the first: handles given out stay good.
+func (b *Broker) setIdentity(i identity) {
+	if len(b.identity.secret) == 0 && len(i.secret) > 0 {
+		b.identity = i
+		b.handles.Store(newHandleKey(i.secret))
+	}
+}
+
+func (b *Broker) applyIdentity(data []byte) error {
+	d := record.NewDecoder(data)
+	b.restoreIdentity(d)
+	return d.Err()
+}
+
+func (b *Broker) createIdentity() error {
+	i := identity{id: make([]byte, 16), secret: make([]byte, 32)}
+	rand.Read(i.id)
+	rand.Read(i.secret)
+	cmd, start := record.BeginCommand(nil, record.KindIdentity)
+	if err := b.commit(record1(record.EndCommand(i.append(cmd), start))); err != nil {
+		return fmt.Errorf("broker: give the store its identity: %w", err)
+	}
+	return nil
+}
+
+// openHandle decodes a client's handle and checks that it belongs to the group
+// and topic that the client names.
+func (b *Broker) openHandle(s string, key inflight.SubKey) (handle, error) {
+	h, ok := b.handles.Load().open(s)
+	switch {
+	case !ok:
+		return handle{}, Errorf(InvalidHandle, "the receipt handle is not one of this broker's")
+	case h.Key != key:
+		return handle{}, Errorf(InvalidHandle, "the receipt handle belongs to another topic or group")
+	}
+	return h, nil
+}

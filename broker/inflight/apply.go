@@ -1,0 +1,131 @@
+package inflight
+
+import (
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// Apply changes the state by one lease, ack, extend or offset-commit record.
+// exists says whether a group and topic are still there: records about deleted
+// ones change nothing. fifo says whether a group is ordered. It returns the Sub
+// whose messages may have become ready, or nil.
+func (t *Tracker) Apply(kind record.Kind, data []byte, exists func(SubKey) (ok, fifo bool)) (*Sub, error) {
+	d := record.NewDecoder(data)
+	key := SubKey{Group: record.GroupID(d.Uint32()), Topic: record.TopicID(d.Uint32())}
+	ok, fifo := exists(key)
+	if d.Failed() {
+		return nil, d.Err()
+	}
+	if !ok {
+		return nil, nil
+	}
+	s := t.Sub(key, fifo)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch kind {
+	case record.KindLease:
+		s.applyLease(d)
+	case record.KindAck:
+		s.applyAck(d)
+	case record.KindExtend:
+		s.applyExtend(d)
+	case record.KindOffsetCommit:
+		q := s.touch(d.Uint32())
+		q.committed = record.QueueOffset(d.Uvarint())
+	}
+	s.arm()
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// touch returns a queue that a record names.
+func (s *Sub) touch(n uint32) *queue {
+	q := s.queue(n)
+	q.known = true
+	return q
+}
+
+func (s *Sub) applyLease(d *record.Decoder) {
+	id := d.Uvarint()
+	deadline := d.Varint()
+	auto := d.Byte() == 1
+	attemptID := d.Uint64()
+	owner := d.String()
+	for n := d.Count(3); n > 0 && !d.Failed(); n-- {
+		q := s.touch(d.Uint32())
+		to := record.QueueOffset(d.Uvarint())
+		q.cursor = max(q.cursor, to)
+		if q.started {
+			q.claimed = max(q.claimed, to)
+		}
+		offset := record.QueueOffset(0)
+		for m := d.Count(3); m > 0 && !d.Failed(); m-- {
+			offset += record.QueueOffset(d.Varint())
+			attempt := int32(d.Uint32())
+			hash := d.Uint32()
+			l := q.out[offset]
+			if l == nil {
+				l = &lease{offset: offset, groupHash: hash}
+				s.track(q, l)
+			}
+			l.ghost = false
+			l.reserved = free
+			if attempt > 0 { // else put aside
+				l.id, l.attempt, l.deadline, l.owner, l.auto = id, attempt, deadline, owner, auto
+				s.setAttempt(l, attemptID)
+				s.t.sawLease(id)
+				s.out++
+				id++
+			}
+			s.place(l)
+		}
+	}
+}
+
+func (s *Sub) applyAck(d *record.Decoder) {
+	for n := d.Count(3); n > 0 && !d.Failed(); n-- {
+		q := s.touch(d.Uint32())
+		l := q.out[record.QueueOffset(d.Uvarint())]
+		if id := d.Uvarint(); l != nil && !l.ghost && l.id == id {
+			s.drop(l)
+		}
+	}
+}
+
+func (s *Sub) applyExtend(d *record.Decoder) {
+	deadline := d.Varint()
+	newID := d.Uvarint() // 0 = the leases keep their ids
+	for n := d.Count(3); n > 0 && !d.Failed(); n-- {
+		q := s.touch(d.Uint32())
+		l := q.out[record.QueueOffset(d.Uvarint())]
+		if id := d.Uvarint(); l != nil && !l.ghost && l.id == id {
+			l.deadline = deadline
+			l.auto = false
+			l.reserved = free
+			s.forgetAttempt(l)
+			if newID != 0 {
+				l.id = newID
+				s.t.sawLease(newID)
+				newID++
+			}
+			s.place(l)
+		}
+	}
+}
+
+// ApplyDeadLetter settles the offset that a dead-letter record moves away.
+func (t *Tracker) ApplyDeadLetter(key SubKey, queue uint32, offset record.QueueOffset, leaseID uint64) *Sub {
+	s := t.Find(key)
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.touch(queue)
+	if l := q.out[offset]; l != nil && !l.ghost && l.id == leaseID {
+		s.drop(l)
+	}
+	s.arm()
+	return s
+}

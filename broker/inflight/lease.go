@@ -1,0 +1,152 @@
+package inflight
+
+import (
+	"container/heap"
+	"slices"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// reserved says which submitted record is about to change a lease.
+type reserved uint8
+
+const (
+	free    reserved = iota
+	leasing          // a lease record
+	acking           // an ack record
+	moving           // an extend or dead-letter record
+)
+
+// lease is one outstanding offset.
+type lease struct {
+	q         *queue
+	offset    record.QueueOffset
+	id        uint64 // 0 = never handed out
+	attempt   int32  // deliveries so far
+	deadline  int64  // Unix ms from which it may be handed out again
+	groupHash uint32
+	attemptID uint64 // hash of the receive that holds it, 0 = none
+	owner     string // client that holds it
+	auto      bool   // held as long as the owner lives
+
+	// This node's own.
+	reserved reserved
+	ghost    bool // reserved for a first lease, not in the state yet
+	heapAt   int  // index in Sub.ready, -1 = not in it
+}
+
+// readyHeap orders the leases that may be handed out next: by deadline, then by
+// offset so that messages come again in the order they came first.
+type readyHeap []*lease
+
+func (h readyHeap) Len() int { return len(h) }
+func (h readyHeap) Less(i, j int) bool {
+	if h[i].deadline != h[j].deadline {
+		return h[i].deadline < h[j].deadline
+	}
+	return h[i].offset < h[j].offset
+}
+func (h readyHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].heapAt, h[j].heapAt = i, j
+}
+func (h *readyHeap) Push(x any) {
+	l := x.(*lease)
+	l.heapAt = len(*h)
+	*h = append(*h, l)
+}
+func (h *readyHeap) Pop() any {
+	old := *h
+	n := len(old) - 1
+	l := old[n]
+	old[n] = nil
+	*h = old[:n]
+	l.heapAt = -1
+	return l
+}
+
+// queue is one queue of a Sub.
+type queue struct {
+	number    uint32
+	cursor    record.QueueOffset
+	committed record.QueueOffset // by UpdateOffset; record.NoOffset = never
+	out       map[record.QueueOffset]*lease
+	groups    map[uint32][]*lease // FIFO: outstanding by message group, ascending
+	known     bool                // some record has named this queue
+
+	// This node's own.
+	claimed  record.QueueOffset // submitted lease records reach up to here; >= cursor
+	skipped  int64              // offsets passed since the last submitted record
+	scanning bool
+	started  bool // claimed has been initialised
+}
+
+// track puts a new outstanding offset into the queue.
+func (s *Sub) track(q *queue, l *lease) {
+	l.q = q
+	l.heapAt = -1
+	q.out[l.offset] = l
+	if s.fifo {
+		q.groups[l.groupHash] = append(q.groups[l.groupHash], l)
+	}
+}
+
+// place puts l where its state belongs: into the heap of what may be handed
+// out next, unless it is reserved or another message of its group goes first.
+func (s *Sub) place(l *lease) {
+	candidate := l.reserved == free && (!s.fifo || l.q.groups[l.groupHash][0] == l)
+	switch {
+	case candidate && l.heapAt >= 0:
+		heap.Fix(&s.ready, l.heapAt)
+	case candidate:
+		heap.Push(&s.ready, l)
+	case l.heapAt >= 0:
+		heap.Remove(&s.ready, l.heapAt)
+	}
+}
+
+// drop settles l: the offset is done, and the next message of its group is up.
+func (s *Sub) drop(l *lease) {
+	if l.heapAt >= 0 {
+		heap.Remove(&s.ready, l.heapAt)
+	}
+	s.forgetAttempt(l)
+	delete(l.q.out, l.offset)
+	if !s.fifo {
+		return
+	}
+	waiting := l.q.groups[l.groupHash]
+	if waiting[0] == l { // nearly always, and the slice may be long
+		waiting[0] = nil
+		waiting = waiting[1:]
+	} else {
+		waiting = slices.DeleteFunc(waiting, func(other *lease) bool { return other == l })
+	}
+	if len(waiting) == 0 {
+		delete(l.q.groups, l.groupHash)
+		return
+	}
+	l.q.groups[l.groupHash] = waiting
+	s.place(waiting[0])
+}
+
+func (s *Sub) setAttempt(l *lease, id uint64) {
+	s.forgetAttempt(l)
+	l.attemptID = id
+	if id != 0 {
+		s.attempts[id] = append(s.attempts[id], l)
+	}
+}
+
+func (s *Sub) forgetAttempt(l *lease) {
+	if l.attemptID == 0 {
+		return
+	}
+	held := slices.DeleteFunc(s.attempts[l.attemptID], func(other *lease) bool { return other == l })
+	if len(held) == 0 {
+		delete(s.attempts, l.attemptID)
+	} else {
+		s.attempts[l.attemptID] = held
+	}
+	l.attemptID = 0
+}

@@ -1,0 +1,450 @@
+package inflight
+
+import (
+	"container/heap"
+	"errors"
+	"sync"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// Why a handle does not hold its message any more.
+var (
+	ErrGone    = errors.New("inflight: the message is settled already")
+	ErrStale   = errors.New("inflight: the message was handed out again, or its lease changed")
+	ErrExpired = errors.New("inflight: the lease has ended")
+)
+
+// Sub is one group's consumption of one topic.
+type Sub struct {
+	t    *Tracker
+	key  SubKey
+	fifo bool
+
+	mu       sync.Mutex
+	queues   map[uint32]*queue
+	ready    readyHeap
+	attempts map[uint64][]*lease // attempt id -> what its receive holds
+	armed    int64               // deadline last told to the timer
+	turn     uint32              // where the next scan begins
+	out      uint64              // messages handed out since start, for metrics
+}
+
+func newSub(t *Tracker, key SubKey, fifo bool) *Sub {
+	return &Sub{t: t, key: key, fifo: fifo, queues: map[uint32]*queue{}, attempts: map[uint64][]*lease{}, armed: never}
+}
+
+// Key returns which group and topic this is.
+func (s *Sub) Key() SubKey { return s.key }
+
+func (s *Sub) queue(n uint32) *queue {
+	q := s.queues[n]
+	if q == nil {
+		q = &queue{number: n, committed: record.NoOffset, out: map[record.QueueOffset]*lease{}}
+		if s.fifo {
+			q.groups = map[uint32][]*lease{}
+		}
+		s.queues[n] = q
+	}
+	return q
+}
+
+// arm tells the timer the earliest deadline. Call it before unlocking whenever
+// the heap may have changed.
+func (s *Sub) arm() {
+	at := int64(never)
+	if len(s.ready) > 0 {
+		at = s.ready[0].deadline
+	}
+	if at != s.armed {
+		s.armed = at
+		s.t.timer.set(s.key, at)
+	}
+}
+
+// fired tells the Sub that its timer has been consumed.
+func (s *Sub) fired() {
+	s.mu.Lock()
+	s.armed = never
+	s.mu.Unlock()
+}
+
+// Held is one message that a receive may hand out.
+type Held struct {
+	Queue     uint32
+	Offset    record.QueueOffset
+	LeaseID   uint64
+	Attempt   int32
+	Deadline  int64
+	GroupHash uint32
+	Deferred  bool // FIFO: put aside behind an earlier message of its group
+
+	l *lease
+}
+
+// Resume returns what the receive with this attempt id holds already: its
+// answer was lost, and the client asks again. The messages keep their leases
+// and attempt counts.
+func (s *Sub) Resume(attemptID uint64, owner string, now int64) []Held {
+	if attemptID == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Held
+	for _, l := range s.attempts[attemptID] {
+		if l.reserved == free && l.owner == owner && l.deadline > now {
+			out = append(out, l.held())
+		}
+	}
+	return out
+}
+
+func (l *lease) held() Held {
+	return Held{Queue: l.q.number, Offset: l.offset, LeaseID: l.id, Attempt: l.attempt,
+		Deadline: l.deadline, GroupHash: l.groupHash, l: l}
+}
+
+// TakeReady reserves up to n messages whose lease has ended for a new one, in
+// the order their leases ended, appending them to dst with the attempt they
+// would be. Messages that have had maxAttempts are reserved too and come in
+// dead. Each must end in a submitted lease, ack or dead-letter record, or in
+// PutBack.
+func (s *Sub) TakeReady(dst []Held, n int, maxAttempts int32, now int64) (ready, dead []Held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(dst) < n && len(s.ready) > 0 && s.ready[0].deadline <= now {
+		l := heap.Pop(&s.ready).(*lease)
+		l.reserved = leasing
+		h := l.held()
+		if l.attempt >= maxAttempts {
+			l.reserved = moving
+			dead = append(dead, h)
+			if len(dead) >= n {
+				break
+			}
+			continue
+		}
+		h.Attempt++
+		dst = append(dst, h)
+	}
+	s.arm()
+	return dst, dead
+}
+
+// PutBack gives up reservations of messages that were outstanding before.
+func (s *Sub) PutBack(held []Held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range held {
+		if h.l != nil && h.l.reserved != free {
+			h.l.reserved = free
+			s.place(h.l)
+		}
+	}
+	s.arm()
+}
+
+// Bounds tells the first and the next offset of a queue.
+type Bounds func(queue uint32) (min, max record.QueueOffset)
+
+// BeginScan claims the right to scan one queue that has messages which were
+// never handed out, and returns where to read. Queues are tried in the order
+// given. The caller ends with EndScan. limit bounds what may be outstanding.
+func (s *Sub) BeginScan(order func(yield func(uint32) bool), bounds Bounds, limit int) (queue uint32, from, to record.QueueOffset, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	order(func(n uint32) bool {
+		q := s.queue(n)
+		if q.scanning || len(q.out) >= limit {
+			return true
+		}
+		low, high := bounds(n)
+		s.start(q, low, high)
+		if q.claimed < low { // retention went past the group
+			q.skipped += int64(low - q.claimed)
+			q.claimed = low
+		}
+		if q.claimed >= high {
+			return true
+		}
+		q.scanning = true
+		queue, from, to, ok = n, q.claimed, high, true
+		return false
+	})
+	return queue, from, to, ok
+}
+
+// start fixes where a group that is new to the queue begins: at the first
+// message while the queue still has it, at the end otherwise (wire-contract 5.3).
+func (s *Sub) start(q *queue, low, high record.QueueOffset) {
+	if q.started {
+		return
+	}
+	q.started = true
+	if q.known {
+		q.claimed = q.cursor
+		return
+	}
+	if low > 0 {
+		q.claimed = high
+		// Must be remembered, or a restart would begin at a later end.
+		q.skipped = pinNow
+	}
+}
+
+// pinNow as queue.skipped forces a cursor record.
+const pinNow = 1 << 40
+
+// skipBeforeRecord is how many messages that nobody wanted a cursor passes in
+// memory before that is recorded: after a crash they are scanned again.
+const skipBeforeRecord = 4096
+
+// Scanned is what a scan found in one queue.
+type Scanned struct {
+	Queue uint32
+	From  record.QueueOffset // where the scan began, as BeginScan said
+	To    record.QueueOffset // the scan looked at everything below
+	Held  []Held             // to be leased; to be put aside when Deferred
+}
+
+// Admit decides, for the message of a FIFO queue that a scan has just met,
+// whether it can be handed out or must be put aside. inScan says whether this
+// scan has met its group already.
+func (s *Sub) Admit(queue uint32, groupHash uint32, inScan bool) (deferred bool) {
+	if !s.fifo {
+		return false
+	}
+	if inScan {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.queue(queue).groups[groupHash]) > 0
+}
+
+// FIFO reports whether message groups are kept in order.
+func (s *Sub) FIFO() bool { return s.fifo }
+
+// EndScan ends scans. It moves the claims to the scans' To and makes ghosts of
+// what they hold; submit, called while other scans of the queues are still held
+// off, must give the lease record its place in the log before it returns. When
+// it fails, everything is as before the scans. A nil submit means that nothing
+// was found and nothing needs to be recorded: only the claims move.
+func (s *Sub) EndScan(scans []Scanned, submit func() error) error {
+	if submit == nil {
+		s.settleScans(scans, func(q *queue, sc *Scanned) {
+			q.skipped += int64(sc.To - q.claimed)
+			q.claimed = sc.To
+		})
+		return nil
+	}
+	s.mu.Lock()
+	for i := range scans {
+		sc := &scans[i]
+		q := s.queue(sc.Queue)
+		for j := range sc.Held {
+			h := &sc.Held[j]
+			h.l = &lease{offset: h.Offset, groupHash: h.GroupHash, reserved: leasing, ghost: true}
+			s.track(q, h.l)
+		}
+	}
+	s.mu.Unlock()
+	err := submit()
+	s.settleScans(scans, func(q *queue, sc *Scanned) {
+		if err == nil {
+			q.skipped = 0
+			q.claimed = max(q.claimed, sc.To)
+			return
+		}
+		for _, h := range sc.Held {
+			s.drop(h.l)
+		}
+	})
+	return err
+}
+
+func (s *Sub) settleScans(scans []Scanned, settle func(*queue, *Scanned)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range scans {
+		q := s.queue(scans[i].Queue)
+		settle(q, &scans[i])
+		q.scanning = false
+	}
+	s.arm()
+}
+
+// MustRecord reports whether a scan that found nothing must be recorded anyway.
+func (s *Sub) MustRecord(sc Scanned) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queue(sc.Queue)
+	return q.skipped+int64(sc.To-q.claimed) >= skipBeforeRecord
+}
+
+// lookup finds the lease that a handle names and says why it does not hold.
+func (s *Sub) lookup(queue uint32, offset record.QueueOffset, id uint64, now int64) (*lease, error) {
+	q := s.queues[queue]
+	if q == nil {
+		return nil, ErrStale
+	}
+	l := q.out[offset]
+	switch {
+	case l == nil && offset < q.claimed:
+		return nil, ErrGone
+	case l == nil:
+		return nil, ErrStale
+	case l.ghost || l.id != id || l.reserved == leasing || l.reserved == moving:
+		return nil, ErrStale
+	case l.deadline <= now:
+		return nil, ErrExpired
+	}
+	return l, nil
+}
+
+// BeginAck reserves a lease for its ack. nil means that an ack record must be
+// submitted now (also when another ack is under way: acking twice is fine).
+func (s *Sub) BeginAck(queue uint32, offset record.QueueOffset, id uint64, now int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, err := s.lookup(queue, offset, id, now)
+	if err != nil {
+		return err
+	}
+	s.reserve(l, acking)
+	return nil
+}
+
+// BeginMove reserves a lease for an extend or dead-letter record.
+func (s *Sub) BeginMove(queue uint32, offset record.QueueOffset, id uint64, now int64) (Held, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, err := s.lookup(queue, offset, id, now)
+	if err == nil && l.reserved == acking {
+		err = ErrGone
+	}
+	if err != nil {
+		return Held{}, err
+	}
+	s.reserve(l, moving)
+	return l.held(), nil
+}
+
+func (s *Sub) reserve(l *lease, r reserved) {
+	l.reserved = r
+	s.place(l)
+	s.arm()
+}
+
+// BeginRelease reserves all auto-renewed leases whose owner satisfies gone, so
+// that an extend record can end them.
+func (s *Sub) BeginRelease(gone func(owner string) bool) []Held {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Held
+	known := map[string]bool{}
+	for _, q := range s.queues {
+		for _, l := range q.out {
+			if !l.auto || l.reserved != free {
+				continue
+			}
+			dead, seen := known[l.owner]
+			if !seen {
+				dead = gone(l.owner)
+				known[l.owner] = dead
+			}
+			if dead {
+				out = append(out, l.held())
+				l.reserved = moving
+				s.place(l)
+			}
+		}
+	}
+	s.arm()
+	return out
+}
+
+// Committed returns the committed offset of a queue: what UpdateOffset stored,
+// or else the lowest offset that is not settled. ok is false when there is none.
+func (s *Sub) Committed(queue uint32) (record.QueueOffset, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queues[queue]
+	switch {
+	case q == nil || !q.known:
+		return 0, false
+	case q.committed != record.NoOffset:
+		return q.committed, true
+	}
+	return q.frontier(), true
+}
+
+func (q *queue) frontier() record.QueueOffset {
+	low := q.cursor
+	for off, l := range q.out {
+		if !l.ghost {
+			low = min(low, off)
+		}
+	}
+	return low
+}
+
+// QueueStatus is one queue of a Sub as it stands.
+type QueueStatus struct {
+	Queue    uint32
+	Cursor   record.QueueOffset
+	InFlight int // leased
+	Ready    int // waiting to be handed out again, or put aside
+}
+
+// Status returns all queues that have been touched, and how many messages were
+// handed out since the start of the process.
+func (s *Sub) Status(now int64) (queues []QueueStatus, delivered uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n, q := range s.queues {
+		if !q.known && !q.started {
+			continue
+		}
+		st := QueueStatus{Queue: n, Cursor: max(q.cursor, q.claimed)}
+		for _, l := range q.out {
+			if l.deadline > now || l.ghost {
+				st.InFlight++
+			} else {
+				st.Ready++
+			}
+		}
+		queues = append(queues, st)
+	}
+	return queues, s.out
+}
+
+// HasReady reports whether a lease has ended by now.
+func (s *Sub) HasReady(now int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.ready) > 0 && s.ready[0].deadline <= now
+}
+
+// Turn returns where the next scan over n queues begins: each starts one
+// further on, so that no queue is always last.
+func (s *Sub) Turn(n uint32) uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.turn++
+	return s.turn % max(n, 1)
+}
+
+// Unreserve gives up reservations made by BeginAck.
+func (s *Sub) Unreserve(held []Held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range held {
+		if l := s.queue(h.Queue).out[h.Offset]; l != nil && l.id == h.LeaseID && l.reserved == acking {
+			l.reserved = free
+			s.place(l)
+		}
+	}
+	s.arm()
+}

@@ -1,0 +1,36 @@
+package broker
+
+import "time"
+
+// Limits of the public contract, in one place. Sources: wire-contract 2.3 (send),
+// 2.5 and 2.6 (receive), 4.4 (properties).
+const (
+	MaxBodyBytes       = 4 << 20  // body as transmitted
+	MaxPropertyCount   = 128      // user properties of one message
+	MaxPropertyBytes   = 16 << 10 // user keys + user values + tag + keys, UTF-8
+	MaxMessageGroupLen = 63       // bytes
+	MaxTopicLen        = 127
+	MaxGroupLen        = 120
+	MaxLiteTopicLen    = 64
+	MaxSendBatch       = 1024 // messages in one SendMessage
+
+	MaxReceiveBatch    = 32
+	MinInvisible       = 10 * time.Second // asked for with a receive
+	MaxInvisible       = 12 * time.Hour
+	MaxHold            = 3 * time.Hour   // of an auto-renewed lease
+	ReleaseDelay       = 1 * time.Second // visibility after a client vanished
+	MaxPollWait        = 20 * time.Second
+	MinPollWait        = 5 * time.Second
+	MaxWaitersPerQueue = 1024    // parked receives per (topic, group)
+	MaxWaiters         = 100_000 // parked receives in all
+	MaxInFlight        = 20_000  // leases per (group, queue)
+
+	MaxQueues         = 1024 // of one topic
+	DefaultQueues     = 8
+	DefaultAttempts   = 17 // deliveries: the first and 16 more
+	MaxAttemptsLimit  = 1000
+	MaxRetrySteps     = 64
+	ClientExpiry      = 120 * time.Second // without a heartbeat
+	MaxRecovery       = 3600 * time.Second
+	DefaultRecheckMin = 6 * time.Second
+)

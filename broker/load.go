@@ -1,0 +1,130 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
+)
+
+// errTrimmed reports that retention has taken a message that the index still names.
+var errTrimmed = errors.New("broker: the message is no longer in the log")
+
+// loaded is a message with the view that holds its bytes.
+type loaded struct {
+	msg    record.Message
+	view   commitlog.View
+	origin *Origin
+}
+
+func (l loaded) release() { l.view.Release() }
+
+func (l loaded) delivered(topic record.Resource, queue uint32, offset record.QueueOffset) Delivered {
+	return Delivered{Message: l.msg, Topic: topic, Queue: queue, Offset: offset, Origin: l.origin, release: l.view.Release}
+}
+
+// load reads the message at a queue offset.
+func (b *Broker) load(tp topic.Topic, queue uint32, offset record.QueueOffset) (loaded, error) {
+	var e [1]consumequeue.Entry
+	n, err := b.index.Read(record.Key(tp.ID, queue), offset, e[:])
+	if err != nil {
+		return loaded{}, b.indexError(tp, queue, offset, err)
+	}
+	if n == 0 {
+		return loaded{}, fmt.Errorf("broker: topic %q queue %d has no entry %d", tp.Name, queue, offset)
+	}
+	return b.loadEntry(e[0], queue, offset)
+}
+
+// loadEntry reads and verifies the message that an entry names: head and body.
+func (b *Broker) loadEntry(e consumequeue.Entry, queue uint32, offset record.QueueOffset) (loaded, error) {
+	v, err := b.viewRecord(e.Position, int(e.Size))
+	if err != nil {
+		return loaded{}, err
+	}
+	var origin *Origin
+	if e.Flags&consumequeue.FlagIndirect != 0 {
+		dl, err := parseDeadLetter(v.Bytes())
+		v.Release()
+		if err != nil {
+			return loaded{}, damaged(e.Position, err)
+		}
+		if v, err = b.viewRecord(dl.Position, int(dl.Size)); err != nil {
+			return loaded{}, err
+		}
+		origin = &Origin{Topic: dl.TopicName, MessageID: dl.MessageID}
+	}
+	m, err := record.ParseMessage(v.Bytes())
+	if err == nil {
+		err = m.VerifyBody()
+	}
+	if err != nil {
+		v.Release()
+		return loaded{}, damaged(e.Position, err)
+	}
+	return loaded{msg: m, view: v, origin: origin}, nil
+}
+
+// viewRecord maps a record and verifies its head.
+func (b *Broker) viewRecord(pos record.Position, size int) (commitlog.View, error) {
+	v, err := b.wal.View(pos, size)
+	if errors.Is(err, commitlog.ErrOutOfRange) && pos < b.wal.First() {
+		return commitlog.View{}, errTrimmed
+	}
+	if err != nil {
+		return commitlog.View{}, fmt.Errorf("broker: %w", err)
+	}
+	if err := record.Verify(v.Bytes()); err != nil {
+		v.Release()
+		return commitlog.View{}, damaged(pos, err)
+	}
+	return v, nil
+}
+
+// damaged is a record that fails its checks. It is never skipped: the receive
+// fails, visibly, until an operator has looked (gantry log check).
+func damaged(pos record.Position, err error) error {
+	return fmt.Errorf("broker: the record at %d is damaged: %w", pos, err)
+}
+
+func (b *Broker) indexError(tp topic.Topic, queue uint32, offset record.QueueOffset, err error) error {
+	return fmt.Errorf("broker: topic %q queue %d offset %d: %w", tp.Name, queue, offset, err)
+}
+
+// payload says where a message's own record is, through any dead-letter records.
+type payload struct {
+	pos  record.Position
+	size uint32
+	id   string
+}
+
+// payloadOf returns the entry at a queue offset and where its payload is.
+func (b *Broker) payloadOf(tp topic.Topic, queue uint32, offset record.QueueOffset) (consumequeue.Entry, payload, error) {
+	var e [1]consumequeue.Entry
+	if _, err := b.index.Read(record.Key(tp.ID, queue), offset, e[:]); err != nil {
+		return e[0], payload{}, b.indexError(tp, queue, offset, err)
+	}
+	p := payload{pos: e[0].Position, size: e[0].Size}
+	v, err := b.viewRecord(p.pos, int(p.size))
+	if err != nil {
+		return e[0], payload{}, err
+	}
+	defer v.Release()
+	if e[0].Flags&consumequeue.FlagIndirect != 0 {
+		dl, err := parseDeadLetter(v.Bytes())
+		if err != nil {
+			return e[0], payload{}, damaged(p.pos, err)
+		}
+		return e[0], payload{pos: dl.Position, size: dl.Size, id: dl.MessageID}, nil
+	}
+	m, err := record.ParseMessage(v.Bytes())
+	if err != nil {
+		return e[0], payload{}, damaged(p.pos, err)
+	}
+	id, _ := m.Properties.Lookup(record.FieldMessageID)
+	p.id = string(id)
+	return e[0], p, nil
+}

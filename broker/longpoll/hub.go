@@ -1,0 +1,208 @@
+// Package longpoll parks receives until there may be something for them.
+//
+// # No lost wake-up
+//
+// A receive registers, then looks, then sleeps. Whoever makes a message
+// available does so first and wakes last. So either the look finds the message
+// or the wake finds the waiter. A wake is a hint, never a promise.
+//
+// # One message, one waiter
+//
+// Each message wakes one waiter per group. A waiter that leaves without having
+// used its wake passes it on, and one that found more than it could take wakes
+// the next.
+//
+// # Concurrency
+//
+// All methods may be called concurrently. One mutex, held for a few map
+// operations; wakes never block.
+package longpoll
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// ErrFull reports that too many receives wait already.
+var ErrFull = errors.New("longpoll: too many waiting")
+
+// Key is what a waiter waits for. Group 0 waits alone: every message wakes it.
+type Key struct {
+	Topic record.TopicID
+	Group record.GroupID
+}
+
+// Hub holds the waiters.
+type Hub struct {
+	perKey, total int
+
+	mu     sync.Mutex
+	topics map[record.TopicID]map[record.GroupID]*line
+	count  int
+}
+
+// line is the waiters of one key, longest waiting first.
+type line struct{ first, last *Waiter }
+
+// New returns a hub that parks at most perKey waiters of one key, total in all.
+func New(perKey, total int) *Hub {
+	return &Hub{perKey: perKey, total: total, topics: map[record.TopicID]map[record.GroupID]*line{}}
+}
+
+// Waiter is one parked receive. It belongs to one goroutine.
+type Waiter struct {
+	hub        *Hub
+	key        Key
+	wake       chan struct{} // capacity 1
+	prev, next *Waiter
+	queued     bool // in its line: waiting and not woken since
+}
+
+// Register makes a waiter. End it with Leave.
+func (h *Hub) Register(key Key) (*Waiter, error) {
+	w := &Waiter{hub: h, key: key, wake: make(chan struct{}, 1)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.count >= h.total || h.length(key) >= h.perKey {
+		return nil, ErrFull
+	}
+	h.count++
+	h.enqueue(w)
+	return w, nil
+}
+
+// length is only asked for when a receive is about to park, so walking is fine.
+func (h *Hub) length(key Key) (n int) {
+	if l := h.topics[key.Topic][key.Group]; l != nil {
+		for w := l.first; w != nil && n < h.perKey; w = w.next {
+			n++
+		}
+	}
+	return n
+}
+
+func (h *Hub) enqueue(w *Waiter) {
+	groups := h.topics[w.key.Topic]
+	if groups == nil {
+		groups = map[record.GroupID]*line{}
+		h.topics[w.key.Topic] = groups
+	}
+	l := groups[w.key.Group]
+	if l == nil {
+		l = &line{}
+		groups[w.key.Group] = l
+	}
+	w.prev, w.next = l.last, nil
+	if l.last != nil {
+		l.last.next = w
+	} else {
+		l.first = w
+	}
+	l.last = w
+	w.queued = true
+}
+
+func (h *Hub) dequeue(w *Waiter) {
+	groups := h.topics[w.key.Topic]
+	l := groups[w.key.Group]
+	if w.prev != nil {
+		w.prev.next = w.next
+	} else {
+		l.first = w.next
+	}
+	if w.next != nil {
+		w.next.prev = w.prev
+	} else {
+		l.last = w.prev
+	}
+	w.prev, w.next, w.queued = nil, nil, false
+	if l.first == nil {
+		delete(groups, w.key.Group)
+		if len(groups) == 0 {
+			delete(h.topics, w.key.Topic)
+		}
+	}
+}
+
+// Sleep returns nil when woken, ctx's error when ctx is done first. Look again
+// after nil; the waiter is in line again by then.
+func (w *Waiter) Sleep(ctx context.Context) error {
+	select {
+	case <-w.wake:
+		w.hub.mu.Lock()
+		if !w.queued {
+			w.hub.enqueue(w)
+		}
+		w.hub.mu.Unlock()
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Leave ends the waiter. A wake that came and was not used goes to the next.
+func (w *Waiter) Leave() {
+	h := w.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.count--
+	if w.queued {
+		h.dequeue(w)
+	}
+	select {
+	case <-w.wake:
+		h.wakeOne(w.key)
+	default:
+	}
+}
+
+func (h *Hub) wakeOne(key Key) {
+	if l := h.topics[key.Topic][key.Group]; l != nil {
+		w := l.first
+		h.dequeue(w)
+		w.wake <- struct{}{} // it was in line, so its channel is empty
+	}
+}
+
+// Wake wakes one waiter of key.
+func (h *Hub) Wake(key Key) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.wakeOne(key)
+}
+
+// WakeTopic wakes one waiter of every group that waits for the topic, and all
+// that wait alone.
+func (h *Hub) WakeTopic(topic record.TopicID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for group := range h.topics[topic] {
+		h.wakeOne(Key{Topic: topic, Group: group})
+	}
+	for h.topics[topic][0] != nil {
+		h.wakeOne(Key{Topic: topic})
+	}
+}
+
+// WakeAll wakes every waiter, so that all look around: at shutdown.
+func (h *Hub) WakeAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for topic, groups := range h.topics {
+		for group := range groups {
+			for h.topics[topic][group] != nil {
+				h.wakeOne(Key{Topic: topic, Group: group})
+			}
+		}
+	}
+}
+
+// Waiting returns how many receives are parked.
+func (h *Hub) Waiting() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.count
+}

@@ -1,0 +1,98 @@
+package metrics
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+func topicStats(id int, name string, messages uint64) broker.TopicStats {
+	return broker.TopicStats{
+		TopicStatus: broker.TopicStatus{Topic: topic.Topic{ID: record.TopicID(id), Name: record.Resource{Name: name}}},
+		MessagesIn:  messages,
+	}
+}
+
+func TestLagIsReadyPlusInFlightAsInRocketMQ(t *testing.T) {
+	c := NewCollector(func() broker.Stats {
+		return broker.Stats{
+			Topics: []broker.TopicStats{topicStats(1, "orders", 12)},
+			Groups: []broker.GroupStats{{
+				Group: record.Resource{Name: "billing"}, Topic: record.Resource{Namespace: "eu", Name: "orders"},
+				MessagesOut: 9, Lag: 5, Ready: 2, InFlight: 3,
+			}},
+		}
+	})
+	got := gather(t, c)
+	for series, want := range map[string]float64{
+		"rocketmq_messages_in_total topic=orders":                                    12,
+		"rocketmq_messages_out_total consumer_group=billing topic=eu%orders":         9,
+		"rocketmq_consumer_lag_messages consumer_group=billing topic=eu%orders":      10,
+		"rocketmq_consumer_ready_messages consumer_group=billing topic=eu%orders":    7,
+		"rocketmq_consumer_inflight_messages consumer_group=billing topic=eu%orders": 3,
+	} {
+		if v, ok := got[series]; !ok || v != want {
+			t.Errorf("%s is %v, want %v", series, v, want)
+		}
+	}
+}
+
+// gather scrapes c once. A series is named "metric label=value ...".
+func gather(t *testing.T, c prometheus.Collector) map[string]float64 {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(c)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	series := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetName() + "=" + l.GetValue()
+			}
+			series[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetSummary().GetSampleSum()
+		}
+	}
+	return series
+}
+
+func TestSeriesAreBoundedAndTheRestIsAddedUp(t *testing.T) {
+	var s broker.Stats
+	for i := range maxTopics + 500 {
+		s.Topics = append(s.Topics, topicStats(i+1, fmt.Sprint("t", i), 2))
+	}
+	for i := range maxGroups + 500 {
+		s.Groups = append(s.Groups, broker.GroupStats{
+			Group: record.Resource{Name: fmt.Sprint("g", i)}, Topic: record.Resource{Name: "t"}, MessagesOut: 3,
+		})
+	}
+	got := gather(t, NewCollector(func() broker.Stats { return s }))
+	for _, want := range []struct {
+		name  string
+		count int
+		total float64
+	}{
+		{"rocketmq_messages_in_total ", maxTopics + 1, float64(len(s.Topics) * 2)},
+		{"rocketmq_messages_out_total ", maxGroups + 1, float64(len(s.Groups) * 3)},
+	} {
+		count, total := 0, 0.0
+		for name, v := range got {
+			if strings.HasPrefix(name, want.name) {
+				count++
+				total += v
+			}
+		}
+		if count != want.count || total != want.total {
+			t.Errorf("%s: %d series that add up to %v, want %d and %v", want.name, count, total, want.count, want.total)
+		}
+	}
+}

@@ -1,0 +1,432 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/gantry-mq/gantry/broker/group"
+	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/longpoll"
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/filter"
+)
+
+// leaseRef names the lease behind a delivered message, for GiveBack.
+type leaseRef struct {
+	sub  *inflight.Sub
+	held inflight.Held
+}
+
+// receiving is one Receive under way.
+type receiving struct {
+	b      *Broker
+	req    *ReceiveRequest
+	topic  topic.Topic
+	group  group.Group
+	filter *filter.Tags
+	sub    *inflight.Sub
+
+	attempt uint64
+	found   []found
+}
+
+// found is one message about to be handed out, with its bytes.
+type found struct {
+	held    inflight.Held
+	loaded  loaded
+	resumed bool // its lease exists already
+}
+
+// Receive hands out messages under a lease. It waits up to req.Wait for a first
+// one and then answers with what there is: MessageNotFound when that is nothing,
+// never before the wait is over. The leases are records in the log, and applied,
+// before the messages leave.
+func (b *Broker) Receive(ctx context.Context, req ReceiveRequest) (*Delivery, error) {
+	r, err := b.newReceive(ctx, &req)
+	if err != nil {
+		return nil, err
+	}
+	wait, cancel := context.WithTimeout(ctx, req.Wait)
+	defer cancel()
+	key := subWaitKey(r.sub.Key())
+	w, err := b.hub.Register(key)
+	if err != nil {
+		return nil, Errorf(TooManyRequests, "too many receives of group %q wait for topic %q: %w", r.group.Name, r.topic.Name, err)
+	}
+	defer w.Leave()
+	for {
+		d, err := r.collect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if len(d.Messages) > 0 {
+			if ctx.Err() != nil { // the client went away meanwhile
+				b.GiveBack(d, 0)
+				d.Release()
+				return nil, ctx.Err()
+			}
+			if len(d.Messages) == req.Batch {
+				b.hub.Wake(key) // there may be more
+			}
+			b.counters.deliveries.Add(uint64(len(d.Messages)))
+			return d, nil
+		}
+		if err := b.sleep(wait, w); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// sleep parks until a wake: nil. The end of the wait or of the broker is
+// MessageNotFound, the client's leaving its context's error.
+func (b *Broker) sleep(wait context.Context, w *longpoll.Waiter) error {
+	if b.ctx.Err() != nil {
+		return Errorf(MessageNotFound, "no message: the broker is shutting down")
+	}
+	err := w.Sleep(wait)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return Errorf(MessageNotFound, "no new message")
+	case err == nil && b.ctx.Err() != nil:
+		return Errorf(MessageNotFound, "no message: the broker is shutting down")
+	}
+	return err
+}
+
+func (b *Broker) newReceive(ctx context.Context, req *ReceiveRequest) (*receiving, error) {
+	tp, err := b.Route(req.Topic)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkGroupName(req.Group); err != nil {
+		return nil, err
+	}
+	if !req.AutoRenew {
+		if err := checkInvisible(req.Invisible, MinInvisible); err != nil {
+			return nil, err
+		}
+	}
+	f, err := compileFilter(req.FilterType, req.Filter)
+	if err != nil {
+		return nil, err
+	}
+	g, err := b.EnsureGroup(ctx, req.Group)
+	if err != nil {
+		return nil, err
+	}
+	req.Batch = min(max(req.Batch, 1), MaxReceiveBatch)
+	r := &receiving{
+		b: b, req: req, topic: tp, group: g, filter: f,
+		sub: b.inflight.Sub(inflight.SubKey{Group: g.ID, Topic: tp.ID}, g.FIFO),
+	}
+	if req.AttemptID != "" {
+		r.attempt = hash64(req.AttemptID)
+	}
+	return r, nil
+}
+
+// checkInvisible holds a requested invisible time against its limits. The texts
+// are part of the contract: wire-contract 10.4.
+func checkInvisible(d, low time.Duration) error {
+	switch {
+	case d < low:
+		return Errorf(IllegalInvisibleTime, "the invisibleTime is too small: %v, the limit is %v", d, low)
+	case d > MaxInvisible:
+		return Errorf(IllegalInvisibleTime, "the invisibleTime is too large: %v, the limit is %v", d, MaxInvisible)
+	}
+	return nil
+}
+
+// hash64 is FNV-1a; 0 means none.
+func hash64(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return max(h, 1)
+}
+
+// collect takes what there is now: what an earlier try of this receive holds,
+// or redeliveries and then new messages, leased in one record.
+func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
+	r.found = r.found[:0]
+	now := time.Now().UnixMilli()
+	for _, h := range r.sub.Resume(r.attempt, r.req.ClientID, now) {
+		l, err := r.b.load(r.topic, h.Queue, h.Offset)
+		if err != nil {
+			r.release()
+			return nil, err
+		}
+		r.found = append(r.found, found{held: h, loaded: l, resumed: true})
+	}
+	if len(r.found) > 0 {
+		return r.deliver(), nil
+	}
+	redelivered, err := r.takeReady(now)
+	if err != nil {
+		return nil, err
+	}
+	scans, err := r.scan(ctx)
+	if err != nil {
+		r.sub.EndScan(unscanned(scans), nil)
+		r.sub.PutBack(redelivered)
+		r.release()
+		return nil, err
+	}
+	if err := r.lease(redelivered, scans, now); err != nil {
+		r.release()
+		return nil, err
+	}
+	return r.deliver(), nil
+}
+
+// takeReady reserves redeliveries and loads them. What has had its attempts goes
+// to the dead letters on the way; what the log no longer holds is settled.
+func (r *receiving) takeReady(now int64) ([]inflight.Held, error) {
+	for {
+		ready, dead := r.sub.TakeReady(nil, r.req.Batch, r.group.MaxAttempts, now)
+		if err := r.b.bury(r.sub, r.topic, r.group, dead, reasonAttempts); err != nil {
+			r.sub.PutBack(ready)
+			return nil, err
+		}
+		var gone []inflight.Held
+		kept := ready[:0]
+		for i, h := range ready {
+			l, err := r.b.load(r.topic, h.Queue, h.Offset)
+			var trimmed *consumequeue.RangeError
+			if errors.As(err, &trimmed) || errors.Is(err, errTrimmed) {
+				gone = append(gone, h)
+				continue
+			}
+			if err != nil {
+				r.sub.PutBack(ready[i:])
+				r.sub.PutBack(kept)
+				r.sub.PutBack(gone)
+				r.release()
+				return nil, err
+			}
+			kept = append(kept, h)
+			r.found = append(r.found, found{held: h, loaded: l})
+		}
+		if len(gone) > 0 {
+			r.b.log.Warn("retention took messages that were waiting for redelivery", "topic", r.topic.Name, "group", r.group.Name, "messages", len(gone), "first_offset", gone[0].Offset)
+			if err := r.b.commit(record1(inflight.AppendAck(nil, r.sub.Key(), gone))); err != nil {
+				return nil, err
+			}
+		}
+		if len(kept) > 0 || len(dead) == 0 && len(gone) == 0 {
+			return kept, nil
+		}
+	}
+}
+
+// scanBudget bounds how many entries one receive looks at in one queue before
+// it lets others have the queue.
+const scanBudget = 8192
+
+// scan looks for new messages in the topic's queues until the batch is full. It
+// leaves the queues it names claimed: EndScan frees them.
+func (r *receiving) scan(ctx context.Context) (scans []inflight.Scanned, err error) {
+	order := r.order()
+	bounds := func(q uint32) (record.QueueOffset, record.QueueOffset) {
+		low, high, _ := r.b.index.Bounds(record.Key(r.topic.ID, q))
+		return low, high
+	}
+	for len(r.found) < r.req.Batch {
+		queue, from, to, ok := r.sub.BeginScan(order, bounds, MaxInFlight)
+		if !ok {
+			break
+		}
+		sc := inflight.Scanned{Queue: queue, From: from, To: from}
+		err := r.scanQueue(&sc, to)
+		scans = append(scans, sc)
+		if err != nil {
+			return scans, err
+		}
+	}
+	return scans, nil
+}
+
+// order says in which order queues are scanned: from the highest on priority
+// topics, else from the client's hint or from one further than the last time.
+func (r *receiving) order() func(yield func(uint32) bool) {
+	n := r.topic.Queues
+	if r.topic.Type == topic.Priority {
+		return func(yield func(uint32) bool) {
+			for q := n; q > 0 && yield(q-1); q-- {
+			}
+		}
+	}
+	begin := r.sub.Turn(n)
+	if r.req.Queue >= 0 {
+		begin = uint32(r.req.Queue)
+	}
+	return func(yield func(uint32) bool) {
+		for i := uint32(0); i < n && yield((begin+i)%n); i++ {
+		}
+	}
+}
+
+// scanQueue reads entries from sc.From on, keeps what matches, and sets sc.To.
+func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset) error {
+	var entries [128]consumequeue.Entry
+	var met map[uint32]bool // FIFO: message groups of this scan
+	key := record.Key(r.topic.ID, sc.Queue)
+	for sc.To < to && sc.To < sc.From+scanBudget && len(r.found) < r.req.Batch {
+		n, err := r.b.index.Read(key, sc.To, entries[:min(int64(len(entries)), int64(to-sc.To))])
+		if err != nil {
+			return r.b.indexError(r.topic, sc.Queue, sc.To, err)
+		}
+		if n == 0 {
+			return nil
+		}
+		for _, e := range entries[:n] {
+			if len(r.found) == r.req.Batch {
+				return nil
+			}
+			if !r.filter.MatchHash(e.TagHash) {
+				sc.To++
+				continue
+			}
+			l, err := r.b.loadEntry(e, sc.Queue, sc.To)
+			if errors.Is(err, errTrimmed) {
+				sc.To++
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if tag, _ := l.msg.Properties.Lookup(record.FieldTag); !r.filter.Match(tag) {
+				l.release()
+				sc.To++
+				continue
+			}
+			h := inflight.Held{Queue: sc.Queue, Offset: sc.To, Attempt: 1, GroupHash: e.GroupHash}
+			if r.sub.FIFO() {
+				h.Deferred = r.sub.Admit(sc.Queue, e.GroupHash, met[e.GroupHash])
+				if met == nil {
+					met = map[uint32]bool{}
+				}
+				met[e.GroupHash] = true
+			}
+			sc.Held = append(sc.Held, h)
+			sc.To++
+			if h.Deferred {
+				l.release()
+				continue
+			}
+			r.found = append(r.found, found{held: h, loaded: l})
+		}
+	}
+	return nil
+}
+
+// unscanned is scans that found nothing and looked at nothing.
+func unscanned(scans []inflight.Scanned) []inflight.Scanned {
+	for i := range scans {
+		scans[i].To = scans[i].From
+		scans[i].Held = nil
+	}
+	return scans
+}
+
+// lease records what was found and waits until that is applied.
+func (r *receiving) lease(redelivered []inflight.Held, scans []inflight.Scanned, now int64) error {
+	must := len(redelivered) > 0
+	for _, sc := range scans {
+		must = must || len(sc.Held) > 0 || r.sub.MustRecord(sc)
+	}
+	if !must {
+		return r.sub.EndScan(scans, nil)
+	}
+	rec := inflight.LeaseRecord{
+		Key: r.sub.Key(), Deadline: now + r.req.Invisible.Milliseconds(),
+		AttemptID: r.attempt, Owner: r.req.ClientID,
+	}
+	if r.req.AutoRenew {
+		// Without a registered client there is nobody whose life could hold the lease.
+		rec.Auto = r.b.sessions.Live(r.req.ClientID)
+		rec.Deadline = now + defaultInvisible.Milliseconds()
+		if rec.Auto {
+			rec.Deadline = now + MaxHold.Milliseconds()
+		}
+	}
+	for _, h := range redelivered {
+		if n := len(rec.Queues); n == 0 || rec.Queues[n-1].Queue != h.Queue {
+			rec.Queues = append(rec.Queues, inflight.Scanned{Queue: h.Queue})
+		}
+		q := &rec.Queues[len(rec.Queues)-1]
+		q.Held = append(q.Held, h)
+	}
+	rec.Queues = append(rec.Queues, scans...)
+	rec.FirstID = r.b.inflight.LeaseIDs(len(r.found), now)
+	for i := range r.found { // in the record's order: ids are given in it
+		r.found[i].held.LeaseID = rec.FirstID + uint64(i)
+		r.found[i].held.Deadline = rec.Deadline
+	}
+	batch := record1(inflight.AppendLease(nil, &rec))
+	if err := r.sub.EndScan(scans, func() error { return r.b.append.Submit(batch) }); err != nil {
+		r.sub.PutBack(redelivered)
+		return wrapAppend(err)
+	}
+	return r.b.await(batch)
+}
+
+// defaultInvisible is the lease of a push consumer that is not connected by a
+// command stream (wire-contract 2.5).
+const defaultInvisible = 60 * time.Second
+
+func (r *receiving) release() {
+	for _, f := range r.found {
+		f.loaded.release()
+	}
+	r.found = nil
+}
+
+// deliver makes the answer. The views go over to it.
+func (r *receiving) deliver() *Delivery {
+	key := r.b.handles.Load()
+	d := &Delivery{Messages: make([]Delivered, len(r.found))}
+	for i, f := range r.found {
+		h := f.held
+		d.Messages[i] = f.loaded.delivered(r.topic.Name, h.Queue, h.Offset)
+		d.Messages[i].Attempt = h.Attempt
+		d.Messages[i].Handle = key.seal(handle{Key: r.sub.Key(), Queue: h.Queue, Offset: h.Offset, LeaseID: h.LeaseID, Deadline: h.Deadline})
+		d.Messages[i].leaseRef = leaseRef{sub: r.sub, held: h}
+	}
+	return d
+}
+
+// GiveBack makes the messages of d from index from on visible again after
+// ReleaseDelay: their client is gone. It does not wait.
+func (b *Broker) GiveBack(d *Delivery, from int) {
+	bySub := map[*inflight.Sub][]inflight.Held{}
+	for _, m := range d.Messages[from:] {
+		ref := m.leaseRef
+		if ref.sub == nil {
+			continue
+		}
+		if h, err := ref.sub.BeginMove(ref.held.Queue, ref.held.Offset, ref.held.LeaseID, time.Now().UnixMilli()); err == nil {
+			bySub[ref.sub] = append(bySub[ref.sub], h)
+		}
+	}
+	for sub, held := range bySub {
+		b.releaseHeld(sub, held)
+	}
+}
+
+// releaseHeld submits the record that ends reserved leases after ReleaseDelay.
+func (b *Broker) releaseHeld(sub *inflight.Sub, held []inflight.Held) {
+	if len(held) == 0 {
+		return
+	}
+	deadline := time.Now().Add(ReleaseDelay).UnixMilli()
+	if err := b.append.Submit(record1(inflight.AppendExtend(nil, sub.Key(), deadline, 0, held))); err != nil {
+		// They come again when their leases end by themselves.
+		sub.PutBack(held)
+		b.log.Warn("leases of a client that is gone were not released", "error", err)
+	}
+}

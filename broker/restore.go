@@ -1,0 +1,132 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/gantry-mq/gantry/broker/dispatch"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
+)
+
+// formatVersion is the version of the data directory as a whole: it is raised
+// when any format below it changes in a way that an older build cannot read.
+const formatVersion = 1
+
+// FormatVersion returns the version of the data directory's format.
+func FormatVersion() int { return formatVersion }
+
+// prepareDirs makes the directories and checks the FORMAT file, which holds one
+// decimal number and a newline.
+func prepareDirs(dir string, subdirs ...string) error {
+	for _, d := range append([]string{dir}, subdirs...) {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+	}
+	name := filepath.Join(dir, "FORMAT")
+	b, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.WriteFile(name, []byte(strconv.Itoa(formatVersion)+"\n"), 0o644); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("broker: %w", err)
+	}
+	v, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return fmt.Errorf("broker: %s is not a number: %q", name, b)
+	}
+	if v != formatVersion {
+		return fmt.Errorf("broker: %s says format %d, this build reads %d", name, v, formatVersion)
+	}
+	return nil
+}
+
+// Sections of a checkpoint, in order.
+const (
+	sectionIdentity = iota
+	sectionTopics
+	sectionGroups
+	sectionInflight
+	sectionIndex
+	sectionCount
+)
+
+// snapshot encodes the state. It is called by the dispatcher, between frames.
+func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
+	sections := make([][]byte, sectionCount)
+	sections[sectionIdentity] = b.identity.append(nil)
+	sections[sectionTopics] = b.topics.AppendSnapshot(nil)
+	sections[sectionGroups] = b.groups.AppendSnapshot(nil)
+	sections[sectionInflight] = b.inflight.AppendSnapshot(nil)
+	sections[sectionIndex] = b.index.AppendSnapshot(nil)
+	return dispatch.Checkpoint{Position: at, Sections: sections}
+}
+
+// restore loads a checkpoint. rebuild says that the index must be made again
+// from the log, because its files are gone or damaged.
+func (b *Broker) restore(cp dispatch.Checkpoint, found bool, indexDir string) (rebuild bool, err error) {
+	var indexSnapshot []byte
+	if found {
+		if len(cp.Sections) != sectionCount {
+			return false, fmt.Errorf("broker: the checkpoint has %d sections, want %d", len(cp.Sections), sectionCount)
+		}
+		for i, load := range map[int]func(*record.Decoder){
+			sectionIdentity: b.restoreIdentity,
+			sectionTopics:   b.topics.Restore,
+			sectionGroups:   b.groups.Restore,
+			sectionInflight: b.inflight.Restore,
+		} {
+			d := record.NewDecoder(cp.Sections[i])
+			if load(d); d.Err() != nil {
+				return false, fmt.Errorf("broker: checkpoint section %d: %w", i, d.Err())
+			}
+		}
+		indexSnapshot = cp.Sections[sectionIndex]
+	}
+	opts := consumequeue.Options{Logger: b.log}
+	if indexSnapshot != nil {
+		if b.index, err = consumequeue.Open(indexDir, opts, indexSnapshot); err == nil {
+			return false, nil
+		}
+		b.log.Warn("the consume queues do not fit the checkpoint: they are rebuilt from the log", "error", err)
+		rebuild = true
+	}
+	// What is there belongs to no checkpoint: start empty, replay fills it.
+	if err := consumequeue.Wipe(indexDir); err != nil {
+		return false, err
+	}
+	b.index, err = consumequeue.Open(indexDir, opts, nil)
+	return rebuild, err
+}
+
+// rebuildIndex puts the entries of all placed records below to. Queue offsets
+// are in the records, so no other state is needed.
+func (b *Broker) rebuildIndex(ctx context.Context, to record.Position) error {
+	if to <= b.wal.First() {
+		return nil
+	}
+	d := dispatch.New(b.wal.Reader(b.wal.First()), b.wal.First(), 1<<62, dispatch.Sinks{
+		Apply: func(pos record.Position, rec []byte, kind record.Kind, _ int64) error {
+			if kind.Placed() {
+				return b.indexPlaced(pos, rec, kind)
+			}
+			return nil
+		},
+		Wake:       func() {},
+		Checkpoint: func(record.Position) {},
+	})
+	if err := d.CatchUp(ctx, to); err != nil {
+		return fmt.Errorf("broker: rebuild the consume queues: %w", err)
+	}
+	b.log.Info("consume queues rebuilt from the log", "from", b.wal.First(), "to", to)
+	return nil
+}

@@ -1,0 +1,205 @@
+package broker
+
+import (
+	"context"
+	"crypto/sha1"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// Send stores messages of one topic, all in one commit, and answers when they
+// are as durable as the broker's mode says. An error refuses all of them;
+// otherwise each has its own outcome.
+func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
+	if len(msgs) == 0 {
+		return nil, Errorf(Corrupted, "no message was sent")
+	}
+	if len(msgs) > MaxSendBatch {
+		return nil, Errorf(Corrupted, "%d messages in one request, the limit is %d", len(msgs), MaxSendBatch)
+	}
+	name := msgs[0].Topic
+	if err := checkTopicName(name); err != nil {
+		return nil, err
+	}
+	now := time.Now().UnixMilli()
+	for i := range msgs {
+		if msgs[i].Topic != name {
+			return nil, Errorf(Corrupted, "message %d is for topic %q, the first one for %q", i, clip(msgs[i].Topic.String()), clip(name.String()))
+		}
+		if err := checkMessage(&msgs[i], now); err != nil {
+			return nil, err
+		}
+	}
+	tp, ok := b.topics.Lookup(name)
+	if !ok {
+		return nil, topicNotFound(name)
+	}
+	for i := range msgs {
+		if err := checkType(&msgs[i], tp, now); err != nil {
+			return nil, err
+		}
+	}
+	s := sends.Get().(*sendState)
+	s.encode(b, tp, msgs, now)
+	if err := b.append.Submit(&s.batch); err != nil {
+		s.free()
+		return nil, wrapAppend(err)
+	}
+	// Not the client's context: the bodies must stay put until the log has them.
+	if err := s.batch.Wait(context.WithoutCancel(ctx)); err != nil {
+		return nil, wrapAppend(err) // s is not reused: the log may still hold it
+	}
+	out := make([]Sent, len(msgs))
+	for i := range out {
+		out[i] = Sent{MessageID: msgs[i].ID, Offset: record.OffsetOf(s.batch.Head(i))}
+	}
+	s.free()
+	b.counters.sends.Add(uint64(len(msgs)))
+	return out, nil
+}
+
+func topicNotFound(name record.Resource) error {
+	return Errorf(TopicNotFound, "the topic %q does not exist", clip(name.String()))
+}
+
+// checkType holds a message's kind against the topic's type (wire-contract 4.2).
+func checkType(m *Outgoing, tp topic.Topic, now int64) error {
+	kind := topic.Normal
+	switch {
+	case m.Transaction:
+		kind = topic.Transaction
+	case m.DueTime != 0:
+		kind = topic.Delay
+	case m.HasGroup:
+		kind = topic.FIFO
+	case m.HasPriority:
+		kind = topic.Priority
+	case m.LiteTopic != "":
+		kind = topic.Lite
+	}
+	if kind != tp.Type && tp.Type != topic.Mixed && !isDLQ(tp) {
+		return Errorf(TypeConflict, "the message is of type %v, the topic %q takes %v", kind, tp.Name, tp.Type)
+	}
+	switch {
+	case kind == topic.Transaction:
+		return Errorf(Unsupported, "transactional messages are not in this build")
+	case kind == topic.Delay && m.DueTime > now:
+		return Errorf(Unsupported, "delivery at a later time is not in this build")
+	case kind == topic.Lite:
+		return Errorf(Unsupported, "lite topics are not in this build")
+	}
+	return nil
+}
+
+func isDLQ(tp topic.Topic) bool {
+	return len(tp.Name.Name) > len(DLQPrefix) && tp.Name.Name[:len(DLQPrefix)] == DLQPrefix
+}
+
+// sendState is the scratch memory of one Send.
+type sendState struct {
+	batch commitlog.Batch
+	heads []byte
+	props []byte
+}
+
+var sends = sync.Pool{New: func() any { return new(sendState) }}
+
+func (s *sendState) free() {
+	s.batch.Reset()
+	s.heads = s.heads[:0]
+	if cap(s.heads) <= 64<<10 {
+		sends.Put(s)
+	}
+}
+
+// robin spreads messages without a message group over queues.
+var robin atomic.Uint32
+
+// encode fills the batch. Heads share one buffer that is made large enough
+// first, because the batch aliases it.
+func (s *sendState) encode(b *Broker, tp topic.Topic, msgs []Outgoing, now int64) {
+	size := 0
+	for i := range msgs {
+		size += headBound(&msgs[i])
+	}
+	if cap(s.heads) < size {
+		s.heads = make([]byte, 0, size)
+	}
+	spread := robin.Add(1) % tp.Queues
+	for i := range msgs {
+		m := &msgs[i]
+		rec := record.Message{
+			Kind: record.KindMessage, Topic: tp.ID, Queue: spread, Offset: record.NoOffset,
+			BornTime: m.BornTime, DueTime: m.DueTime, Priority: m.Priority, Body: m.Body,
+		}
+		if rec.BornTime <= 0 {
+			rec.BornTime = now
+		}
+		if m.Gzip {
+			rec.Flags |= record.FlagGzip
+		}
+		if m.HasPriority {
+			rec.Flags |= record.FlagPriority
+			rec.Queue = uint32(min(max(int64(m.Priority), 0), int64(tp.Queues)-1))
+		}
+		if m.HasGroup {
+			rec.Flags |= record.FlagFIFO
+			rec.Queue = record.Hash32(m.Group) % tp.Queues
+		}
+		s.props = appendProperties(s.props[:0], m)
+		rec.Properties = s.props
+		at := len(s.heads)
+		s.heads = record.AppendHead(s.heads, &rec)
+		s.batch.Add(s.heads[at:len(s.heads):len(s.heads)], m.Body)
+	}
+}
+
+// headBound is at least as large as the encoded head of m.
+func headBound(m *Outgoing) int {
+	n := 256 + len(m.ID) + len(m.Tag) + len(m.Group) + len(m.BornHost) + len(m.Trace) + len(m.LiteTopic)
+	for _, k := range m.Keys {
+		n += len(k) + 8
+	}
+	for _, p := range m.User {
+		n += len(p.Key) + len(p.Value) + 16
+	}
+	return n
+}
+
+func appendProperties(dst []byte, m *Outgoing) []byte {
+	dst = record.AppendField(dst, record.FieldMessageID, m.ID)
+	if m.Tag != "" {
+		dst = record.AppendField(dst, record.FieldTag, m.Tag)
+	}
+	for _, k := range m.Keys {
+		dst = record.AppendField(dst, record.FieldKey, k)
+	}
+	if m.HasGroup {
+		dst = record.AppendField(dst, record.FieldGroup, m.Group)
+	}
+	for _, p := range m.User {
+		dst = record.AppendUser(dst, p.Key, p.Value)
+	}
+	if m.BornHost != "" {
+		dst = record.AppendField(dst, record.FieldBornHost, m.BornHost)
+	}
+	if m.Trace != "" {
+		dst = record.AppendField(dst, record.FieldTrace, m.Trace)
+	}
+	if m.LiteTopic != "" {
+		dst = record.AppendField(dst, record.FieldLiteTopic, m.LiteTopic)
+	}
+	if m.RecoverySeconds > 0 {
+		dst = record.AppendField(dst, record.FieldRecoverySec, strconv.FormatInt(m.RecoverySeconds, 10))
+	}
+	// Computed once: every delivery of every group carries it.
+	sum := sha1.Sum(m.Body)
+	dst = append(dst, byte(record.FieldSHA1))
+	return record.AppendBytes(dst, sum[:])
+}

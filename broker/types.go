@@ -1,0 +1,152 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// Property is one user property, in the producer's order.
+type Property struct{ Key, Value string }
+
+// Outgoing is one message to send. Strings and the body may alias the request:
+// the body must stay unchanged until Send returns, nothing is kept afterwards.
+type Outgoing struct {
+	Topic           record.Resource
+	ID              string
+	Body            []byte
+	Gzip            bool
+	Tag             string // "" = none
+	Keys            []string
+	User            []Property
+	Group           string // message group; "" = none
+	HasGroup        bool
+	BornTime        int64 // Unix ms, 0 = now
+	BornHost        string
+	Trace           string
+	DueTime         int64 // Unix ms, 0 = none
+	HasPriority     bool
+	Priority        int32
+	LiteTopic       string
+	Transaction     bool
+	RecoverySeconds int64
+}
+
+// Sent is what became of one message of a Send.
+type Sent struct {
+	MessageID     string
+	TransactionID string
+	Offset        record.QueueOffset
+	RecallHandle  string
+	Err           error // nil when it is stored
+}
+
+// FilterType is the language of a filter expression.
+type FilterType int
+
+const (
+	FilterTag FilterType = iota
+	FilterSQL
+)
+
+// ReceiveRequest asks for messages under a lease.
+type ReceiveRequest struct {
+	ClientID   string
+	Group      record.Resource
+	Topic      record.Resource
+	Queue      int32 // a hint where to look first; -1 = anywhere
+	FilterType FilterType
+	Filter     string
+	Batch      int           // capped at MaxReceiveBatch
+	Invisible  time.Duration // 10 s .. 12 h; ignored with AutoRenew
+	AutoRenew  bool          // the lease lives as long as the client, at most MaxHold
+	Wait       time.Duration // how long to wait for a first message
+	AttemptID  string        // "" = none
+}
+
+// Delivered is one message handed out. Message aliases the log until the
+// Delivery is released.
+type Delivered struct {
+	Message  record.Message
+	Topic    record.Resource // as subscribed
+	Queue    uint32
+	Offset   record.QueueOffset
+	Handle   string // "" when pulled
+	Attempt  int32  // from 1; 0 when pulled
+	Origin   *Origin
+	release  func()
+	leaseRef leaseRef
+}
+
+// Origin says where a dead letter came from.
+type Origin struct {
+	Topic     string
+	MessageID string
+}
+
+// Delivery is the answer to a receive or a pull. Release it exactly once, when
+// its bytes have been sent.
+type Delivery struct {
+	Messages   []Delivered
+	NextOffset record.QueueOffset // of a pull: where to go on
+}
+
+// Release gives the mapped bytes back.
+func (d *Delivery) Release() {
+	for i := range d.Messages {
+		if f := d.Messages[i].release; f != nil {
+			f()
+			d.Messages[i].release = nil
+		}
+	}
+}
+
+// AckEntry names one delivered message.
+type AckEntry struct {
+	MessageID string
+	Handle    string
+}
+
+// PullRequest reads messages of one queue by offset, without a lease.
+type PullRequest struct {
+	Group      record.Resource
+	Topic      record.Resource
+	Queue      int32
+	Offset     record.QueueOffset
+	Batch      int
+	FilterType FilterType
+	Filter     string
+	Wait       time.Duration
+}
+
+// OffsetPolicy says which offset QueryOffset looks for.
+type OffsetPolicy int
+
+const (
+	OffsetBeginning OffsetPolicy = iota
+	OffsetEnd
+	OffsetTimestamp
+)
+
+// QueueStatus is one queue of a topic as it stands.
+type QueueStatus struct {
+	Queue    uint32
+	Min, Max record.QueueOffset
+}
+
+// TopicStatus is a topic with its queues.
+type TopicStatus struct {
+	topic.Topic
+	Queues []QueueStatus
+}
+
+// GroupQueueStatus is how far a group is in one queue.
+type GroupQueueStatus struct {
+	Topic    record.Resource
+	Queue    uint32
+	Cursor   record.QueueOffset // next to hand out for the first time
+	Max      record.QueueOffset
+	InFlight int // handed out and neither acknowledged nor expired
+	Ready    int // waiting to be handed out again
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gantry-mq/gantry/proto/gantryv1"
+)
+
+// completeTimeout is short because a person is waiting with a finger on Tab: no
+// names are better than a shell that hangs.
+const completeTimeout = time.Second
+
+type completeFunc = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
+
+// completeTopics completes the first argument with the names of topics.
+func completeTopics(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return topicNames(cmd, args, prefix)
+}
+
+// completeGroups completes the first argument with the names of groups.
+func completeGroups(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return groupNames(cmd, args, prefix)
+}
+
+var topicNames = completeFrom(func(ctx context.Context, m gantryv1.ManagementClient, namespace string) (names []string, err error) {
+	r, err := m.ListTopics(ctx, &gantryv1.ListTopicsRequest{Namespace: &namespace})
+	for _, t := range r.GetTopics() {
+		names = append(names, t.GetName())
+	}
+	return names, err
+})
+
+var groupNames = completeFrom(func(ctx context.Context, m gantryv1.ManagementClient, namespace string) (names []string, err error) {
+	r, err := m.ListGroups(ctx, &gantryv1.ListGroupsRequest{Namespace: &namespace})
+	for _, g := range r.GetGroups() {
+		names = append(names, g.GetName())
+	}
+	return names, err
+})
+
+// completeFrom asks the broker that --server names. The shell filters by prefix.
+func completeFrom(list func(context.Context, gantryv1.ManagementClient, string) ([]string, error)) completeFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		var f clientFlags
+		f.server, _ = cmd.Flags().GetString("server")
+		f.namespace, _ = cmd.Flags().GetString("namespace")
+		c, err := f.connect()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		defer c.close()
+		ctx, cancel := context.WithTimeout(context.Background(), completeTimeout)
+		defer cancel()
+		names, err := list(ctx, c.management(), f.namespace)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeWords completes a flag with fixed words.
+func completeWords(words ...string) completeFunc {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/metrics"
+)
+
+// web is the HTTP port: for people, probes and scrapers, never for clients.
+//
+//	/healthz  200 while the process runs
+//	/readyz   200 when clients are served, else 503 and why not
+//	/metrics  Prometheus
+type web struct {
+	listener net.Listener
+	server   *http.Server
+	registry *prometheus.Registry
+	broker   atomic.Pointer[broker.Broker] // nil until recovery is over
+	done     chan struct{}                 // closed when Serve returned
+}
+
+// listenHTTP serves at once, so that probes get an answer during recovery.
+func listenHTTP(addr string, withPprof bool, logger *slog.Logger) (*web, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	w := &web{listener: l, registry: prometheus.NewRegistry(), done: make(chan struct{})}
+	w.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(w.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelError)}))
+	mux.HandleFunc("GET /healthz", func(out http.ResponseWriter, _ *http.Request) { fmt.Fprintln(out, "ok") })
+	mux.HandleFunc("GET /readyz", w.readyz)
+	if withPprof {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	w.server = &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+	}
+	go func() {
+		defer close(w.done)
+		w.server.Serve(l) // returns when closed, which is all that ends it
+	}()
+	return w, nil
+}
+
+func (w *web) addr() net.Addr { return w.listener.Addr() }
+
+// ready connects the broker: /readyz asks it, /metrics shows it.
+func (w *web) ready(b *broker.Broker) {
+	w.registry.MustRegister(metrics.NewCollector(b.Stats))
+	w.broker.Store(b)
+}
+
+func (w *web) readyz(out http.ResponseWriter, _ *http.Request) {
+	b := w.broker.Load()
+	if b == nil {
+		http.Error(out, "recovering", http.StatusServiceUnavailable)
+		return
+	}
+	if err := b.Ready(); err != nil {
+		http.Error(out, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(out, "ok")
+}
+
+func (w *web) close() {
+	w.server.Close()
+	<-w.done
+}

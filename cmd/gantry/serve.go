@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gantry-mq/gantry/api"
+	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
+)
+
+// drainTimeout is how long clients get, after the first signal, to finish what
+// they began. Below the 30 s after which supervisors usually kill.
+const drainTimeout = 20 * time.Second
+
+type serveFlags struct {
+	data, listen, http, advertise string
+	durability                    string
+	retentionAge                  time.Duration
+	retentionSize, segmentSize    byteSize
+	logLevel, logFormat           string
+	allowRemote, pprof            bool
+	autoCreateGroups              bool
+}
+
+func newServe() *cobra.Command {
+	f := &serveFlags{segmentSize: 1 << 30}
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a broker",
+		Long: `Run a broker until SIGINT or SIGTERM, which let clients finish what they began; a
+second signal ends it at once. Acknowledged messages survive either way.`,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              run(func(cmd *cobra.Command, _ []string) error { return f.serve(cmd) }),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.data, "data", "./gantry-data", "directory that holds everything; made when missing")
+	flags.StringVar(&f.listen, "listen", defaultAddr, "`HOST:PORT` for clients: gRPC, TLS and plaintext alike (port 0: any)")
+	flags.StringVar(&f.http, "http", "127.0.0.1:8082", "`HOST:PORT` for /metrics, /healthz and /readyz (port 0: any)")
+	flags.StringVar(&f.advertise, "advertise", "", "`HOST:PORT` that routes tell clients to dial (default: the address each client came by)")
+	flags.StringVar(&f.durability, "durability", "sync", "what an acknowledged message has survived:\n"+
+		"sync: it is on the disk (fdatasync, shared by all waiting senders)\n"+
+		"unsafe-async: it is in the page cache; a crash of the machine or a power cut loses\n"+
+		"the acknowledged messages of the last 200 ms, a crash of the broker alone none\n")
+	flags.DurationVar(&f.retentionAge, "retention-age", 0, "drop messages older than this, a segment at a time (0: keep)")
+	flags.Var(&f.retentionSize, "retention-size", "drop the oldest segments while the log is larger than this, as `SIZE` like 50GiB (0: keep)")
+	flags.Var(&f.segmentSize, "segment-size", "`SIZE` of one file of the log; disk space is taken and given back in this unit")
+	flags.BoolVar(&f.autoCreateGroups, "auto-create-groups", true, "let consumer groups come into being at their first use")
+	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	flags.BoolVar(&f.allowRemote, "insecure-allow-remote", false, "allow addresses other hosts can reach, although nobody is authenticated")
+	flags.BoolVar(&f.pprof, "pprof", false, "serve /debug/pprof on --http, which must then be a loopback address")
+	cmd.RegisterFlagCompletionFunc("durability", completeWords("sync", "unsafe-async"))
+	cmd.RegisterFlagCompletionFunc("log-level", completeWords("debug", "info", "warn", "error"))
+	cmd.RegisterFlagCompletionFunc("log-format", completeWords("text", "json"))
+	cmd.MarkFlagDirname("data")
+	return cmd
+}
+
+func (f *serveFlags) serve(cmd *cobra.Command) error {
+	begun := time.Now()
+	durability, err := parseDurability(f.durability)
+	if err != nil {
+		return err
+	}
+	logger, err := f.logger(cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	if err := f.checkAddrs(logger); err != nil {
+		return err
+	}
+	if limit := limitMemory(); limit > 0 {
+		logger.Info("memory limit taken from the cgroup", "bytes", limit)
+	}
+	dir, err := filepath.Abs(f.data)
+	if err != nil {
+		return err
+	}
+
+	// Both ports are taken before the data is touched: a port in use is the
+	// commonest mistake, and it should cost nothing. Clients that dial during
+	// recovery wait in the backlog.
+	clients, err := net.Listen("tcp", f.listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	defer clients.Close()
+	web, err := listenHTTP(f.http, f.pprof, logger)
+	if err != nil {
+		return fmt.Errorf("--http: %w", err)
+	}
+	defer web.close()
+
+	b, err := broker.Open(cmd.Context(), broker.Options{
+		Dir:              dir,
+		Durability:       durability,
+		SegmentSize:      int64(f.segmentSize),
+		RetentionAge:     f.retentionAge,
+		RetentionSize:    int64(f.retentionSize),
+		AutoCreateGroups: f.autoCreateGroups,
+		Logger:           logger,
+		Fatal: func(err error) {
+			// What is on the disk is not known any more: a recovery finds out.
+			logger.Error("cannot go on", "error", err)
+			os.Exit(exitFailed)
+		},
+	})
+	if err != nil {
+		return inUse(err, dir)
+	}
+	built := readBuild()
+	server := api.New(b, api.Options{
+		Advertise: f.advertise, Logger: logger, Version: built.version, Commit: built.commit,
+		DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
+	})
+	web.ready(b)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(clients) }()
+
+	f.greet(cmd, dir, clients.Addr(), web.addr(), time.Since(begun))
+	select {
+	case err = <-served:
+	case <-cmd.Context().Done():
+		logger.Info("draining; a second signal ends it at once", "timeout", drainTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		err = server.Shutdown(ctx)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) {
+			logger.Warn("clients were cut off: they did not finish in time", "timeout", drainTimeout)
+			err = nil
+		}
+		err = errors.Join(err, <-served)
+	}
+	return errors.Join(err, b.Close())
+}
+
+// inUse says in an operator's words that another broker has the directory.
+func inUse(err error, dir string) error {
+	var locked *mmapfile.LockedError
+	if !errors.As(err, &locked) {
+		return err
+	}
+	holder := "another process"
+	if locked.PID != 0 {
+		holder = fmt.Sprintf("process %d", locked.PID)
+	}
+	return fmt.Errorf("data directory %s is in use by %s: stop that, or give this broker another --data", dir, holder)
+}
+
+// greet says where everything is and what to do next. Scripts may read the two
+// addresses from it: "clients" and "http" begin their lines.
+func (f *serveFlags) greet(cmd *cobra.Command, dir string, clients, web net.Addr, took time.Duration) {
+	self, server := invocation(), ""
+	if clients.String() != defaultAddr {
+		server = " --server " + reachable(clients)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), `gantry %s
+  data     %s (durability %s)
+  clients  %s
+  http     http://%s/metrics
+ready in %d ms. To try it, in another terminal:
+
+  %[7]s topic create hello%[8]s
+  %[7]s send hello 'it works'%[8]s
+  %[7]s receive hello --group readers%[8]s
+
+`, readBuild(), clean(dir), f.durability, clients, web, took.Milliseconds(), self, server)
+}
+
+// invocation is how the person who reads it would run this program again.
+func invocation() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "gantry"
+	}
+	if strings.Contains(self, string(filepath.Separator)+"go-build") {
+		return "go run ./cmd/gantry"
+	}
+	if found, err := exec.LookPath("gantry"); err == nil && found == self {
+		return "gantry"
+	}
+	if strings.ContainsRune(os.Args[0], filepath.Separator) {
+		return os.Args[0]
+	}
+	return self
+}
+
+// reachable is an address to dial for one that was listened on.
+func reachable(a net.Addr) string {
+	if t, ok := a.(*net.TCPAddr); ok && t.IP.IsUnspecified() {
+		return fmt.Sprintf("127.0.0.1:%d", t.Port)
+	}
+	return a.String()
+}
+
+// checkAddrs refuses to be reachable from other hosts unless that was asked for
+// by a flag that says what it means.
+func (f *serveFlags) checkAddrs(logger *slog.Logger) error {
+	for _, a := range []struct{ flag, addr string }{{"--listen", f.listen}, {"--http", f.http}} {
+		host, _, err := splitAddr(a.addr)
+		switch {
+		case err != nil:
+			return usageErrorf("%s %q: want HOST:PORT", a.flag, a.addr)
+		case loopback(host):
+		case a.flag == "--http" && f.pprof:
+			return usageErrorf("--pprof shows the memory of this process: it needs a loopback address in --http, not %s", a.addr)
+		case !f.allowRemote:
+			return usageErrorf("%s %s can be reached from other hosts, and nobody is authenticated: add --insecure-allow-remote if that is meant", a.flag, a.addr)
+		default:
+			logger.Warn("anybody who reaches this address can read, write and delete", "flag", a.flag, "address", a.addr)
+		}
+	}
+	if f.advertise != "" {
+		if _, _, err := splitAddr(f.advertise); err != nil {
+			return usageErrorf("--advertise %q: want HOST:PORT", f.advertise)
+		}
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func parseDurability(s string) (commitlog.Durability, error) {
+	switch s {
+	case "sync":
+		return commitlog.DurabilitySync, nil
+	case "unsafe-async":
+		return commitlog.DurabilityUnsafeAsync, nil
+	}
+	return 0, usageErrorf("--durability %q: want sync or unsafe-async", s)
+}
+
+func (f *serveFlags) logger(w io.Writer) (*slog.Logger, error) {
+	var o slog.HandlerOptions
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return nil, usageErrorf("--log-level %q: want debug, info, warn or error", f.logLevel)
+	}
+	o.Level = level
+	switch f.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, &o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, &o)), nil
+	}
+	return nil, usageErrorf("--log-format %q: want text or json", f.logFormat)
+}

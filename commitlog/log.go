@@ -1,0 +1,305 @@
+package commitlog
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
+)
+
+// Log is an open log. See the package comment for its goroutines.
+type Log struct {
+	opt  Options
+	fs   mmapfile.FS
+	lock io.Closer
+	man  *manifestFile // owned by Open, then by prepare, then by Close
+
+	// segs are the segments in order, never empty. The slice is replaced, never
+	// changed. segMu serialises those who replace it: write adds at the end,
+	// retention takes from the front.
+	segs  atomic.Pointer[[]*segment]
+	segMu sync.Mutex
+	// dropMu makes retention take turns, so that names go in order.
+	dropMu sync.Mutex
+
+	mapper mapper
+	cold   chan struct{} // a slot for each cold read that may wait for the disk
+
+	// Watermarks. Each is stored after the bytes below it can be read, so whoever
+	// loads it may read them.
+	written        atomic.Uint64
+	committed      atomic.Uint64
+	committedIndex atomic.Uint64
+	durableIndex   atomic.Uint64 // commit hints: below it a bad frame is corruption
+
+	w writer // owned by the write goroutine
+
+	mu sync.Mutex
+	// wakeWrite is for the write goroutine (work, a finished sync, a new segment),
+	// wakeSync for the sync goroutine, wakeSubmit for callers that wait for room.
+	wakeWrite, wakeSync, wakeSubmit *sync.Cond
+
+	queue      []*Batch // submitted, in order
+	queueSpare []*Batch // the other one of two slices that take turns
+	queueBytes int64
+	plan       plan
+
+	pending      []*Batch // written, not yet committed
+	pendingSpare []*Batch
+	pendingTail  tail     // end of what is written
+	pendingSeg   *segment // where it is
+	durable      tail     // end of what is known durable
+	syncing      bool
+	tickDue      bool // SyncEvery has passed since the last sync began
+
+	spares    []spare // segments to be, made by prepare, taken by write
+	nextSpare int     // number in the next spare's name
+	wantSpare bool    // a Submit waits for one
+	diskFull  bool
+	closed    bool  // no more Submit
+	drained   bool  // the write goroutine is done
+	err       error // why the log failed
+
+	// kick tells the prepare goroutine that something is to do; kickAt is the
+	// position from which on the write goroutine does so.
+	kick      chan struct{}
+	kickAt    atomic.Uint64
+	stop      chan struct{} // closed by Close when writing and syncing are done
+	writeDone chan struct{}
+	syncDone  chan struct{}
+	prepDone  chan struct{}
+	closeOnce sync.Once
+	closeErr  error
+
+	waitMu  sync.Mutex
+	waiters []chan struct{} // readers at the end; each is woken once
+	over    bool            // closed or failed: no reader waits any more
+
+	// syncMu and syncErr belong to datasync.
+	syncMu  sync.Mutex
+	syncErr error
+
+	stats counters
+}
+
+// Open opens the log in Options.Dir, or makes an empty one in an empty
+// directory, and recovers it: see recover.go for what it cuts and what it
+// refuses with a *CorruptError. A *mmapfile.LockedError says that another
+// process has it open.
+func Open(opt Options) (*Log, error) {
+	opt, err := opt.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{
+		opt:       opt,
+		fs:        opt.FS,
+		cold:      make(chan struct{}, coldReads),
+		kick:      make(chan struct{}, 1),
+		stop:      make(chan struct{}),
+		writeDone: make(chan struct{}),
+		syncDone:  make(chan struct{}),
+		prepDone:  make(chan struct{}),
+	}
+	l.mapper.limit = opt.MaxMapped
+	l.wakeWrite, l.wakeSync, l.wakeSubmit = sync.NewCond(&l.mu), sync.NewCond(&l.mu), sync.NewCond(&l.mu)
+	if err := l.fs.MkdirAll(opt.Dir); err != nil {
+		return nil, fmt.Errorf("commitlog: %w", err)
+	}
+	if l.lock, err = l.fs.Lock(opt.Dir); err != nil {
+		return nil, fmt.Errorf("commitlog: %w", err)
+	}
+	end, err := l.recover()
+	if err != nil {
+		l.releaseFiles()
+		return nil, err
+	}
+	last := l.last()
+	l.written.Store(uint64(end.pos))
+	l.committed.Store(uint64(end.pos))
+	l.committedIndex.Store(end.index)
+	l.durableIndex.Store(end.index)
+	l.durable, l.pendingTail, l.pendingSeg = end, end, last
+	l.plan = plan{pos: end.pos, end: last.end(), limit: last.end()}
+	for _, s := range l.spares {
+		l.plan.limit += record.Position(s.file.Size())
+	}
+	l.w = writer{l: l, seg: last, tail: end}
+	go l.runWriter()
+	go l.runSyncer()
+	go l.runPreparer()
+	return l, nil
+}
+
+// Close waits until everything submitted is committed, saves where the log ends
+// and closes it. Open views stay valid. It returns the error the log failed
+// with, if it did.
+func (l *Log) Close() error {
+	l.closeOnce.Do(func() {
+		l.mu.Lock()
+		l.closed = true
+		l.wakeWrite.Broadcast()
+		l.wakeSubmit.Broadcast()
+		l.mu.Unlock()
+		<-l.writeDone
+		l.mu.Lock()
+		l.drained = true
+		l.wakeSync.Broadcast()
+		l.mu.Unlock()
+		<-l.syncDone
+		close(l.stop)
+		<-l.prepDone
+		l.endReading()
+		l.mu.Lock()
+		l.closeErr = l.err
+		end := l.durable
+		l.mu.Unlock()
+		if l.closeErr == nil {
+			l.closeErr = l.man.checkpoint(end)
+		}
+		for _, s := range l.spares {
+			s.file.Close()
+		}
+		l.releaseFiles()
+	})
+	return l.closeErr
+}
+
+// releaseFiles gives back what Open took, in whatever state Open was left.
+func (l *Log) releaseFiles() {
+	if segs := l.segs.Load(); segs != nil {
+		for _, s := range *segs {
+			l.mapper.forget(s)
+			s.drop()
+		}
+	}
+	if l.man != nil {
+		l.man.file.Close()
+	}
+	l.lock.Close()
+}
+
+// fail makes the log fail for good, once. Nobody who waits is told success.
+func (l *Log) fail(cause error) {
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
+		return
+	}
+	l.err = fmt.Errorf("%w: %w", ErrFailed, cause)
+	err := l.err
+	waiting := append(append([]*Batch(nil), l.pending...), l.queue...)
+	l.pending, l.queue, l.queueBytes = nil, nil, 0
+	l.wakeWrite.Broadcast()
+	l.wakeSync.Broadcast()
+	l.wakeSubmit.Broadcast()
+	l.mu.Unlock()
+	for _, b := range waiting {
+		b.finish(err)
+	}
+	l.endReading()
+	l.opt.Fatal(err)
+}
+
+func (l *Log) failure() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// First is the position of the oldest frame, or where it will be.
+func (l *Log) First() record.Position { return (*l.segs.Load())[0].start() }
+
+// Trimmed reports whether the log has dropped its beginning.
+func (l *Log) Trimmed() bool { return (*l.segs.Load())[0].base > 0 }
+
+// Written is the end of the last frame that was written.
+func (l *Log) Written() record.Position { return record.Position(l.written.Load()) }
+
+// Committed is the end of the last committed frame: readers see what is below.
+func (l *Log) Committed() record.Position { return record.Position(l.committed.Load()) }
+
+// Durable is the end of what is known to be on disk.
+func (l *Log) Durable() record.Position {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.durable.pos
+}
+
+// Index is the index of the last committed frame, 0 before the first.
+func (l *Log) Index() uint64 { return l.committedIndex.Load() }
+
+func (l *Log) last() *segment {
+	segs := *l.segs.Load()
+	return segs[len(segs)-1]
+}
+
+// find returns the segment that holds pos, or nil.
+func (l *Log) find(pos record.Position) *segment {
+	segs := *l.segs.Load()
+	lo, hi := 0, len(segs)
+	for lo < hi { // first segment that ends after pos
+		if mid := (lo + hi) / 2; segs[mid].end() > pos {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	if lo == len(segs) || segs[lo].base > pos {
+		return nil
+	}
+	return segs[lo]
+}
+
+func (l *Log) path(name string) string { return filepath.Join(l.opt.Dir, name) }
+
+// counters are written by their goroutine and read by Stats.
+type counters struct {
+	batches, frames, groups, bytes, syncs atomic.Int64
+	syncTime, syncMax                     atomic.Int64 // ns
+	recovered                             atomic.Int64
+}
+
+// Stats is a snapshot for metrics and tests; its numbers are not from one
+// instant. Counts are since Open.
+type Stats struct {
+	First, Written, Committed record.Position
+	Index                     uint64 // of the last committed frame
+	Segments                  int
+	DiskBytes                 int64 // taken by segments and spares
+	QueueBytes                int64 // submitted, not yet written
+	MappedBytes               int64
+	Views                     int64 // open; 0 at rest, or somebody leaks
+	Batches, Frames, Groups   int64 // a group is one write
+	Bytes                     int64 // written, headers included
+	Syncs                     int64
+	SyncTime, SyncMax         time.Duration // total and longest fdatasync
+	DiskFull                  bool
+	Err                       error // why the log failed
+}
+
+func (l *Log) Stats() Stats {
+	c := &l.stats
+	st := Stats{
+		First: l.First(), Written: l.Written(), Committed: l.Committed(), Index: l.Index(),
+		MappedBytes: l.mapper.bytes.Load(), Views: l.mapper.views.Load(),
+		Batches: c.batches.Load(), Frames: c.frames.Load(), Groups: c.groups.Load(), Bytes: c.bytes.Load(),
+		Syncs: c.syncs.Load(), SyncTime: time.Duration(c.syncTime.Load()), SyncMax: time.Duration(c.syncMax.Load()),
+	}
+	for _, s := range *l.segs.Load() {
+		st.Segments++
+		st.DiskBytes += s.size
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.spares {
+		st.DiskBytes += s.file.Size()
+	}
+	st.QueueBytes, st.DiskFull, st.Err = l.queueBytes, l.diskFull, l.err
+	return st
+}

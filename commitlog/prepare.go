@@ -1,0 +1,266 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
+)
+
+const (
+	sparePattern = "spare-%d.tmp"
+
+	// checkpointBytes is how far recovery has to scan, about; less if segments are
+	// smaller.
+	checkpointBytes = 64 << 20
+
+	// diskRetry is how often a full disk is tried again.
+	diskRetry = time.Second
+
+	// The first write to a block that was only allocated changes metadata, and the
+	// fdatasync after it has to commit the file system's journal: on ext4 three
+	// times the latency of a sync over blocks that were written before. So blocks
+	// are written with zeros some way ahead of the log. That doubles what the disk
+	// has to do, so it is not done when syncs are large and their latency is the
+	// data's (zeroBelow bytes per sync or more). zeroAhead is how far ahead,
+	// reached step by step: a log that is hardly used zeroes hardly anything.
+	zeroAheadMin = 1 << 20
+	zeroAheadMax = 16 << 20
+	zeroBelow    = 128 << 10
+)
+
+// preparer is the state of the prepare goroutine.
+type preparer struct {
+	l       *Log
+	started record.Position // where the log ended at Open
+	// A descriptor of its own for the segment that is being zeroed: syncing zeros
+	// must not make the log's sync wait for its turn (see datasync).
+	zeroSeg  *segment
+	zeroFile mmapfile.File
+	// Counters when the rate was last looked at.
+	bytes, syncs int64
+}
+
+// runPreparer does what can be done ahead: spares, zeros, checkpoints.
+func (l *Log) runPreparer() {
+	defer close(l.prepDone)
+	p := &preparer{l: l, started: l.Written()}
+	defer p.closeZeroFile()
+	retry := time.NewTimer(diskRetry)
+	defer retry.Stop()
+	for {
+		if err := p.step(); err != nil {
+			l.fail(err)
+			return
+		}
+		retry.Reset(diskRetry)
+		var again <-chan time.Time
+		l.mu.Lock()
+		if l.diskFull {
+			again = retry.C
+		}
+		l.mu.Unlock()
+		select {
+		case <-l.kick:
+		case <-again:
+		case <-l.stop:
+			return
+		}
+	}
+}
+
+func (l *Log) kickPreparer() {
+	l.wantSpare = true // under mu, by Submit
+	l.kickNow()
+}
+
+func (l *Log) kickNow() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// watchSegment is called by the write goroutine after each group.
+func (l *Log) watchSegment(s *segment, end int64) {
+	if uint64(s.base)+uint64(end) >= l.kickAt.Load() {
+		l.kickNow()
+	}
+}
+
+func (p *preparer) step() error {
+	l := p.l
+	// From here on every group kicks, until it is clear below when the next
+	// should: what happens in between must not be missed.
+	l.kickAt.Store(0)
+	l.mu.Lock()
+	seg, pos, durable := l.pendingSeg, l.pendingTail.pos, l.durable
+	half := seg.base + record.Position(seg.size/2)
+	need := l.wantSpare || l.diskFull || len(l.spares) == 0 && pos >= half
+	l.wantSpare = false
+	err := l.err
+	l.mu.Unlock()
+	if err != nil {
+		return nil // the log has failed already
+	}
+	if need {
+		if err := p.addSpare(); err != nil {
+			return err
+		}
+	}
+	every := record.Position(min(checkpointBytes, l.opt.SegmentSize/2))
+	if durable.pos >= l.man.m.Checkpoint.pos+every {
+		if err := l.man.checkpoint(durable); err != nil {
+			return err
+		}
+	}
+	zeroed, err := p.zero(seg, pos)
+	if err != nil {
+		return err
+	}
+	next := min(zeroed, l.man.m.Checkpoint.pos+every)
+	if pos < half {
+		next = min(next, half)
+	}
+	l.kickAt.Store(uint64(max(next, pos+1)))
+	return nil
+}
+
+func (p *preparer) addSpare() error {
+	l := p.l
+	sp, err := l.makeSpare()
+	full := errors.Is(err, mmapfile.ErrNoSpace)
+	if err != nil && !full {
+		return err
+	}
+	l.mu.Lock()
+	changed := full != l.diskFull
+	l.diskFull = full
+	if !full {
+		l.spares = append(l.spares, sp)
+		l.plan.limit += record.Position(l.opt.SegmentSize)
+		l.wakeWrite.Broadcast()
+	}
+	l.wakeSubmit.Broadcast()
+	l.mu.Unlock()
+	if changed && full {
+		l.opt.Logger.Error("commit log: no space for the next segment, refusing messages", "err", err)
+	} else if changed {
+		l.opt.Logger.Info("commit log: there is space again")
+	}
+	return nil
+}
+
+// makeSpare allocates a file. Its name needs no sync before it is renamed.
+func (l *Log) makeSpare() (spare, error) {
+	l.mu.Lock()
+	path := l.path(fmt.Sprintf(sparePattern, l.nextSpare))
+	l.nextSpare++
+	l.mu.Unlock()
+	file, err := l.fs.Create(path, l.opt.SegmentSize)
+	return spare{path: path, file: file}, err
+}
+
+// takeSpare returns the oldest spare, for the write goroutine. There is one,
+// because Submit accepted no more than there is room for.
+func (l *Log) takeSpare() (spare, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.spares) == 0 {
+		if l.err != nil {
+			return spare{}, l.err
+		}
+		l.wantSpare = true
+		l.kickNow()
+		l.wakeWrite.Wait()
+	}
+	sp := l.spares[0]
+	l.spares = l.spares[1:]
+	return sp, nil
+}
+
+// passZeros makes sure that no zeros will be written below offset end, before
+// the write goroutine writes there.
+func (s *segment) passZeros(end int64) {
+	if end <= s.zeroed.Load() {
+		return
+	}
+	s.zeroMu.Lock()
+	s.zeroed.Store(end)
+	s.zeroMu.Unlock()
+}
+
+// zero writes zeros ahead of pos, if they are running out and worth it. It
+// returns the position at which it wants to be asked again.
+func (p *preparer) zero(s *segment, pos record.Position) (again record.Position, err error) {
+	l := p.l
+	ahead := min(max(4*int64(pos-p.started), zeroAheadMin), zeroAheadMax)
+	off := int64(pos - s.base)
+	until := min(off+ahead, s.size)
+	if z := s.zeroed.Load(); z >= s.size || z-off > ahead/2 {
+		return min(s.base+record.Position(z-ahead/2), s.end()), nil
+	}
+	bytes, syncs := l.stats.bytes.Load(), l.stats.syncs.Load()
+	large := bytes-p.bytes >= zeroBelow*max(syncs-p.syncs, 1)
+	p.bytes, p.syncs = bytes, syncs
+	if large || l.opt.Durability != DurabilitySync {
+		return pos + zeroAheadMax, nil
+	}
+	if s != p.zeroSeg {
+		p.closeZeroFile()
+		p.zeroFile, err = l.fs.Open(s.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return pos, nil // written, followed and dropped in the meantime
+		}
+		if err != nil {
+			return 0, err
+		}
+		p.zeroSeg = s
+	}
+	for dirty := int64(0); s.zeroed.Load() < until; {
+		select {
+		case <-l.stop:
+			return s.end(), nil
+		default:
+		}
+		n, err := p.zeroChunk(s, until)
+		if err != nil {
+			return 0, err
+		}
+		// Little at a time: the log's own sync has to wait for what is dirty.
+		if dirty += n; dirty >= 1<<20 || n == 0 {
+			dirty = 0
+			if err := p.zeroFile.Datasync(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return min(s.base+record.Position(until-ahead/2), s.end()), nil
+}
+
+// zeroChunk is a write under a lock, on purpose: the lock is what keeps the
+// write goroutine from overtaking it (see passZeros).
+func (p *preparer) zeroChunk(s *segment, until int64) (int64, error) {
+	s.zeroMu.Lock()
+	defer s.zeroMu.Unlock()
+	z := s.zeroed.Load()
+	n := min(until-z, int64(len(zeros)))
+	if n <= 0 {
+		return 0, nil
+	}
+	if _, err := p.zeroFile.WriteAt(zeros[:n], z); err != nil {
+		return 0, err
+	}
+	s.zeroed.Store(z + n)
+	return n, nil
+}
+
+func (p *preparer) closeZeroFile() {
+	if p.zeroFile != nil {
+		p.zeroFile.Close()
+		p.zeroFile, p.zeroSeg = nil, nil
+	}
+}

@@ -1,0 +1,201 @@
+package record
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Field identifies one entry of a message's properties section. Values are part
+// of the disk format.
+type Field uint8
+
+const (
+	FieldUser        Field = 0 // a user property: key and value
+	FieldMessageID   Field = 1 // the producer's id
+	FieldTag         Field = 2 // at most one
+	FieldKey         Field = 3 // one entry per message key
+	FieldGroup       Field = 4 // message group, for order
+	FieldBornHost    Field = 5 //
+	FieldTrace       Field = 6 // W3C trace context, opaque
+	FieldSHA1        Field = 7 // 20 bytes, of the body as stored
+	FieldLiteTopic   Field = 8 //
+	FieldRecoverySec Field = 9 // decimal seconds before a half message is checked
+	maxField         Field = 9
+)
+
+// The properties section is a run of fields in any order, each
+//
+//	field 1 | [key length uvarint | key]  only for FieldUser
+//	        | value length uvarint | value
+//
+// so that a filter can walk it in place, without building a map.
+
+// AppendField appends a system field to a properties section.
+func AppendField(dst []byte, f Field, value string) []byte {
+	dst = append(dst, byte(f))
+	return AppendString(dst, value)
+}
+
+// AppendUser appends a user property to a properties section.
+func AppendUser(dst []byte, key, value string) []byte {
+	dst = append(dst, byte(FieldUser))
+	dst = AppendString(dst, key)
+	return AppendString(dst, value)
+}
+
+// Properties is an encoded properties section.
+type Properties []byte
+
+// Each calls f for every field until f returns false. key is nil unless the
+// field is FieldUser. It reports ErrMalformed for bytes that are not a section.
+func (p Properties) Each(f func(field Field, key, value []byte) bool) error {
+	for b := []byte(p); len(b) > 0; {
+		field := Field(b[0])
+		if field > maxField {
+			return fmt.Errorf("%w: property field %d", ErrMalformed, field)
+		}
+		b = b[1:]
+		var key, value []byte
+		var ok bool
+		if field == FieldUser {
+			if key, b, ok = cut(b); !ok {
+				return fmt.Errorf("%w: property key", ErrMalformed)
+			}
+		}
+		if value, b, ok = cut(b); !ok {
+			return fmt.Errorf("%w: property value", ErrMalformed)
+		}
+		if !f(field, key, value) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func cut(b []byte) (value, rest []byte, ok bool) {
+	n, w := binary.Uvarint(b)
+	if w <= 0 || n > uint64(len(b)-w) {
+		return nil, nil, false
+	}
+	end := w + int(n)
+	return b[w:end:end], b[end:], true
+}
+
+// Lookup returns the first value of a system field, or nil, false.
+func (p Properties) Lookup(want Field) (value []byte, found bool) {
+	p.Each(func(f Field, _, v []byte) bool {
+		if f == want {
+			value, found = v, true
+			return false
+		}
+		return true
+	})
+	return value, found
+}
+
+// User returns the value of the user property named key, or nil, false.
+func (p Properties) User(key string) (value []byte, found bool) {
+	p.Each(func(f Field, k, v []byte) bool {
+		if f == FieldUser && string(k) == key {
+			value, found = v, true
+			return false
+		}
+		return true
+	})
+	return value, found
+}
+
+// Message is a message record taken apart. Its slices alias the record.
+type Message struct {
+	Kind       Kind
+	Flags      Flags
+	Topic      TopicID
+	Queue      uint32
+	Offset     QueueOffset
+	StoreTime  int64 // Unix ms
+	BornTime   int64 // Unix ms
+	DueTime    int64 // Unix ms, 0 = none
+	Priority   int32 // with FlagPriority
+	Properties Properties
+	Body       []byte
+
+	bodyCRC uint32
+}
+
+// Key returns the queue the message belongs to.
+func (m *Message) Key() QueueKey { return Key(m.Topic, m.Queue) }
+
+// AppendHead appends everything of m's record but the body, which the caller
+// hands to the log beside it so that it is not copied here. The head's checksum
+// is sealed by Stamp.
+func AppendHead(dst []byte, m *Message) []byte {
+	start := len(dst)
+	dst = append(dst, make([]byte, messageHeaderLen)...)
+	dst = append(dst, m.Properties...)
+	b := dst[start:]
+	head := len(b)
+	le.PutUint32(b, uint32(head+len(m.Body)))
+	b[offKind] = byte(m.Kind)
+	b[offVersion] = version
+	le.PutUint16(b[offFlags:], uint16(m.Flags))
+	le.PutUint32(b[offHead:], uint32(head))
+	le.PutUint32(b[offTopic:], uint32(m.Topic))
+	le.PutUint32(b[offQueue:], m.Queue)
+	le.PutUint64(b[offBornTime:], uint64(m.BornTime))
+	le.PutUint64(b[offDueTime:], uint64(m.DueTime))
+	le.PutUint32(b[offBodyCRC:], CRC(m.Body))
+	le.PutUint32(b[offPriority:], uint32(m.Priority))
+	Stamp(b, m.Offset, m.StoreTime)
+	return dst
+}
+
+// ParseMessage reads a message record whose head has been verified. It checks
+// the shape again, not the checksums.
+func ParseMessage(rec []byte) (Message, error) {
+	size, kind, err := Size(rec)
+	if err != nil {
+		return Message{}, err
+	}
+	if !kind.IsMessage() {
+		return Message{}, fmt.Errorf("%w: %v is not a message", ErrMalformed, kind)
+	}
+	head := int(le.Uint32(rec[offHead:]))
+	if head < messageHeaderLen {
+		return Message{}, fmt.Errorf("%w: message head %d", ErrMalformed, head)
+	}
+	return Message{
+		Kind:       kind,
+		Flags:      Flags(le.Uint16(rec[offFlags:])),
+		Topic:      TopicID(le.Uint32(rec[offTopic:])),
+		Queue:      le.Uint32(rec[offQueue:]),
+		Offset:     QueueOffset(le.Uint64(rec[offOffset:])),
+		StoreTime:  int64(le.Uint64(rec[offStoreTime:])),
+		BornTime:   int64(le.Uint64(rec[offBornTime:])),
+		DueTime:    int64(le.Uint64(rec[offDueTime:])),
+		Priority:   int32(le.Uint32(rec[offPriority:])),
+		Properties: rec[messageHeaderLen:head:head],
+		Body:       rec[head:size:size],
+		bodyCRC:    le.Uint32(rec[offBodyCRC:]),
+	}, nil
+}
+
+// VerifyBody checks the body against its checksum.
+func (m *Message) VerifyBody() error {
+	if CRC(m.Body) != m.bodyCRC {
+		return fmt.Errorf("%w: body", ErrChecksum)
+	}
+	return nil
+}
+
+// Hash32 is the 32-bit hash that index entries hold of tags and message groups
+// (FNV-1a). 0 is reserved for "none", so no string hashes to it.
+func Hash32[T string | []byte](s T) uint32 {
+	h := uint32(2166136261)
+	for i := 0; i < len(s); i++ {
+		h = (h ^ uint32(s[i])) * 16777619
+	}
+	if h == 0 {
+		h = 1
+	}
+	return h
+}

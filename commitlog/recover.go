@@ -1,0 +1,284 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
+)
+
+// Recovery finds the end of the log, and decides what a bad frame means.
+//
+// The scan starts at the manifest's checkpoint, so its length does not depend on
+// the size of the log, and verifies every frame from there on: checksums, index,
+// chain, time. Let X be the position where it stops.
+//
+//  1. X is in a segment that is not the last: corruption. A segment is durable
+//     before the next one gets its name.
+//  2. X is below the manifest's checkpoint or below Options.Known: corruption.
+//     Somebody knew those bytes to be durable.
+//  3. Some frame beyond X carries a commit hint that covers the frame missing at
+//     X: corruption. It was durable when the later one was written. A later frame
+//     with a lower hint proves nothing: a power loss may keep any part of what was
+//     not synced, later parts too.
+//  4. Otherwise X is a torn tail. Nobody was told that anything from X on is
+//     committed, so it is cut.
+//
+// Corruption is never repaired here and never cut: Open returns a *CorruptError
+// and leaves every byte as it is. What cannot be told from a torn tail is damage
+// to the very last frame of a log that was not closed; the caller's Known, if
+// saved often, narrows that gap, and Close leaves none.
+//
+// To cut means to zero, durably, up to the last thing that begins like a frame.
+// Otherwise a frame that was cut could be reached again, once new frames have
+// grown up to it. The chain would not match; but then a crash in the right
+// moment would show a torn tail where there is none. The intent is in the
+// manifest first: after a crash in the middle of cutting, a header that was not
+// zeroed yet could otherwise make up a proof as in 3.
+//
+// A file that is no part of a log is moved to quarantine/, not deleted.
+
+// recover opens everything in the directory and returns where the log ends. It
+// sets man, segs and spares, also when it fails.
+func (l *Log) recover() (tail, error) {
+	bases, hasManifest, err := l.sortFiles()
+	if err != nil {
+		return tail{}, err
+	}
+	manifestPath := l.path(manifestName)
+	corrupt := func(path string, pos record.Position, cause error) error {
+		return &CorruptError{Segment: path, Pos: pos, Cause: cause}
+	}
+	if hasManifest {
+		file, err := l.fs.Open(manifestPath)
+		if err != nil {
+			return tail{}, fmt.Errorf("commitlog: %w", err)
+		}
+		m, bad := readManifest(file)
+		switch {
+		case bad == nil:
+			l.man = &manifestFile{file: file, m: m}
+		case len(bases) > 0:
+			file.Close()
+			return tail{}, corrupt(manifestPath, 0, bad)
+		default:
+			// The making of a new log was interrupted.
+			file.Close()
+			if err := l.fs.Remove(manifestPath); err != nil {
+				return tail{}, fmt.Errorf("commitlog: %w", err)
+			}
+			hasManifest = false
+		}
+	}
+	if len(bases) == 0 {
+		if hasManifest && l.man.m.Checkpoint.pos > 0 || l.opt.Known > 0 {
+			return tail{}, corrupt(l.path(segmentName(0)), 0, fmt.Errorf("%w: all segments", ErrMissing))
+		}
+		return l.create(hasManifest)
+	}
+	if !hasManifest {
+		return tail{}, corrupt(manifestPath, 0, ErrMissing)
+	}
+	segs, headers, err := openSegments(l.fs.Open, l.path, bases)
+	if err != nil {
+		return tail{}, err
+	}
+	l.segs.Store(&segs)
+	return l.findEnd(&scanner{segs: segs, headers: headers})
+}
+
+// create starts an empty log.
+func (l *Log) create(hasManifest bool) (tail, error) {
+	var err error
+	if !hasManifest {
+		if l.man, err = createManifest(l.fs, l.path(manifestName)); err != nil {
+			return tail{}, fmt.Errorf("commitlog: %w", diskFull(err))
+		}
+	}
+	if len(l.spares) == 0 {
+		sp, err := l.makeSpare()
+		if err != nil {
+			return tail{}, fmt.Errorf("commitlog: %w", diskFull(err))
+		}
+		l.spares = append(l.spares, sp)
+	}
+	sp := l.spares[0]
+	l.spares = l.spares[1:]
+	start := tail{pos: segmentHeaderLen}
+	if _, err := l.startSegment(sp, 0, start); err != nil {
+		sp.file.Close()
+		return tail{}, fmt.Errorf("commitlog: %w", diskFull(err))
+	}
+	return start, nil
+}
+
+func (l *Log) findEnd(sc *scanner) (tail, error) {
+	last := sc.segs[len(sc.segs)-1]
+	if from, end := l.man.m.CutFrom, l.man.m.CutEnd; end > from {
+		if from < last.start() || end > last.end() {
+			return tail{}, &CorruptError{Segment: l.man.file.Name(), Cause: fmt.Errorf("%w: cut of [%d, %d) outside the last segment", ErrMalformed, from, end)}
+		}
+		if err := l.zero(last, from, end); err != nil {
+			return tail{}, err
+		}
+	}
+	start := l.man.m.Checkpoint
+	if first := startOf(&sc.headers[0]); start.pos < first.pos {
+		start = first
+	}
+	if start.pos > last.end() {
+		return tail{}, &CorruptError{Segment: last.path, Pos: last.end(), Cause: fmt.Errorf("%w: log ends before the checkpoint at %d", ErrMissing, start.pos)}
+	}
+	frames := 0
+	end, cause, err := sc.run(start, func(record.Position, *frameHeader, []byte) error { frames++; return nil })
+	if err != nil {
+		return tail{}, err
+	}
+	if end.pos < l.opt.Known {
+		return tail{}, &CorruptError{Segment: last.path, Pos: end.pos, Cause: fmt.Errorf("%w: log should reach %d: %w", ErrMissing, l.opt.Known, cause)}
+	}
+	cutEnd, proof, err := sc.lookAhead(end)
+	if err != nil {
+		return tail{}, err
+	}
+	if proof != nil {
+		return tail{}, &CorruptError{Segment: last.path, Pos: end.pos, Cause: fmt.Errorf("%w; %w", cause, proof)}
+	}
+	if cutEnd > end.pos {
+		l.opt.Logger.Warn("commit log: cutting a torn tail, nothing in it was committed",
+			"segment", last.path, "position", end.pos, "bytes", cutEnd-end.pos, "cause", cause)
+		if err := l.man.beginCut(end.pos, cutEnd); err != nil {
+			return tail{}, fmt.Errorf("commitlog: %w", err)
+		}
+		if err := l.zero(last, end.pos, cutEnd); err != nil {
+			return tail{}, err
+		}
+	}
+	// What the scan found may be in the page cache only, if the process was killed.
+	if err := last.file.Datasync(); err != nil {
+		return tail{}, fmt.Errorf("commitlog: %w", err)
+	}
+	last.zeroed.Store(int64(end.pos - last.base))
+	l.stats.recovered.Store(int64(frames))
+	return end, nil
+}
+
+// zero writes zeros over [from, end) of s, makes them durable and clears the
+// intent.
+func (l *Log) zero(s *segment, from, end record.Position) error {
+	for off, until := int64(from-s.base), int64(end-s.base); off < until; {
+		n, err := s.file.WriteAt(zeros[:min(until-off, int64(len(zeros)))], off)
+		if err != nil {
+			return fmt.Errorf("commitlog: %w", err)
+		}
+		off += int64(n)
+	}
+	if err := s.file.Datasync(); err != nil {
+		return fmt.Errorf("commitlog: %w", err)
+	}
+	if err := l.man.endCut(); err != nil {
+		return fmt.Errorf("commitlog: %w", err)
+	}
+	return nil
+}
+
+// zeros is shared and only read.
+var zeros = make([]byte, 256<<10)
+
+const quarantine = "quarantine"
+
+// sortFiles looks through the directory: it returns the bases of the segments,
+// takes spares over, and moves strangers out of the way.
+func (l *Log) sortFiles() (bases []record.Position, hasManifest bool, err error) {
+	names, err := l.fs.List(l.opt.Dir)
+	if err != nil {
+		return nil, false, fmt.Errorf("commitlog: %w", err)
+	}
+	var strangers []string
+	for _, name := range names {
+		if base, ok := parseSegmentName(name); ok {
+			bases = append(bases, base)
+			continue
+		}
+		var n int
+		switch _, err := fmt.Sscanf(name, sparePattern, &n); {
+		case name == manifestName:
+			hasManifest = true
+		case name == "LOCK" || name == quarantine+"/":
+		case err == nil && name == fmt.Sprintf(sparePattern, n):
+			l.nextSpare = max(l.nextSpare, n+1)
+			if err := l.adoptSpare(l.path(name)); err != nil {
+				return nil, false, err
+			}
+		default:
+			strangers = append(strangers, name)
+		}
+	}
+	return bases, hasManifest, l.isolate(strangers)
+}
+
+// adoptSpare takes over a spare of an earlier run, or removes it if it has not
+// the right size: there was never anything in it.
+func (l *Log) adoptSpare(path string) error {
+	file, err := l.fs.Open(path)
+	if err != nil {
+		return fmt.Errorf("commitlog: %w", err)
+	}
+	if file.Size() == l.opt.SegmentSize && len(l.spares) == 0 {
+		l.spares = append(l.spares, spare{path: path, file: file})
+		return nil
+	}
+	file.Close()
+	if err := l.fs.Remove(path); err != nil {
+		return fmt.Errorf("commitlog: %w", err)
+	}
+	return nil
+}
+
+func (l *Log) isolate(strangers []string) error {
+	if len(strangers) == 0 {
+		return nil
+	}
+	dir := l.path(quarantine)
+	if err := l.fs.MkdirAll(dir); err != nil {
+		return fmt.Errorf("commitlog: %w", err)
+	}
+	taken := map[string]bool{}
+	names, err := l.fs.List(dir)
+	if err != nil {
+		return fmt.Errorf("commitlog: %w", err)
+	}
+	for _, name := range names {
+		taken[strings.TrimSuffix(name, "/")] = true
+	}
+	for _, name := range strangers {
+		name = strings.TrimSuffix(name, "/")
+		to := name
+		for i := 1; taken[to]; i++ {
+			to = fmt.Sprintf("%s.%d", name, i)
+		}
+		taken[to] = true
+		l.opt.Logger.Warn("commit log: moving a file that is no part of it to quarantine", "file", l.path(name))
+		if err := l.fs.Rename(l.path(name), filepath.Join(dir, to)); err != nil {
+			return fmt.Errorf("commitlog: %w", err)
+		}
+	}
+	if err := l.fs.SyncDir(dir); err != nil {
+		return fmt.Errorf("commitlog: %w", err)
+	}
+	if err := l.fs.SyncDir(l.opt.Dir); err != nil {
+		return fmt.Errorf("commitlog: %w", err)
+	}
+	return nil
+}
+
+// diskFull gives a full disk the name this package uses for it.
+func diskFull(err error) error {
+	if errors.Is(err, mmapfile.ErrNoSpace) {
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	return err
+}

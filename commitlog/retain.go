@@ -1,0 +1,74 @@
+package commitlog
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// DropBefore removes the segments that lie wholly below pos and returns how
+// many. The segment that is being written is never removed. Open views of a
+// removed segment stay valid.
+func (l *Log) DropBefore(pos record.Position) (int, error) {
+	pos = min(pos, l.Durable())
+	return l.dropWhile(func(s *segment) bool { return s.end() <= pos })
+}
+
+// Retain removes the segments that Options.Retention no longer keeps at time
+// now, oldest first, none of which reaches beyond floor: what the caller still
+// refers to is at floor or above. It returns how many.
+func (l *Log) Retain(now time.Time, floor record.Position) (int, error) {
+	floor = min(floor, l.Durable())
+	total := int64(0)
+	for _, s := range *l.segs.Load() {
+		total += s.size
+	}
+	age, size := l.opt.Retention.Age, l.opt.Retention.Size
+	return l.dropWhile(func(s *segment) bool {
+		if s.end() > floor {
+			return false
+		}
+		old := age > 0 && s.endTime < now.Add(-age).UnixNano()
+		if big := size > 0 && total > size; !old && !big {
+			return false
+		}
+		total -= s.size
+		return true
+	})
+}
+
+// dropWhile removes segments from the front as long as f says so and one is
+// left. First the list: no new view or reader finds them. Then the names, in
+// order, so that a crash leaves no hole. The bytes go when the last view does.
+func (l *Log) dropWhile(f func(*segment) bool) (int, error) {
+	l.dropMu.Lock()
+	defer l.dropMu.Unlock()
+	l.segMu.Lock()
+	segs := *l.segs.Load()
+	n := 0
+	for n < len(segs)-1 && f(segs[n]) {
+		n++
+	}
+	rest := segs[n:]
+	if n > 0 {
+		l.segs.Store(&rest)
+	}
+	l.segMu.Unlock()
+	for _, s := range segs[:n] {
+		l.mapper.forget(s)
+		s.drop()
+	}
+	for _, s := range segs[:n] {
+		if err := l.fs.Remove(s.path); err != nil {
+			return n, fmt.Errorf("commitlog: %w", err)
+		}
+		if err := l.fs.SyncDir(l.opt.Dir); err != nil {
+			return n, fmt.Errorf("commitlog: %w", err)
+		}
+	}
+	if n > 0 {
+		l.kickNow() // a full disk may have room now
+	}
+	return n, nil
+}

@@ -1,0 +1,132 @@
+package consumequeue
+
+import (
+	"errors"
+	"sort"
+	"sync"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+var buffers = sync.Pool{New: func() any { return new(sealed) }}
+
+// Read copies the entries of a queue from offset from on into dst and returns
+// how many it copied: fewer than len(dst) where the queue ends, 0 at its max. An
+// unknown queue is an empty one with bounds 0, 0.
+//
+// A *RangeError, which is ErrOutOfRange, when from is below min or above max; a
+// *CorruptError when the entry at from fails its check (a bad entry further on
+// only ends the read before it). Any number of calls may run at once; they take
+// no lock that Put holds over I/O.
+func (s *Store) Read(key record.QueueKey, from record.QueueOffset, dst []Entry) (int, error) {
+	q := s.lookup(key)
+	if q == nil {
+		if from == 0 {
+			return 0, nil
+		}
+		return 0, &RangeError{Key: key, Offset: from}
+	}
+	end := record.QueueOffset(q.max.Load()) // in this order: see queue
+	exts := q.extents()
+	begin := record.QueueOffset(q.min.Load())
+	if end < 0 {
+		return s.Read(key, from, dst) // deleted since lookup
+	}
+	if from < begin || from > end {
+		return 0, &RangeError{Key: key, Offset: from, Min: begin, Max: max(begin, end)}
+	}
+	dst = dst[:min(len(dst), int(end-from))]
+	buf := buffers.Get().(*sealed)
+	n := 0
+	var err error
+	for n < len(dst) && err == nil {
+		var got int
+		got, err = s.readExtent(buf, key, exts, from+record.QueueOffset(n), dst[n:])
+		n += got
+	}
+	buffers.Put(buf)
+
+	// What was read counts only if the pages were still the queue's afterwards.
+	if q.max.Load() < 0 {
+		return s.Read(key, from, dst)
+	}
+	if begin = record.QueueOffset(q.min.Load()); from < begin {
+		return 0, &RangeError{Key: key, Offset: from, Min: begin, Max: record.QueueOffset(q.max.Load())}
+	}
+	if n > 0 {
+		return n, nil
+	}
+	if errors.Is(err, errGone) {
+		return 0, ErrClosed // an arena leaves before its queues only in Close
+	}
+	return 0, err
+}
+
+// readExtent reads as much of dst as the extent of off holds.
+func (s *Store) readExtent(buf *sealed, key record.QueueKey, exts []extent, off record.QueueOffset, dst []Entry) (int, error) {
+	x := find(exts, off)
+	a := s.arenaOf(x.page)
+	if a == nil {
+		return 0, errGone
+	}
+	b, err := s.mapped.acquire(a)
+	if err != nil {
+		return 0, err
+	}
+	defer s.mapped.release(a)
+	at := s.at(x.page, int64(off-x.base))
+	dst = dst[:min(int64(len(dst)), int64(x.end()-off))]
+	// A queue's last extent is warm, being written to. The others may have to come
+	// from the disk, which must neither hold up a scheduler thread nor fault.
+	if x != &exts[len(exts)-1] {
+		if err := a.mapping.Populate(at, int64(len(dst))<<entryShift); err != nil {
+			return 0, err
+		}
+	}
+	for i := range dst {
+		if !buf.decode(key, off+record.QueueOffset(i), b[at:at+entryLen], &dst[i]) {
+			return i, &CorruptError{Arena: a.file.Name(), At: at, Key: key, Offset: off + record.QueueOffset(i)}
+		}
+		at += entryLen
+	}
+	return len(dst), nil
+}
+
+// Bounds returns the offsets of a queue's first entry and the one after its
+// last. They are equal when it has none. ok is false for an unknown queue.
+func (s *Store) Bounds(key record.QueueKey) (min, max record.QueueOffset, ok bool) {
+	q := s.lookup(key)
+	if q == nil {
+		return 0, 0, false
+	}
+	min = record.QueueOffset(q.min.Load()) // before max, which only grows
+	max = record.QueueOffset(q.max.Load())
+	if max < 0 {
+		return s.Bounds(key)
+	}
+	return min, max, true
+}
+
+// OffsetAt returns the first offset whose store time is unixMs or later: min
+// when all are, max when none is, 0 for an unknown queue. It reads one entry for
+// each halving of the queue, and relies on store times that do not decrease
+// along it. Errors as of Read.
+func (s *Store) OffsetAt(key record.QueueKey, unixMs int64) (record.QueueOffset, error) {
+	for {
+		lo, hi, _ := s.Bounds(key)
+		var e [1]Entry
+		var err error
+		n := sort.Search(int(hi-lo), func(i int) bool {
+			if err == nil {
+				_, err = s.Read(key, lo+record.QueueOffset(i), e[:])
+			}
+			return e[0].StoreTime >= unixMs
+		})
+		if err == nil {
+			return lo + record.QueueOffset(n), nil
+		}
+		if !errors.Is(err, ErrOutOfRange) { // else min has moved on meanwhile
+			return 0, err
+		}
+	}
+}

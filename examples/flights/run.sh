@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Builds gantry and this program, and sends every flight of the full data set through a broker that is killed and restarted on the way.
+# Further arguments go to the program, e.g. --limit 50000.
+set -euo pipefail
+cd "$(dirname "$0")"
+file="$(./fetch.sh)"
+tmp="$(mktemp -d)"
+trap 'rm -rf "$tmp"' EXIT
+(cd ../.. && go build -o "$tmp/gantry" ./cmd/gantry)
+go build -o "$tmp/flights" .
+"$tmp/flights" --file "$file" --gantry "$tmp/gantry" --data "$tmp/data" --server 127.0.0.1:0 --kill --invisible 30s "$@"

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+)
+
+// fillBatch is how many messages one call carries while the store is filled.
+const fillBatch = 256
+
+// measureRestart times starts on a large store, after an orderly stop and after
+// a kill. The store is in the page cache as far as it fits, as after any
+// restart of the process alone.
+func measureRestart(ctx context.Context, c config, dir string, r *report) error {
+	o := serverOptions{dir: filepath.Join(dir, "store"), args: []string{"--durability", "unsafe-async"}}
+	s, err := start(ctx, c, o)
+	if err != nil {
+		return err
+	}
+	messages, err := fill(ctx, c, s)
+	if err != nil {
+		s.kill()
+		return fmt.Errorf("%w\n%s", err, s.stderr.String())
+	}
+	if err := s.stop(); err != nil {
+		return err
+	}
+	var orderly, killed []float64
+	for range max(c.repeats, 1) {
+		for _, how := range []struct {
+			took *[]float64
+			kill bool
+		}{{&orderly, false}, {&killed, true}} {
+			if how.kill {
+				// Something to recover: work after the last checkpoint.
+				if s, err = start(ctx, c, o); err != nil {
+					return err
+				}
+				few := c
+				few.storeMB = min(c.storeMB, 50)
+				if _, err := fill(ctx, few, s); err != nil {
+					s.kill()
+					return err
+				}
+				s.kill()
+			}
+			if s, err = start(ctx, c, o); err != nil {
+				return err
+			}
+			*how.took = append(*how.took, ms(s.called))
+			if err := s.stop(); err != nil {
+				return err
+			}
+		}
+	}
+	r.table(fmt.Sprintf("Restart with %.1f GB, %s messages", float64(c.storeMB)/1000, number(float64(messages))),
+		[]string{"stopped by", "fork to a first call answered, ms"}, [][]string{
+			{"SIGTERM", r.spread(orderly)},
+			{"SIGKILL, 50 MB after the fill", r.spread(killed)},
+		})
+	return nil
+}
+
+// fill sends config.storeMB of bodies.
+func fill(ctx context.Context, c config, s *server) (int64, error) {
+	l, err := newLoad(ctx, c, s)
+	if err != nil {
+		return 0, err
+	}
+	defer l.close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		wait  sync.WaitGroup
+		once  sync.Once
+		first error
+		left  atomic.Int64
+		total = c.storeMB * 1_000_000 / int64(c.size)
+	)
+	left.Store(total)
+	for i := range min(c.callers, 16) {
+		wait.Go(func() {
+			caller := l.caller(ctx, i)
+			for left.Add(-fillBatch) > -fillBatch {
+				if _, err := caller.send(fillBatch); err != nil {
+					once.Do(func() { first = err; cancel() })
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
+	return total, first
+}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/gantry-mq/gantry/proto/gantryv1"
+)
+
+// startLimit is when a start counts as failed.
+const startLimit = 5 * time.Minute
+
+// server is a running gantry process.
+type server struct {
+	cmd     *exec.Cmd
+	stderr  bytes.Buffer
+	clients string // address
+	web     string // address
+
+	// From the fork: until /readyz said so, and until a first call succeeded.
+	ready, called time.Duration
+}
+
+type serverOptions struct {
+	dir  string
+	args []string
+	env  []string
+}
+
+// start runs the binary on dir and waits until it answers.
+func start(ctx context.Context, c config, o serverOptions) (*server, error) {
+	s := &server{}
+	args := append([]string{"serve", "--data", o.dir, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-level", "warn"}, o.args...)
+	s.cmd = exec.Command(c.binary, args...)
+	s.cmd.Env = append(os.Environ(), o.env...)
+	s.cmd.Stderr = &s.stderr
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	begun := time.Now()
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	addrs := make(chan error, 1)
+	go func() { addrs <- s.readAddrs(out) }()
+	select {
+	case err = <-addrs:
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-time.After(startLimit):
+		err = fmt.Errorf("no greeting within %v", startLimit)
+	}
+	if err == nil {
+		err = s.await(ctx, begun)
+	}
+	if err != nil {
+		s.kill()
+		return nil, fmt.Errorf("%w\n%s", err, s.stderr.String())
+	}
+	return s, nil
+}
+
+// readAddrs takes the addresses from the greeting and discards what follows.
+func (s *server) readAddrs(out io.Reader) error {
+	lines := bufio.NewScanner(out)
+	for s.clients == "" || s.web == "" {
+		if !lines.Scan() {
+			return fmt.Errorf("the server ended without a greeting")
+		}
+		name, value, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
+		switch value = strings.TrimSpace(value); name {
+		case "clients":
+			s.clients = value
+		case "http":
+			s.web = strings.TrimSuffix(strings.TrimPrefix(value, "http://"), "/metrics")
+		}
+	}
+	go io.Copy(io.Discard, out) // ends with the process
+	return nil
+}
+
+func (s *server) await(ctx context.Context, begun time.Time) error {
+	ctx, cancel := context.WithDeadline(ctx, begun.Add(startLimit))
+	defer cancel()
+	for {
+		r, err := http.Get("http://" + s.web + "/readyz")
+		if err == nil {
+			r.Body.Close()
+			if r.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	s.ready = time.Since(begun)
+	conn, err := s.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := gantryv1.NewManagementClient(conn).ListTopics(ctx, &gantryv1.ListTopicsRequest{}, grpc.WaitForReady(true)); err != nil {
+		return err
+	}
+	s.called = time.Since(begun)
+	return nil
+}
+
+func (s *server) dial() (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+s.clients,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+}
+
+// stop drains the server, as an operator would, and wants exit code 0.
+func (s *server) stop() error {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	killer := time.AfterFunc(time.Minute, func() { s.cmd.Process.Kill() })
+	defer killer.Stop()
+	if err := s.cmd.Wait(); err != nil {
+		return fmt.Errorf("after SIGTERM: %w\n%s", err, s.stderr.String())
+	}
+	return nil
+}
+
+// kill ends the server without a warning.
+func (s *server) kill() {
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+}
+
+// cpu is the processor time, user and system, that the server has used. The
+// kernel counts it in ticks of 10 ms, fine enough for phases of seconds.
+func (s *server) cpu() (time.Duration, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name in parentheses may hold spaces; fields count from after it.
+	i := bytes.LastIndexByte(raw, ')')
+	fields := strings.Fields(string(raw[i+1:]))
+	if len(fields) < 13 {
+		return 0, errors.New("short /proc/PID/stat")
+	}
+	user, err1 := strconv.ParseInt(fields[11], 10, 64)
+	system, err2 := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err1, err2)
+}
+
+// memory is what the server keeps in RAM, in bytes: all of it, and the part that
+// is not file pages the kernel could drop.
+func (s *server) memory() (rss, anon int64, err error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(raw)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		switch n, _ := strconv.ParseInt(f[1], 10, 64); f[0] {
+		case "VmRSS:":
+			rss = n << 10
+		case "RssAnon:":
+			anon = n << 10
+		}
+	}
+	return rss, anon, nil
+}
+
+// metric reads one sample without labels.
+func (s *server) metric(name string) (float64, error) {
+	r, err := http.Get("http://" + s.web + "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	defer r.Body.Close()
+	lines := bufio.NewScanner(r.Body)
+	for lines.Scan() {
+		if v, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			return strconv.ParseFloat(v, 64)
+		}
+	}
+	return 0, fmt.Errorf("no metric %s", name)
+}

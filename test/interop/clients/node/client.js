@@ -1,0 +1,152 @@
+// Drives the official RocketMQ Node.js client for the interop suite. It plays the roles of a spec file (see ../../README.md) and writes
+// what happened to standard output, one JSON object per line. Consumers run until standard input ends.
+'use strict';
+
+const { createHash } = require('node:crypto');
+const { readFileSync } = require('node:fs');
+const { setTimeout: sleep } = require('node:timers/promises');
+const { Producer, PushConsumer, SimpleConsumer, ConsumeResult } = require('rocketmq-client-nodejs');
+
+let stopped = false;
+const stop = new Promise(resolve => {
+  process.stdin.on('end', () => { stopped = true; resolve(); });
+  process.stdin.resume();
+});
+
+class Role {
+  constructor(endpoint, spec) {
+    this.spec = spec;
+    this.endpoint = endpoint;
+    this.seen = new Map();
+  }
+
+  emit(event, fields = {}) {
+    process.stdout.write(JSON.stringify({ role: this.spec.name, event, at_ms: Date.now(), ...fields }) + '\n');
+  }
+
+  // How often this process has seen the message: a client that retries by itself does not raise the attempt.
+  next(view) {
+    const nth = (this.seen.get(view.messageId) ?? 0) + 1;
+    this.seen.set(view.messageId, nth);
+    return nth;
+  }
+
+  delivered(view, nth, action) {
+    this.emit('message', {
+      id: view.messageId, size: view.body.length, sha256: createHash('sha256').update(view.body).digest('hex'),
+      tag: view.tag || null, keys: view.keys, properties: Object.fromEntries(view.properties), group: view.messageGroup || null,
+      attempt: view.deliveryAttempt, delivery: nth, action,
+    });
+  }
+
+  async run() {
+    try {
+      await this[this.spec.kind]();
+    } catch (e) {
+      this.emit('error', { op: 'start', message: String(e) });
+    }
+  }
+
+  async produce() {
+    const producer = new Producer({ endpoints: this.endpoint, namespace: '', topics: [ this.spec.topic ] });
+    await producer.startup();
+    this.emit('started');
+    for (const [ index, message ] of this.spec.messages.entries()) {
+      for (;;) {
+        try {
+          const receipt = await producer.send(this.message(message));
+          this.emit('sent', { index, id: receipt.messageId });
+          break;
+        } catch (e) {
+          this.emit('error', { op: 'send', index, message: String(e) });
+          if (!this.spec.retry) break;
+          await sleep(200);
+        }
+      }
+      if (this.spec.interval_ms) await sleep(this.spec.interval_ms);
+    }
+    await producer.shutdown();
+    this.emit('closed');
+  }
+
+  message(m) {
+    const options = {
+      topic: this.spec.topic,
+      body: m.body_file ? readFileSync(m.body_file) : Buffer.from(m.body),
+      keys: m.keys ?? [],
+      properties: new Map(Object.entries(m.properties ?? {})),
+    };
+    if (m.tag) options.tag = m.tag;
+    if (m.group) options.messageGroup = m.group;
+    return options;
+  }
+
+  async push() {
+    const consume = view => {
+      const nth = this.next(view);
+      if (nth <= (this.spec.fail?.[view.properties.get('case')] ?? 0)) {
+        this.delivered(view, nth, 'fail');
+        return ConsumeResult.FAILURE;
+      }
+      this.delivered(view, nth, 'ok');
+      return ConsumeResult.SUCCESS;
+    };
+    const consumer = new PushConsumer({ ...this.consumerOptions(), messageListener: { consume } });
+    await consumer.startup();
+    this.emit('started');
+    await stop;
+    await consumer.shutdown();
+    this.emit('closed');
+  }
+
+  async simple() {
+    const consumer = new SimpleConsumer(this.consumerOptions());
+    await consumer.startup();
+    this.emit('started');
+    while (!stopped) {
+      let views;
+      try {
+        views = await consumer.receive(16, this.spec.invisible_s * 1000);
+      } catch (e) {
+        this.emit('error', { op: 'receive', message: String(e) });
+        await sleep(200);
+        continue;
+      }
+      for (const view of views) {
+        const nth = this.next(view);
+        const action = this.spec.plan?.[view.properties.get('case')]?.[nth - 1] ?? 'ack';
+        this.delivered(view, nth, action);
+        try {
+          await act(consumer, view, action);
+        } catch (e) {
+          this.emit('error', { op: action, message: String(e) });
+        }
+      }
+    }
+    await consumer.shutdown();
+    this.emit('closed');
+  }
+
+  consumerOptions() {
+    return {
+      endpoints: this.endpoint, namespace: '', consumerGroup: this.spec.group,
+      subscriptions: new Map([[ this.spec.topic, this.spec.filter ]]),
+    };
+  }
+}
+
+// Does "ack", "leave", "change:SECONDS" or "change:SECONDS+ack" (which acks with the handle that the change returned).
+async function act(consumer, view, action) {
+  const change = /^change:(\d+)(\+ack)?$/.exec(action);
+  if (change) await consumer.changeInvisibleDuration(view, Number(change[1]) * 1000);
+  if (action === 'ack' || change?.[2]) await consumer.ack(view);
+}
+
+async function main() {
+  const spec = JSON.parse(readFileSync(process.argv[2], 'utf8'));
+  await Promise.all(spec.roles.map(role => new Role(spec.endpoint, role).run()));
+  // A failed start leaves timers of the client behind; they must not keep the process. Standard output is a pipe: let it drain.
+  process.stdout.write('', () => process.exit(0));
+}
+
+main();

@@ -1,0 +1,165 @@
+"""Drives the official RocketMQ Python client for the interop suite.
+
+It plays the roles of a spec file (see ../../README.md) and writes what happened to standard output, one JSON object per line.
+Consumers run until standard input ends.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import defaultdict
+
+from rocketmq import ClientConfiguration, Credentials, FilterExpression, Message, Producer, PushConsumer, SimpleConsumer
+from rocketmq import ConsumeResult, MessageListener
+
+stop = threading.Event()
+out = threading.Lock()
+
+
+class Role:
+    def __init__(self, endpoint, spec):
+        self.spec = spec
+        self.seen = defaultdict(int)
+        self.lock = threading.Lock()
+        self.config = ClientConfiguration(endpoint, Credentials())
+
+    def emit(self, kind, **fields):
+        line = json.dumps({"role": self.spec["name"], "event": kind, "at_ms": int(time.time() * 1000), **fields})
+        with out:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    def next(self, message):
+        """How often this process has seen the message: a client that retries by itself does not raise the attempt."""
+        with self.lock:
+            self.seen[message.message_id] += 1
+            return self.seen[message.message_id]
+
+    def subscription(self):
+        return {self.spec["topic"]: FilterExpression(self.spec["filter"])}
+
+    def delivered(self, m, nth, action):
+        self.emit(
+            "message", id=m.message_id, size=len(m.body), sha256=hashlib.sha256(m.body).hexdigest(), tag=m.tag, keys=sorted(m.keys),
+            properties=dict(m.properties), group=m.message_group, attempt=m.delivery_attempt, delivery=nth, action=action,
+        )
+
+    def run(self):
+        try:
+            getattr(self, self.spec["kind"])()
+        except Exception as e:  # the client raises bare exceptions
+            self.emit("error", op="start", message=f"{type(e).__name__}: {e}")
+
+    def produce(self):
+        producer = Producer(self.config, [self.spec["topic"]])
+        producer.startup()
+        self.emit("started")
+        for i, spec in enumerate(self.spec["messages"]):
+            while True:
+                try:
+                    receipt = producer.send(self.message(spec))
+                    self.emit("sent", index=i, id=receipt.message_id)
+                    break
+                except Exception as e:
+                    self.emit("error", op="send", index=i, message=f"{type(e).__name__}: {e}")
+                    if not self.spec.get("retry"):
+                        break
+                    time.sleep(0.2)
+            time.sleep(self.spec.get("interval_ms", 0) / 1000)
+        producer.shutdown()
+        self.emit("closed")
+
+    def message(self, spec):
+        m = Message()
+        m.topic = self.spec["topic"]
+        if spec.get("body_file"):
+            with open(spec["body_file"], "rb") as f:
+                m.body = f.read()
+        else:
+            m.body = spec["body"].encode()
+        if spec.get("tag"):
+            m.tag = spec["tag"]
+        for key in spec.get("keys") or []:
+            m.keys = key  # the setter adds one key
+        for k, v in (spec.get("properties") or {}).items():
+            m.add_property(k, v)
+        if spec.get("group"):
+            m.message_group = spec["group"]
+        return m
+
+    def push(self):
+        consumer = PushConsumer(self.config, self.spec["group"], Listener(self), self.subscription())
+        consumer.startup()
+        self.emit("started")
+        stop.wait()
+        consumer.shutdown()
+        self.emit("closed")
+
+    def simple(self):
+        consumer = SimpleConsumer(self.config, self.spec["group"], self.subscription())
+        consumer.startup()
+        self.emit("started")
+        while not stop.is_set():
+            try:
+                messages = consumer.receive(16, self.spec["invisible_s"])
+            except Exception as e:
+                self.emit("error", op="receive", message=f"{type(e).__name__}: {e}")
+                time.sleep(0.2)
+                continue
+            for m in messages or []:
+                nth = self.next(m)
+                plan = (self.spec.get("plan") or {}).get(m.properties.get("case"), [])
+                action = plan[nth - 1] if nth <= len(plan) else "ack"
+                self.delivered(m, nth, action)
+                try:
+                    act(consumer, m, action)
+                except Exception as e:
+                    self.emit("error", op=action, message=f"{type(e).__name__}: {e}")
+        consumer.shutdown()
+        self.emit("closed")
+
+
+class Listener(MessageListener):
+    def __init__(self, role):
+        self.role = role
+
+    def consume(self, message):
+        nth = self.role.next(message)
+        if nth <= (self.role.spec.get("fail") or {}).get(message.properties.get("case"), 0):
+            self.role.delivered(message, nth, "fail")
+            return ConsumeResult.FAILURE
+        self.role.delivered(message, nth, "ok")
+        return ConsumeResult.SUCCESS
+
+
+def act(consumer, message, action):
+    """Does "ack", "leave", "change:SECONDS" or "change:SECONDS+ack" (which acks with the handle that the change returned)."""
+    change = action.removesuffix("+ack")
+    if change.startswith("change:"):
+        consumer.change_invisible_duration(message, int(change.removeprefix("change:")))
+    if action == "ack" or change != action:
+        consumer.ack(message)
+
+
+def main():
+    with open(sys.argv[1], encoding="utf-8") as f:
+        spec = json.load(f)
+    threads = [threading.Thread(target=Role(spec["endpoint"], r).run) for r in spec["roles"]]
+    for t in threads:
+        t.start()
+
+    def until_end_of_input():
+        sys.stdin.buffer.read()
+        stop.set()
+
+    threading.Thread(target=until_end_of_input, daemon=True).start()
+    for t in threads:
+        t.join()
+    sys.stdout.flush()
+    os._exit(0)  # a failed start leaves threads of the client behind; they must not keep the process
+
+
+main()

@@ -1,0 +1,56 @@
+//go:build interop
+
+package interop
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+func TestTagFiltersMatchExactly(t *testing.T) {
+	const topic = "tags"
+	shared.admin(t, "topic", "create", topic, "--type", "normal", "--queues", "2")
+	var messages []message
+	for _, tag := range []string{"A", "B", "C", "AB", "a", "Aa", "BB", "标签", "*", ""} { // Aa and BB have equal Java hashes
+		messages = append(messages, message{Body: "tagged " + tag, Tag: tag}.known("tag "+tag))
+	}
+	sent := map[string]message{}
+	for i, id := range produce(t, shared, "node", topic, messages) {
+		sent[id] = messages[i]
+	}
+	filters := []struct {
+		expression string
+		tags       []string
+	}{
+		{"A || B", []string{"A", "B"}},
+		{"A||B", []string{"A", "B"}},
+		{"Aa", []string{"Aa"}},
+		{"BB||标签", []string{"BB", "标签"}},
+		{"*", []string{"A", "B", "C", "AB", "a", "Aa", "BB", "标签", "*", ""}},
+	}
+	for _, language := range languages {
+		t.Run(language, func(t *testing.T) {
+			var roles []role
+			for i, f := range filters {
+				roles = append(roles, role{Name: f.expression, Kind: "push", Topic: topic, Group: fmt.Sprintf("tags-%s-%d", language, i), Filter: f.expression})
+			}
+			c := start(t, shared, language, roles...)
+			for _, f := range filters {
+				c.await(t, f.expression+" has its messages", patience, func() bool { return len(c.all(f.expression, "message")) >= len(f.tags) })
+			}
+			time.Sleep(time.Second) // what should not come has had its chance
+			for _, f := range filters {
+				want := map[string]message{}
+				for id, m := range sent {
+					for _, tag := range f.tags {
+						if m.Tag == tag {
+							want[id] = m
+						}
+					}
+				}
+				exactly(t, c, f.expression, want)
+			}
+		})
+	}
+}

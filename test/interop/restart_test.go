@@ -1,0 +1,74 @@
+//go:build interop
+
+package interop
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// The broker dies by SIGKILL under producers and consumers of all languages, which stay up and go on: what was acknowledged arrives everywhere.
+func TestKilledBrokerLosesNothingAndClientsGoOn(t *testing.T) {
+	const topic, perLanguage = "restart", 300
+	b, err := newBroker("restart")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closing.Go(func() { time.Sleep(10 * time.Second); b.kill() }) }) // clients stop more quietly with a broker
+	b.admin(t, "topic", "create", topic, "--type", "normal", "--queues", "2")
+	var clients []*client
+	for _, language := range languages {
+		var messages []message
+		for i := range perLanguage {
+			messages = append(messages, message{Body: fmt.Sprintf("%s %d", language, i)}.known(fmt.Sprintf("%s/%d", language, i)))
+		}
+		clients = append(clients, start(t, b, language,
+			role{Name: "produce", Kind: "produce", Topic: topic, Messages: messages, IntervalMS: 50, Retry: true},
+			role{Name: "push", Kind: "push", Topic: topic, Group: "restart-push-" + language, Filter: "*"},
+			role{Name: "simple", Kind: "simple", Topic: topic, Group: "restart-simple-" + language, Filter: "*", InvisibleS: 15}))
+	}
+	for _, c := range clients {
+		c.await(t, "a third is sent and consuming has begun", patience, func() bool {
+			return len(c.all("produce", "sent")) >= perLanguage/3 && len(c.all("push", "message")) > 0 && len(c.all("simple", "message")) > 0
+		})
+	}
+	b.kill()
+	time.Sleep(time.Second)
+	if err := b.start(); err != nil {
+		t.Fatal(err)
+	}
+	restarted := time.Now()
+	sent := map[string]string{}
+	for _, c := range clients {
+		c.await(t, "all is sent", 2*patience, func() bool { return len(c.all("produce", "sent")) >= perLanguage })
+		for _, e := range c.all("produce", "sent") {
+			sent[e.ID] = fmt.Sprintf("%s/%d", c.language, e.Index)
+		}
+	}
+	t.Logf("all producers done %v after the restart", time.Since(restarted).Round(time.Second))
+	for _, c := range clients {
+		t.Run(c.language, func(t *testing.T) {
+			for _, role := range []string{"push", "simple"} {
+				missing := func() int {
+					got := map[string]bool{}
+					for _, e := range c.all(role, "message") {
+						got[e.ID] = true
+					}
+					n := 0
+					for id := range sent {
+						if !got[id] {
+							n++
+						}
+					}
+					return n
+				}
+				c.await(t, role+" has everything acknowledged", 2*patience, func() bool { return missing() == 0 })
+				t.Logf("%s: %d deliveries of %d acknowledged messages, complete %v after the restart", role, len(c.all(role, "message")), len(sent), time.Since(restarted).Round(time.Second))
+			}
+		})
+	}
+}
