@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -87,6 +88,12 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 	if opts.BrokerName == "" {
 		opts.BrokerName = "gantry"
 	}
+	if opts.Fatal == nil {
+		opts.Fatal = func(err error) {
+			opts.Logger.Error("the broker cannot go on", "error", err)
+			os.Exit(1)
+		}
+	}
 	if opts.CheckpointEvery == 0 {
 		opts.CheckpointEvery = 64 << 20
 	}
@@ -132,7 +139,7 @@ func (b *Broker) open(ctx context.Context) error {
 		Sequence:    b.sequence.stamp,
 		Known:       cp.Position,
 		Logger:      b.log,
-		Fatal:       b.opts.Fatal,
+		Fatal:       b.fatal,
 	})
 	if err != nil {
 		return err
@@ -147,13 +154,13 @@ func (b *Broker) open(ctx context.Context) error {
 	if cp.Position > b.wal.Committed() {
 		return fmt.Errorf("broker: the checkpoint is at %d but the log ends at %d: the log has lost its end", cp.Position, b.wal.Committed())
 	}
-	rebuild, err := b.restore(cp, found, indexDir)
+	rebuild, err := b.restore(cp, found, len(skipped) == 0, indexDir)
 	if err != nil {
 		return err
 	}
 	b.sequence.next = b.nextOffset
 	if rebuild {
-		if err := b.rebuildIndex(ctx, cp.Position); err != nil {
+		if err := b.rebuildIndex(ctx, cp.Sections[sectionIndex], cp.Position); err != nil {
 			return err
 		}
 	}
@@ -189,10 +196,7 @@ func (b *Broker) start() {
 
 func (b *Broker) fatal(err error) {
 	if b.failed.CompareAndSwap(nil, &err) {
-		b.log.Error("broker failed", "error", err)
-		if b.opts.Fatal != nil {
-			b.opts.Fatal(err)
-		}
+		b.opts.Fatal(err)
 	}
 }
 

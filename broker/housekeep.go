@@ -62,7 +62,9 @@ func (b *Broker) retain(now time.Time) {
 	}
 	if dropped > 0 {
 		first := b.wal.First()
-		b.index.DropBefore(first)
+		if err := b.index.DropBefore(first); err != nil {
+			b.log.Error("the consume queues did not drop what retention took", "error", err)
+		}
 		b.log.Info("retention dropped segments", "segments", dropped, "log_begins", first)
 	}
 }

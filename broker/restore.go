@@ -72,8 +72,9 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 }
 
 // restore loads a checkpoint. rebuild says that the index must be made again
-// from the log, because its files are gone or damaged.
-func (b *Broker) restore(cp dispatch.Checkpoint, found bool, indexDir string) (rebuild bool, err error) {
+// from the log: its files are gone or damaged, or the checkpoint is not the
+// newest, and pages that were free later may belong to other queues by now.
+func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir string) (rebuild bool, err error) {
 	var indexSnapshot []byte
 	if found {
 		if len(cp.Sections) != sectionCount {
@@ -93,26 +94,26 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found bool, indexDir string) (r
 		indexSnapshot = cp.Sections[sectionIndex]
 	}
 	opts := consumequeue.Options{Logger: b.log}
-	if indexSnapshot != nil {
+	if found && newest {
 		if b.index, err = consumequeue.Open(indexDir, opts, indexSnapshot); err == nil {
 			return false, nil
 		}
 		b.log.Warn("the consume queues do not fit the checkpoint: they are rebuilt from the log", "error", err)
-		rebuild = true
 	}
 	// What is there belongs to no checkpoint: start empty, replay fills it.
 	if err := consumequeue.Wipe(indexDir); err != nil {
 		return false, err
 	}
 	b.index, err = consumequeue.Open(indexDir, opts, nil)
-	return rebuild, err
+	return found, err
 }
 
 // rebuildIndex puts the entries of all placed records below to. Queue offsets
 // are in the records, so no other state is needed.
-func (b *Broker) rebuildIndex(ctx context.Context, to record.Position) error {
-	if to <= b.wal.First() {
-		return nil
+func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Position) error {
+	ends, err := consumequeue.Ends(snapshot)
+	if err != nil {
+		return fmt.Errorf("broker: %w", err)
 	}
 	d := dispatch.New(b.wal.Reader(b.wal.First()), b.wal.First(), 1<<62, dispatch.Sinks{
 		Apply: func(pos record.Position, rec []byte, kind record.Kind, _ int64) error {
@@ -126,6 +127,9 @@ func (b *Broker) rebuildIndex(ctx context.Context, to record.Position) error {
 	})
 	if err := d.CatchUp(ctx, to); err != nil {
 		return fmt.Errorf("broker: rebuild the consume queues: %w", err)
+	}
+	for key, end := range ends {
+		b.index.Reserve(key, end)
 	}
 	b.log.Info("consume queues rebuilt from the log", "from", b.wal.First(), "to", to)
 	return nil

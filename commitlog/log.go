@@ -42,7 +42,8 @@ type Log struct {
 	mu sync.Mutex
 	// wakeWrite is for the write goroutine (work, a finished sync, a new segment),
 	// wakeSync for the sync goroutine, wakeSubmit for callers that wait for room.
-	wakeWrite, wakeSync, wakeSubmit *sync.Cond
+	// wakeDurable for whoever waits in Sync.
+	wakeWrite, wakeSync, wakeSubmit, wakeDurable *sync.Cond
 
 	queue      []*Batch // submitted, in order
 	queueSpare []*Batch // the other one of two slices that take turns
@@ -107,7 +108,9 @@ func Open(opt Options) (*Log, error) {
 		prepDone:  make(chan struct{}),
 	}
 	l.mapper.limit = opt.MaxMapped
-	l.wakeWrite, l.wakeSync, l.wakeSubmit = sync.NewCond(&l.mu), sync.NewCond(&l.mu), sync.NewCond(&l.mu)
+	for _, c := range []**sync.Cond{&l.wakeWrite, &l.wakeSync, &l.wakeSubmit, &l.wakeDurable} {
+		*c = sync.NewCond(&l.mu)
+	}
 	if err := l.fs.MkdirAll(opt.Dir); err != nil {
 		return nil, fmt.Errorf("commitlog: %w", err)
 	}
@@ -198,6 +201,7 @@ func (l *Log) fail(cause error) {
 	l.wakeWrite.Broadcast()
 	l.wakeSync.Broadcast()
 	l.wakeSubmit.Broadcast()
+	l.wakeDurable.Broadcast()
 	l.mu.Unlock()
 	for _, b := range waiting {
 		b.finish(err)

@@ -48,6 +48,11 @@ func (l *Log) recover() (tail, error) {
 	if err != nil {
 		return tail{}, err
 	}
+	// A killed process may have left names that are not durable: a log must not be
+	// built on them.
+	if err := l.fs.SyncDir(l.opt.Dir); err != nil {
+		return tail{}, fmt.Errorf("commitlog: %w", err)
+	}
 	manifestPath := l.path(manifestName)
 	corrupt := func(path string, pos record.Position, cause error) error {
 		return &CorruptError{Segment: path, Pos: pos, Cause: cause}
@@ -58,6 +63,13 @@ func (l *Log) recover() (tail, error) {
 			return tail{}, fmt.Errorf("commitlog: %w", err)
 		}
 		m, bad := readManifest(file)
+		if bad == nil {
+			// A killed process may have left it written, but not durable.
+			if err := file.Datasync(); err != nil {
+				file.Close()
+				return tail{}, fmt.Errorf("commitlog: %w", err)
+			}
+		}
 		switch {
 		case bad == nil:
 			l.man = &manifestFile{file: file, m: m}

@@ -55,8 +55,25 @@ func (l *Log) runSyncer() {
 		l.syncing = false
 		l.durable = end
 		l.wakeWrite.Signal()
+		l.wakeDurable.Broadcast()
 		l.mu.Unlock()
 	}
+}
+
+// Sync returns when everything that was written before the call is durable: what
+// a checkpoint that names a position must wait for in DurabilityUnsafeAsync.
+func (l *Log) Sync() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for until := l.pendingTail.pos; l.durable.pos < until; {
+		if l.err != nil {
+			return l.err
+		}
+		l.tickDue = true
+		l.wakeSync.Signal()
+		l.wakeDurable.Wait()
+	}
+	return l.err
 }
 
 // syncDue needs mu.

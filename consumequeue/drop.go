@@ -50,10 +50,10 @@ func (s *Store) remove(q *queue) {
 // the record is gone; but no entry at or above pos is ever dropped.
 //
 // A queue whose first entry is at or above pos costs a comparison, one whose
-// entries are all below costs no read; any other has the entries that go in its
-// first remaining extent read, each once in its life. A corrupt entry stops its queue there and is
-// reported (the errors are joined); the other queues go on. Put waits for one
-// queue at a time, not for all.
+// entries are all below costs no read; of any other, the entries that go are read
+// as far as they share an extent with the first that stays. A corrupt entry stops
+// its queue there and is reported (the errors are joined); the other queues go
+// on. Put waits for one queue at a time, not for all.
 func (s *Store) DropBefore(pos record.Position) error {
 	s.writer.Lock()
 	queues := s.inOrder()

@@ -17,8 +17,9 @@ import (
 //   - A queue seen for the first time begins at off, whatever it is: the log may
 //     have been trimmed before the index was rebuilt.
 //
-// ErrInvalid for an entry of size 0 or an offset not in [0, 2^62), mmapfile.ErrNoSpace on a
-// full disk: nothing has changed then and Put may be tried again.
+// ErrInvalid for an entry of size 0 or an offset not in [0, 2^62).
+// mmapfile.ErrNoSpace on a full disk: nothing has changed then, and Put may be
+// tried again.
 func (s *Store) Put(key record.QueueKey, off record.QueueOffset, e Entry) error {
 	if e.Size == 0 || off < 0 || off >= maxOffset {
 		return fmt.Errorf("%w: queue %v offset %d size %d", ErrInvalid, key, off, e.Size)

@@ -288,6 +288,10 @@ func (s *Store) Persisted() error {
 	s.checkpoint.Lock()
 	defer s.checkpoint.Unlock()
 	s.writer.Lock()
+	if err := s.failed; err != nil {
+		s.writer.Unlock()
+		return err
+	}
 	for _, r := range s.covered {
 		if !s.arenaOf(r.page).leaving {
 			s.giveBack(r)

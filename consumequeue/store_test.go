@@ -440,7 +440,7 @@ func TestAClosedStoreSaysSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := s.Read(record.Key(1, 1), 0, make([]Entry, 1))
-	for what, err := range map[string]error{"read": err, "put": s.Put(record.Key(1, 1), 1, entryAt(1)), "flush": s.Flush()} {
+	for what, err := range map[string]error{"read": err, "put": s.Put(record.Key(1, 1), 1, entryAt(1)), "flush": s.Flush(), "persisted": s.Persisted()} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -460,7 +460,7 @@ func TestOptionsNameEveryBadField(t *testing.T) {
 func TestReadersRunBesideTheWriter(t *testing.T) {
 	s := open(t, t.TempDir(), Options{ArenaSize: smallArena, MaxMapped: 3 * smallArena}, nil)
 	const queues = 8
-	rounds := 40
+	rounds := 20
 	if testing.Short() {
 		rounds = 10
 	}

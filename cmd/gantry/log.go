@@ -248,10 +248,11 @@ moment, or was when the broker was killed.`,
 		if asJSON {
 			return errors.Join(printJSON(cmd.OutOrStdout(), v), err)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%d segments, %d frames, %d records, %d messages, %d bytes verified, positions %d to %d\n",
-			v.Segments, v.Frames, v.Records, v.Messages, v.Bytes, v.First, v.End)
+		fmt.Fprintf(cmd.OutOrStdout(), "verified %s, %s, %s, %s, %s from position %d to %d\n",
+			count(v.Segments, "segment"), count(v.Frames, "frame"), count(v.Records, "record"), count(v.Messages, "message"),
+			count(v.Bytes, "byte"), v.First, v.End)
 		if v.TornBytes > 0 {
-			fmt.Fprintf(cmd.OutOrStdout(), "%d bytes after the last whole frame: being written, or cut at the next start\n", v.TornBytes)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s after the last whole frame: being written, or cut at the next start\n", count(v.TornBytes, "byte"))
 		}
 		return err
 	})
@@ -290,6 +291,10 @@ func checkLog(ctx context.Context, dir string) (*checkView, error) {
 	var corrupt *commitlog.CorruptError
 	if errors.As(err, &corrupt) {
 		v.Segment, v.Position, v.Damage = corrupt.Segment, &corrupt.Pos, corrupt.Cause.Error()
+		// What the manifest misses is missing in a segment.
+		if path, _ := segmentOf(dir, corrupt.Pos); path != "" && corrupt.Pos > 0 {
+			v.Segment = path
+		}
 		return v, nil
 	}
 	v.OK = err == nil

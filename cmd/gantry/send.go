@@ -243,10 +243,6 @@ func (s *sender) summary() error {
 	if s.json {
 		return nil
 	}
-	plural := "s"
-	if s.sent == 1 {
-		plural = ""
-	}
-	_, err := fmt.Fprintf(s.out, "sent %d message%s to %s\n", s.sent, plural, clean(s.topic))
+	_, err := fmt.Fprintf(s.out, "sent %s to %s\n", count(s.sent, "message"), clean(s.topic))
 	return err
 }

@@ -79,7 +79,7 @@ func newTopicCreate() *cobra.Command {
 		if c.json {
 			return printJSON(cmd.OutOrStdout(), v)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "topic %s created: %s, %d queues\n", clean(v.Name), v.Type, v.Queues)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "topic %s created: %s, %s\n", clean(v.Name), v.Type, count(v.Queues, "queue"))
 		return err
 	})
 }
@@ -128,8 +128,8 @@ func newTopicDescribe() *cobra.Command {
 		if c.json {
 			return printJSON(cmd.OutOrStdout(), v)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "topic %s: %s, %d queues, %d messages, created %s\n\n",
-			clean(qualified(v.Namespace, v.Name)), v.Type, v.Queues, *v.Messages, v.Created)
+		fmt.Fprintf(cmd.OutOrStdout(), "topic %s: %s, %s, %s, created %s\n\n",
+			clean(qualified(v.Namespace, v.Name)), v.Type, count(v.Queues, "queue"), count(*v.Messages, "message"), v.Created)
 		rows := make([][]string, 0, len(v.Offsets))
 		for _, q := range v.Offsets {
 			rows = append(rows, []string{fmt.Sprint(q.Queue), fmt.Sprint(q.Min), fmt.Sprint(q.Max), fmt.Sprint(q.Max - q.Min)})

@@ -24,7 +24,8 @@ func TestUnknownTopicFailsAtStart(t *testing.T) {
 				if (language == "go" || language == "java") && !strings.Contains(e.Message, "40402") && !strings.Contains(e.Message, "TOPIC_NOT_FOUND") {
 					t.Errorf("%s does not say TOPIC_NOT_FOUND", e.gist())
 				}
-				if e.Op != "start" || len(c.all(kind, "started")) > 0 {
+				atReceive := language == "python" && kind == "simple" && e.Op == "receive" // its simple consumer asks for the route there
+				if !atReceive && (e.Op != "start" || len(c.all(kind, "started")) > 0) {
 					t.Errorf("started before %s", e.gist())
 				}
 			}

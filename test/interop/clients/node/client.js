@@ -51,7 +51,7 @@ class Role {
     const producer = new Producer({ endpoints: this.endpoint, namespace: '', topics: [ this.spec.topic ] });
     await producer.startup();
     this.emit('started');
-    for (const [ index, message ] of this.spec.messages.entries()) {
+    for (const [ index, message ] of (this.spec.messages ?? []).entries()) {
       for (;;) {
         try {
           const receipt = await producer.send(this.message(message));

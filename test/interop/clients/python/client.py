@@ -57,7 +57,7 @@ class Role:
         producer = Producer(self.config, [self.spec["topic"]])
         producer.startup()
         self.emit("started")
-        for i, spec in enumerate(self.spec["messages"]):
+        for i, spec in enumerate(self.spec.get("messages") or []):
             while True:
                 try:
                     receipt = producer.send(self.message(spec))

@@ -110,7 +110,16 @@ public final class Client {
     }
 
     private void error(String op, Throwable e) {
-        emit("error", "op", op, "message", String.valueOf(e));
+        emit("error", "op", op, "message", story(e));
+    }
+
+    /** The exception and its causes: the client wraps what the server answered. */
+    private static String story(Throwable e) {
+        StringBuilder b = new StringBuilder(String.valueOf(e));
+        for (Throwable cause = e.getCause(); cause != null; cause = cause.getCause()) {
+            b.append("; caused by ").append(cause);
+        }
+        return b.toString();
     }
 
     private Map<String, FilterExpression> subscription() {
@@ -134,13 +143,14 @@ public final class Client {
     private void produce() throws Exception {
         Producer producer = PROVIDER.newProducerBuilder().setClientConfiguration(configuration).setTopics(role.topic).build();
         emit("started");
-        for (int i = 0; i < role.messages.size(); i++) {
+        List<Body> messages = role.messages == null ? List.of() : role.messages;
+        for (int i = 0; i < messages.size(); i++) {
             while (true) {
                 try {
-                    emit("sent", "index", i, "id", send(producer, role.messages.get(i)));
+                    emit("sent", "index", i, "id", send(producer, messages.get(i)));
                     break;
                 } catch (Exception e) {
-                    emit("error", "op", "send", "index", i, "message", String.valueOf(e));
+                    emit("error", "op", "send", "index", i, "message", story(e));
                     if (!role.retry) {
                         break;
                     }
