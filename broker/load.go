@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -12,6 +13,29 @@ import (
 
 // errTrimmed reports that retention has taken a message that the index still names.
 var errTrimmed = errors.New("broker: the message is no longer in the log")
+
+// isTrimmed reports that retention has taken a message, from the log or already
+// from the index.
+func isTrimmed(err error) bool {
+	var r *consumequeue.RangeError
+	return errors.Is(err, errTrimmed) || errors.As(err, &r) && r.Offset < r.Min
+}
+
+// split parts messages whose payload is still there from those that retention
+// has taken.
+func (b *Broker) split(tp topic.Topic, held []inflight.Held) (there, lost []inflight.Held, err error) {
+	for _, h := range held {
+		switch _, _, err := b.payloadOf(tp, h.Queue, h.Offset); {
+		case isTrimmed(err):
+			lost = append(lost, h)
+		case err != nil:
+			return held, nil, err
+		default:
+			there = append(there, h)
+		}
+	}
+	return there, lost, nil
+}
 
 // loaded is a message with the view that holds its bytes.
 type loaded struct {

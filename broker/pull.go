@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"math"
 
 	"github.com/gantry-mq/gantry/broker/inflight"
@@ -89,7 +88,7 @@ func (b *Broker) pullNow(d *Delivery, tp topic.Topic, req *PullRequest, f *filte
 				continue
 			}
 			l, err := b.loadEntry(e, queue, at)
-			if errors.Is(err, errTrimmed) {
+			if isTrimmed(err) {
 				continue
 			}
 			if err != nil {

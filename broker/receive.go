@@ -68,16 +68,31 @@ func (b *Broker) Receive(ctx context.Context, req ReceiveRequest) (*Delivery, er
 				d.Release()
 				return nil, ctx.Err()
 			}
-			if len(d.Messages) == req.Batch {
-				b.hub.Wake(key) // there may be more
+			if len(d.Messages) == req.Batch || r.more() {
+				b.hub.Wake(key)
 			}
 			b.counters.deliveries.Add(uint64(len(d.Messages)))
 			return d, nil
+		}
+		if r.more() {
+			continue
 		}
 		if err := b.sleep(wait, w); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// more reports whether there are messages that nobody has looked at: they came
+// while a scan held their queue, and woke a receive that found it held; or the
+// scan went to the end of its budget.
+func (r *receiving) more() bool {
+	return r.sub.Unclaimed(r.topic.Queues, r.bounds, MaxInFlight)
+}
+
+func (r *receiving) bounds(queue uint32) (low, high record.QueueOffset) {
+	low, high, _ = r.b.index.Bounds(record.Key(r.topic.ID, queue))
+	return low, high
 }
 
 // sleep parks until a wake: nil. The end of the wait or of the broker is
@@ -185,42 +200,44 @@ func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
 
 // takeReady reserves redeliveries and loads them. What has had its attempts goes
 // to the dead letters on the way; what the log no longer holds is settled.
-func (r *receiving) takeReady(now int64) ([]inflight.Held, error) {
-	for {
+func (r *receiving) takeReady(now int64) (kept []inflight.Held, err error) {
+	for len(kept) == 0 {
 		ready, dead := r.sub.TakeReady(nil, r.req.Batch, r.group.MaxAttempts, now)
-		if err := r.b.bury(r.sub, r.topic, r.group, dead, reasonAttempts); err != nil {
-			r.sub.PutBack(ready)
-			return nil, err
+		if len(ready)+len(dead) == 0 {
+			return nil, nil
 		}
 		var gone []inflight.Held
-		kept := ready[:0]
-		for i, h := range ready {
-			l, err := r.b.load(r.topic, h.Queue, h.Offset)
-			var trimmed *consumequeue.RangeError
-			if errors.As(err, &trimmed) || errors.Is(err, errTrimmed) {
-				gone = append(gone, h)
-				continue
-			}
-			if err != nil {
-				r.sub.PutBack(ready[i:])
-				r.sub.PutBack(kept)
-				r.sub.PutBack(gone)
-				r.release()
-				return nil, err
-			}
-			kept = append(kept, h)
-			r.found = append(r.found, found{held: h, loaded: l})
+		dead, lost, err := r.b.split(r.topic, dead)
+		gone = append(gone, lost...)
+		if err == nil {
+			err = r.b.bury(r.sub, r.topic, r.group, dead, reasonAttempts)
 		}
-		if len(gone) > 0 {
+		for _, h := range ready {
+			var l loaded
+			if err == nil {
+				l, err = r.b.load(r.topic, h.Queue, h.Offset)
+			}
+			switch {
+			case isTrimmed(err):
+				gone, err = append(gone, h), nil
+			case err == nil:
+				kept = append(kept, h)
+				r.found = append(r.found, found{held: h, loaded: l})
+			}
+		}
+		if err == nil && len(gone) > 0 {
 			r.b.log.Warn("retention took messages that were waiting for redelivery", "topic", r.topic.Name, "group", r.group.Name, "messages", len(gone), "first_offset", gone[0].Offset)
-			if err := r.b.commit(record1(inflight.AppendAck(nil, r.sub.Key(), gone))); err != nil {
-				return nil, err
-			}
+			err = r.b.commit(record1(inflight.AppendAck(nil, r.sub.Key(), gone)))
 		}
-		if len(kept) > 0 || len(dead) == 0 && len(gone) == 0 {
-			return kept, nil
+		if err != nil {
+			r.sub.PutBack(ready)
+			r.sub.PutBack(dead)
+			r.sub.PutBack(lost)
+			r.release()
+			return nil, err
 		}
 	}
+	return kept, nil
 }
 
 // scanBudget bounds how many entries one receive looks at in one queue before
@@ -231,12 +248,8 @@ const scanBudget = 8192
 // leaves the queues it names claimed: EndScan frees them.
 func (r *receiving) scan(ctx context.Context) (scans []inflight.Scanned, err error) {
 	order := r.order()
-	bounds := func(q uint32) (record.QueueOffset, record.QueueOffset) {
-		low, high, _ := r.b.index.Bounds(record.Key(r.topic.ID, q))
-		return low, high
-	}
 	for len(r.found) < r.req.Batch {
-		queue, from, to, ok := r.sub.BeginScan(order, bounds, MaxInFlight)
+		queue, from, to, ok := r.sub.BeginScan(order, r.bounds, MaxInFlight)
 		if !ok {
 			break
 		}
@@ -292,7 +305,7 @@ func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset) error
 				continue
 			}
 			l, err := r.b.loadEntry(e, sc.Queue, sc.To)
-			if errors.Is(err, errTrimmed) {
+			if isTrimmed(err) {
 				sc.To++
 				continue
 			}

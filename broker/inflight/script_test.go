@@ -291,10 +291,15 @@ func (w *world) begin(args []string) *receive {
 	if r.resumed = s.Resume(attemptID(r.attempt), r.client, w.now); len(r.resumed) > 0 {
 		return r
 	}
-	var dead []inflight.Held
-	r.redelivered, dead = s.TakeReady(nil, r.n, w.max, w.now)
-	for _, h := range dead {
-		w.bury(h)
+	for {
+		var dead []inflight.Held
+		r.redelivered, dead = s.TakeReady(nil, r.n, w.max, w.now)
+		for _, h := range dead {
+			w.bury(h)
+		}
+		if len(r.redelivered) > 0 || len(dead) == 0 {
+			break
+		}
 	}
 	order := func(yield func(uint32) bool) {
 		for q := 0; q < len(w.queues) && yield(uint32(q)); q++ {

@@ -150,7 +150,8 @@ type Bounds func(queue uint32) (min, max record.QueueOffset)
 
 // BeginScan claims the right to scan one queue that has messages which were
 // never handed out, and returns where to read. Queues are tried in the order
-// given. The caller ends with EndScan. limit bounds what may be outstanding.
+// given. The caller ends with EndScan. limit bounds what may be outstanding. A
+// scan with nothing to read (from == to) is one whose start must be recorded.
 func (s *Sub) BeginScan(order func(yield func(uint32) bool), bounds Bounds, limit int) (queue uint32, from, to record.QueueOffset, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,7 +166,7 @@ func (s *Sub) BeginScan(order func(yield func(uint32) bool), bounds Bounds, limi
 			q.skipped += int64(low - q.claimed)
 			q.claimed = low
 		}
-		if q.claimed >= high {
+		if q.claimed >= high && q.skipped < pinNow {
 			return true
 		}
 		q.scanning = true
@@ -275,12 +276,29 @@ func (s *Sub) settleScans(scans []Scanned, settle func(*queue, *Scanned)) {
 	s.arm()
 }
 
-// MustRecord reports whether a scan that found nothing must be recorded anyway.
+// MustRecord reports whether a scan that found nothing must be recorded anyway:
+// it passed many messages, or it is the first by which the group is known to
+// the queue.
 func (s *Sub) MustRecord(sc Scanned) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queue(sc.Queue)
-	return q.skipped+int64(sc.To-q.claimed) >= skipBeforeRecord
+	passed := q.skipped + int64(sc.To-q.claimed)
+	return passed >= skipBeforeRecord || passed > 0 && !q.known
+}
+
+// Unclaimed reports whether a queue has messages that were never handed out and
+// that no scan is looking at: messages that came while a scan kept others away.
+func (s *Sub) Unclaimed(queues uint32, bounds Bounds, limit int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n := range queues {
+		q := s.queues[n]
+		if _, high := bounds(n); q != nil && q.started && !q.scanning && q.claimed < high && len(q.out) < limit {
+			return true
+		}
+	}
+	return false
 }
 
 // lookup finds the lease that a handle names and says why it does not hold.
@@ -291,7 +309,7 @@ func (s *Sub) lookup(queue uint32, offset record.QueueOffset, id uint64, now int
 	}
 	l := q.out[offset]
 	switch {
-	case l == nil && offset < q.claimed:
+	case l == nil && offset < max(q.claimed, q.cursor):
 		return nil, ErrGone
 	case l == nil:
 		return nil, ErrStale

@@ -1,0 +1,47 @@
+package inflight_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// FuzzApply feeds records to a tracker. Nothing may panic, and what was taken
+// must survive a snapshot.
+func FuzzApply(f *testing.F) {
+	held := []inflight.Held{{Queue: 1, Offset: 4, LeaseID: 9, Attempt: 1, GroupHash: 5}, {Queue: 1, Offset: 5, GroupHash: 5, Deferred: true}}
+	for _, rec := range [][]byte{
+		inflight.AppendLease(nil, &inflight.LeaseRecord{Key: key, FirstID: 9, Deadline: 1000, Owner: "c", AttemptID: 3, Queues: []inflight.Scanned{{Queue: 1, To: 6, Held: held}}}),
+		inflight.AppendAck(nil, key, held[:1]),
+		inflight.AppendExtend(nil, key, 2000, 10, held[:1]),
+		inflight.AppendOffset(nil, key, 1, 3),
+	} {
+		f.Add(byte(record.KindOf(rec)), record.Command(rec), false)
+		f.Add(byte(record.KindOf(rec)), record.Command(rec), true)
+	}
+	f.Fuzz(func(t *testing.T, kind byte, data []byte, fifo bool) {
+		tracker := inflight.New(func(inflight.SubKey) {})
+		exists := func(inflight.SubKey) (bool, bool) { return true, fifo }
+		for range 2 {
+			if _, err := tracker.Apply(record.Kind(kind), data, exists); err != nil {
+				return
+			}
+		}
+		snapshot := tracker.AppendSnapshot(nil)
+		if again := restored(t, snapshot).AppendSnapshot(nil); !bytes.Equal(again, snapshot) {
+			t.Fatalf("%x restores to %x", snapshot, again)
+		}
+	})
+}
+
+// FuzzRestore feeds snapshots to a tracker.
+func FuzzRestore(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{1, 3, 7, 1, 1, 1, 6, 1, 1, 8, 9, 1, 200, 1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 'c'})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d := record.NewDecoder(data)
+		inflight.New(func(inflight.SubKey) {}).Restore(d)
+	})
+}
