@@ -55,9 +55,9 @@ func (b *Broker) Ack(ctx context.Context, groupName, topicName record.Resource, 
 			errs[i] = err
 			continue
 		}
-		switch err := sub.BeginAck(h.Queue, h.Offset, h.LeaseID, now); {
+		switch lease, err := sub.BeginAck(h.Queue, h.Offset, h.LeaseID, now); {
 		case err == nil:
-			held = append(held, inflight.Held{Queue: h.Queue, Offset: h.Offset, LeaseID: h.LeaseID})
+			held = append(held, lease)
 		case errors.Is(err, inflight.ErrGone) && now < h.Deadline: // acked before
 		default:
 			errs[i] = handleError(err)
@@ -68,7 +68,7 @@ func (b *Broker) Ack(ctx context.Context, groupName, topicName record.Resource, 
 	}
 	batch := record1(inflight.AppendAck(nil, sub.Key(), held))
 	if err := b.append.Submit(batch); err != nil {
-		sub.Unreserve(held)
+		sub.PutBack(held)
 		return nil, wrapAppend(err)
 	}
 	if err := batch.Wait(context.WithoutCancel(ctx)); err != nil {

@@ -52,6 +52,10 @@ func (c *checkpointer) run() {
 
 func (c *checkpointer) write(cp dispatch.Checkpoint) error {
 	began := time.Now()
+	// Recovery refuses a log that ends before its checkpoint.
+	if err := c.b.wal.Sync(); err != nil {
+		return fmt.Errorf("broker: %w", err)
+	}
 	if err := c.b.index.Flush(); err != nil {
 		return fmt.Errorf("broker: flush the consume queues: %w", err)
 	}

@@ -58,7 +58,7 @@ func (b *Broker) Receive(ctx context.Context, req ReceiveRequest) (*Delivery, er
 	}
 	defer w.Leave()
 	for {
-		d, err := r.collect(ctx)
+		d, err := r.collect()
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +166,7 @@ func hash64(s string) uint64 {
 
 // collect takes what there is now: what an earlier try of this receive holds,
 // or redeliveries and then new messages, leased in one record.
-func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
+func (r *receiving) collect() (*Delivery, error) {
 	r.found = r.found[:0]
 	now := time.Now().UnixMilli()
 	for _, h := range r.sub.Resume(r.attempt, r.req.ClientID, now) {
@@ -184,7 +184,7 @@ func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
 	if err != nil {
 		return nil, err
 	}
-	scans, err := r.scan(ctx)
+	scans, err := r.scan()
 	if err != nil {
 		r.sub.EndScan(unscanned(scans), nil)
 		r.sub.PutBack(redelivered)
@@ -246,7 +246,7 @@ const scanBudget = 8192
 
 // scan looks for new messages in the topic's queues until the batch is full. It
 // leaves the queues it names claimed: EndScan frees them.
-func (r *receiving) scan(ctx context.Context) (scans []inflight.Scanned, err error) {
+func (r *receiving) scan() (scans []inflight.Scanned, err error) {
 	order := r.order()
 	for len(r.found) < r.req.Batch {
 		queue, from, to, ok := r.sub.BeginScan(order, r.bounds, MaxInFlight)

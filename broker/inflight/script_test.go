@@ -418,11 +418,12 @@ func (w *world) ack(names []string) {
 		if !ok {
 			w.t.Fatalf("no handle %q", name)
 		}
-		if err := w.sub().BeginAck(h.queue, h.offset, h.leaseID, w.now); err != nil {
+		lease, err := w.sub().BeginAck(h.queue, h.offset, h.leaseID, w.now)
+		if err != nil {
 			w.printf("%s: %v", name, err)
 			continue
 		}
-		held = append(held, inflight.Held{Queue: h.queue, Offset: h.offset, LeaseID: h.leaseID})
+		held = append(held, lease)
 	}
 	if len(held) > 0 {
 		w.submit(inflight.AppendAck(nil, key, held))

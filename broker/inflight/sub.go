@@ -323,15 +323,15 @@ func (s *Sub) lookup(queue uint32, offset record.QueueOffset, id uint64, now int
 
 // BeginAck reserves a lease for its ack. nil means that an ack record must be
 // submitted now (also when another ack is under way: acking twice is fine).
-func (s *Sub) BeginAck(queue uint32, offset record.QueueOffset, id uint64, now int64) error {
+func (s *Sub) BeginAck(queue uint32, offset record.QueueOffset, id uint64, now int64) (Held, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l, err := s.lookup(queue, offset, id, now)
 	if err != nil {
-		return err
+		return Held{}, err
 	}
 	s.reserve(l, acking)
-	return nil
+	return l.held(), nil
 }
 
 // BeginMove reserves a lease for an extend or dead-letter record.
@@ -452,17 +452,4 @@ func (s *Sub) Turn(n uint32) uint32 {
 	defer s.mu.Unlock()
 	s.turn++
 	return s.turn % max(n, 1)
-}
-
-// Unreserve gives up reservations made by BeginAck.
-func (s *Sub) Unreserve(held []Held) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, h := range held {
-		if l := s.queue(h.Queue).out[h.Offset]; l != nil && l.id == h.LeaseID && l.reserved == acking {
-			l.reserved = free
-			s.place(l)
-		}
-	}
-	s.arm()
 }
