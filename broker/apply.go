@@ -33,6 +33,7 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		}
 		b.index.DeleteTopic(id)
 		b.inflight.DropTopic(id)
+		b.filters.drop(func(k inflight.SubKey) bool { return k.Topic == id })
 		b.counters.dropTopic(id)
 		b.wakes.topic(id)
 		return nil
@@ -44,6 +45,7 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 			return err
 		}
 		b.inflight.DropGroup(id)
+		b.filters.drop(func(k inflight.SubKey) bool { return k.Group == id })
 		return nil
 	case record.KindLease, record.KindAck, record.KindExtend, record.KindOffsetCommit:
 		_, err := b.inflight.Apply(kind, record.Command(rec), b.subExists)

@@ -60,6 +60,7 @@ type Broker struct {
 	inflight   *inflight.Tracker
 	hub        *longpoll.Hub
 	sessions   *session.Registry
+	filters    filterGuard
 	dispatcher *dispatch.Dispatcher
 
 	handles  atomic.Pointer[handleKey]

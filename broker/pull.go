@@ -9,7 +9,6 @@ import (
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
-	"github.com/gantry-mq/gantry/filter"
 )
 
 // queueOf resolves one concrete queue.
@@ -70,7 +69,7 @@ func (b *Broker) Pull(ctx context.Context, req PullRequest) (*Delivery, error) {
 	}
 }
 
-func (b *Broker) pullNow(d *Delivery, tp topic.Topic, req *PullRequest, f *filter.Tags, high record.QueueOffset) error {
+func (b *Broker) pullNow(d *Delivery, tp topic.Topic, req *PullRequest, f matcher, high record.QueueOffset) error {
 	var entries [MaxReceiveBatch]consumequeue.Entry
 	queue := uint32(req.Queue)
 	for d.NextOffset < high && len(d.Messages) < req.Batch {
@@ -94,7 +93,7 @@ func (b *Broker) pullNow(d *Delivery, tp topic.Topic, req *PullRequest, f *filte
 			if err != nil {
 				return err
 			}
-			if tag, _ := l.msg.Properties.Lookup(record.FieldTag); !f.Match(tag) {
+			if !f.Match(&l.msg) {
 				l.release()
 				continue
 			}

@@ -11,7 +11,6 @@ import (
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
-	"github.com/gantry-mq/gantry/filter"
 )
 
 // leaseRef names the lease behind a delivered message, for GiveBack.
@@ -26,7 +25,7 @@ type receiving struct {
 	req    *ReceiveRequest
 	topic  topic.Topic
 	group  group.Group
-	filter *filter.Tags
+	filter matcher
 	sub    *inflight.Sub
 
 	attempt uint64
@@ -136,6 +135,9 @@ func (b *Broker) newReceive(ctx context.Context, req *ReceiveRequest) (*receivin
 	r := &receiving{
 		b: b, req: req, topic: tp, group: g, filter: f,
 		sub: b.inflight.Sub(inflight.SubKey{Group: g.ID, Topic: tp.ID}, g.FIFO),
+	}
+	if err := b.filters.use(r.sub.Key(), req.ClientID, req.FilterType, req.Filter, b.sessions.Live); err != nil {
+		return nil, err
 	}
 	if req.AttemptID != "" {
 		r.attempt = hash64(req.AttemptID)
@@ -312,7 +314,7 @@ func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset) error
 			if err != nil {
 				return err
 			}
-			if tag, _ := l.msg.Properties.Lookup(record.FieldTag); !r.filter.Match(tag) {
+			if !r.filter.Match(&l.msg) {
 				l.release()
 				sc.To++
 				continue

@@ -6,7 +6,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
-	"github.com/gantry-mq/gantry/filter"
 )
 
 // System topics of the reference, which clients must not name (wire-contract 2).
@@ -189,32 +188,3 @@ func checkMessage(m *Outgoing, now int64) error {
 }
 
 const maxDelay = 24 * time.Hour
-
-// CheckFilter refuses an expression that does not compile: IllegalFilter.
-func (b *Broker) CheckFilter(t FilterType, expr string) error {
-	_, err := compileFilter(t, expr)
-	return err
-}
-
-// maxFilterLen bounds a filter expression, in bytes.
-const maxFilterLen = 16 << 10
-
-func compileFilter(t FilterType, expr string) (*filter.Tags, error) {
-	if len(expr) > maxFilterLen {
-		return nil, Errorf(IllegalFilter, "the filter expression has %d bytes, the limit is %d", len(expr), maxFilterLen)
-	}
-	switch t {
-	case FilterTag:
-		f, err := filter.CompileTags(expr)
-		if err != nil {
-			return nil, Errorf(IllegalFilter, "the filter expression %q: %w", clip(expr), err)
-		}
-		return f, nil
-	case FilterSQL:
-		if strings.TrimSpace(expr) == "" {
-			return nil, Errorf(IllegalFilter, "the SQL filter expression is empty")
-		}
-		return nil, Errorf(Unsupported, "SQL filters are not in this build")
-	}
-	return nil, Errorf(IllegalFilter, "the filter type %d is unknown", t)
-}

@@ -27,11 +27,11 @@ type names struct {
 	once  int // slots filled by exactly one field of the section
 
 	user    []userName
-	lengths uint64                              // bit n%64 is set when a user name has n bytes
-	fields  [record.FieldRecoverySec + 1]int    // slot by system field
-	keys    int                                 // slot of KEYS: all keys, joined by a space
-	born    int                                 // slot of BORN_TIMESTAMP, Unix ms
-	due     int                                 // slot of TIMER_DELIVER_MS, Unix ms, missing unless delayed
+	lengths uint64                           // bit n%64 is set when a user name has n bytes
+	fields  [record.FieldRecoverySec + 1]int // slot by system field
+	keys    int                              // slot of KEYS: all keys, joined by a space
+	born    int                              // slot of BORN_TIMESTAMP, Unix ms
+	due     int                              // slot of TIMER_DELIVER_MS, Unix ms, missing unless delayed
 }
 
 type userName struct {
@@ -90,6 +90,7 @@ func (n *names) bind(m *record.Message, values [][]byte, s *scratch) bool {
 	left := n.once
 	if n.keys != none {
 		left++ // never found: there may always be another key
+		s.keys = s.keys[:0]
 	}
 	if left == 0 {
 		return true

@@ -111,7 +111,7 @@ func parseDouble(b []byte) (float64, bool) {
 	if i != len(b) {
 		return 0, false
 	}
-	if exponent -= scale; mantissa <= 1<<53 {
+	if exponent -= scale; mantissa < 1<<53 {
 		// Both operands are exact, so the one rounding is the right one.
 		switch {
 		case exponent == 0 || mantissa == 0:

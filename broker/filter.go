@@ -1,0 +1,129 @@
+package broker
+
+import (
+	"strings"
+	"sync"
+
+	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/filter"
+	"github.com/gantry-mq/gantry/filter/sql92"
+)
+
+// maxFilterLen bounds a filter expression, in bytes.
+const maxFilterLen = sql92.MaxLen
+
+// matcher is a compiled filter of either language.
+type matcher interface {
+	// MatchHash reports whether a message whose tag hashes to h may match. false
+	// is certain, and spares a look at the log.
+	MatchHash(h uint32) bool
+	Match(*record.Message) bool
+}
+
+type tagMatcher struct{ *filter.Tags }
+
+func (t tagMatcher) Match(m *record.Message) bool {
+	if t.All() {
+		return true
+	}
+	tag, _ := m.Properties.Lookup(record.FieldTag)
+	return t.Tags.Match(tag)
+}
+
+type sqlMatcher struct{ *sql92.Expr }
+
+func (sqlMatcher) MatchHash(uint32) bool { return true }
+
+// CheckFilter refuses an expression that does not compile: IllegalFilter.
+func (b *Broker) CheckFilter(t FilterType, expr string) error {
+	_, err := compileFilter(t, expr)
+	return err
+}
+
+func compileFilter(t FilterType, expr string) (matcher, error) {
+	if len(expr) > maxFilterLen {
+		return nil, Errorf(IllegalFilter, "the filter expression has %d bytes, the limit is %d", len(expr), maxFilterLen)
+	}
+	switch t {
+	case FilterTag:
+		f, err := filter.CompileTags(expr)
+		if err != nil {
+			return nil, Errorf(IllegalFilter, "the filter expression %q: %w", clip(expr), err)
+		}
+		return tagMatcher{f}, nil
+	case FilterSQL:
+		if strings.TrimSpace(expr) == "" {
+			return nil, Errorf(IllegalFilter, "the SQL filter expression is empty")
+		}
+		f, err := sql92.Compile(expr)
+		if err != nil {
+			return nil, Errorf(IllegalFilter, "the filter expression %q: %w", clip(expr), err)
+		}
+		return sqlMatcher{f}, nil
+	}
+	return nil, Errorf(IllegalFilter, "the filter type %d is unknown", t)
+}
+
+// filterGuard keeps the consumers of one group to one filter per topic. What
+// one consumer's filter does not want is passed for the whole group, so a
+// second filter beside it would lose messages; the reference lets that happen.
+// Here a receive with another filter is refused as long as a connected client
+// of the group uses the one in force. When the last such client is gone, or has
+// changed over, the new filter takes over, so a rolling change of a filter
+// completes by itself and loses nothing.
+type filterGuard struct {
+	mu   sync.Mutex
+	subs map[inflight.SubKey]*filterUse
+}
+
+type filterUse struct {
+	current string            // type and text of the filter in force
+	clients map[string]string // what connected clients used last
+}
+
+// use registers that the client receives with the filter, or refuses it.
+func (g *filterGuard) use(key inflight.SubKey, client string, t FilterType, expr string, live func(client string) bool) error {
+	text := "TAG " + strings.TrimSpace(expr)
+	if t == FilterSQL {
+		text = "SQL " + strings.TrimSpace(expr)
+	} else if text == "TAG " {
+		text = "TAG *"
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	u := g.subs[key]
+	if u == nil {
+		if g.subs == nil {
+			g.subs = map[inflight.SubKey]*filterUse{}
+		}
+		u = &filterUse{current: text, clients: map[string]string{}}
+		g.subs[key] = u
+	}
+	if u.current != text || len(u.clients)%128 == 127 {
+		for other, used := range u.clients {
+			switch {
+			case !live(other):
+				delete(u.clients, other)
+			case u.current != text && other != client && used == u.current:
+				return Errorf(IllegalFilter, "the filter %q differs from %q, with which client %q of the same group receives: what one filter skips is skipped for the group, so a group has one filter per topic", clip(text), clip(u.current), clip(other))
+			}
+		}
+		u.current = text
+	}
+	if u.clients[client] != text && live(client) {
+		u.clients[client] = text
+	}
+	return nil
+}
+
+// drop forgets what is said of a deleted topic or group.
+func (g *filterGuard) drop(gone func(inflight.SubKey) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for key := range g.subs {
+		if gone(key) {
+			delete(g.subs, key)
+		}
+	}
+}
