@@ -3,6 +3,7 @@
 GO       ?= go
 FUZZTIME ?= 10s
 STORE_MB ?= 10000
+ROUNDS   ?= 8
 
 .DEFAULT_GOAL := help
 .PHONY: help build test race lint proto proto-check fuzz crash interop flights bench bench-smoke
@@ -40,6 +41,11 @@ fuzz: ## fuzz each decoder for FUZZTIME (10s)
 	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
 	  done; \
 	done
+
+crash: ## power loss at every write, more often than in test; then ROUNDS (8) minutes of kill -9 under load, judged by what clients saw
+	$(GO) test -count=1 -timeout 60m -run PowerLoss ./commitlog -images 4
+	$(GO) test -count=5 -timeout 60m -run 'Crash|FailedCall' ./consumequeue
+	$(GO) test -count=1 -v -timeout 120m ./test/history -rounds $(ROUNDS) -round-time 60s
 
 interop: ## official clients in Go, Java, Python and Node.js against the real binary
 	test/interop/run.sh

@@ -123,7 +123,7 @@ func (m *messaging) AckMessage(ctx context.Context, req *v2.AckMessageRequest) (
 // Python client goes on with whatever handle comes back.
 func (m *messaging) ChangeInvisibleDuration(ctx context.Context, req *v2.ChangeInvisibleDurationRequest) (*v2.ChangeInvisibleDurationResponse, error) {
 	handle, err := m.broker.ChangeInvisible(ctx, resource(req.GetGroup()), resource(req.GetTopic()),
-		req.GetReceiptHandle(), req.GetInvisibleDuration().AsDuration())
+		req.GetReceiptHandle(), req.GetInvisibleDuration().AsDuration(), req.GetSuspend())
 	if err != nil {
 		handle = req.GetReceiptHandle()
 	}

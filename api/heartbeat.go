@@ -16,12 +16,29 @@ var unrecognizedClient = &v2.Status{
 // which decide, not this request.
 func (m *messaging) Heartbeat(ctx context.Context, req *v2.HeartbeatRequest) (*v2.HeartbeatResponse, error) {
 	if refused := m.known(clientID(ctx), req.GetGroup()); refused != nil {
+		if refused == unrecognizedClient {
+			m.adopt(ctx, req)
+		}
 		return &v2.HeartbeatResponse{Status: refused}, nil
 	}
 	if !m.broker.Sessions().Touch(clientID(ctx)) { // gone in between
 		return &v2.HeartbeatResponse{Status: unrecognizedClient}, nil
 	}
 	return &v2.HeartbeatResponse{Status: statusOK}, nil
+}
+
+// adopt makes a consumer live whose settings are not known. After a restart of
+// the server some Go clients beat and poll for up to five minutes before they
+// send settings again; what they hold must not be taken from them meanwhile.
+func (m *messaging) adopt(ctx context.Context, req *v2.HeartbeatRequest) {
+	role, ok := consumerRoles[req.GetClientType()]
+	if !ok || m.broker.CheckGroupName(resource(req.GetGroup())) != nil {
+		return
+	}
+	m.broker.Sessions().Register(session.Client{
+		ID: clientID(ctx), Role: role, Group: resource(req.GetGroup()), Remote: remoteAddr(ctx),
+		Language: header(ctx, headerLanguage), Version: header(ctx, headerClientVersion),
+	})
 }
 
 // NotifyClientTermination gives a client's leases and registrations up at once.

@@ -18,9 +18,19 @@ import (
 
 const messagingPrefix = "/apache.rocketmq.v2.MessagingService/"
 
-var clientIDRequired = &v2.Status{
-	Code:    v2.Code_CLIENT_ID_REQUIRED,
-	Message: "metadata " + headerClientID + " is missing or blank",
+// maxClientID bounds a client id, in bytes: it is part of every lease record.
+const maxClientID = 512
+
+// identify returns nil for a call that says who makes it, and otherwise the
+// answer to it.
+func identify(ctx context.Context) *v2.Status {
+	switch id := clientID(ctx); {
+	case id == "":
+		return &v2.Status{Code: v2.Code_CLIENT_ID_REQUIRED, Message: "metadata " + headerClientID + " is missing or blank"}
+	case len(id) > maxClientID:
+		return &v2.Status{Code: v2.Code_BAD_REQUEST, Message: fmt.Sprintf("metadata %s has %d bytes, the limit is %d", headerClientID, len(id), maxClientID)}
+	}
+	return nil
 }
 
 // unary guards every unary call: a panic in one handler must not end the
@@ -39,14 +49,17 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 			}
 		}
 	}()
-	if messaging && clientID(ctx) == "" {
-		return refusal(info.FullMethod, clientIDRequired), nil
+	if messaging {
+		if refused := identify(ctx); refused != nil {
+			return refusal(info.FullMethod, refused), nil
+		}
 	}
 	return handle(ctx, req)
 }
 
 // stream does the same for streams. After a panic nothing is known of what was
-// already sent, so the stream ends with a gRPC error.
+// already sent, so the stream ends with a gRPC error. Streams of other services,
+// such as a health watch, end when the server begins to shut down.
 func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -54,11 +67,25 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 			err = status.Error(codes.Internal, "internal error, the server's log has the reason")
 		}
 	}()
-	if strings.HasPrefix(info.FullMethod, messagingPrefix) && clientID(stream.Context()) == "" {
-		return stream.SendMsg(refusal(info.FullMethod, clientIDRequired))
+	if strings.HasPrefix(info.FullMethod, messagingPrefix) {
+		if refused := identify(stream.Context()); refused != nil {
+			return stream.SendMsg(refusal(info.FullMethod, refused))
+		}
+		return handle(srv, stream)
 	}
-	return handle(srv, stream)
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(s.messaging.draining, cancel)()
+	return handle(srv, drained{stream, ctx})
 }
+
+// drained is a stream with a context that ends when shutdown begins.
+type drained struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (d drained) Context() context.Context { return d.ctx }
 
 func (s *Server) panicked(method string, value any) error {
 	s.log.Error("panic in a handler", "method", method, "panic", value, "stack", string(debug.Stack()))

@@ -96,10 +96,13 @@ func TestGroupsFromCreationToDeletion(t *testing.T) {
 	for _, id := range []string{"a", "b", "c"} {
 		f.send("t", id, id)
 	}
-	f.receive(as("c"), receiving("t", "first")) // a send is answered before it is indexed
-	settle(t, f.telemetry(as("member")), consumerSettings("plain", "*"))
-	req := receiving("t", "plain")
+	req := receiving("t", "grow")
 	req.BatchSize = 1
+	for range 3 { // a send is answered before it is indexed
+		f.receive(as("c"), req)
+	}
+	settle(t, f.telemetry(as("member")), consumerSettings("plain", "*"))
+	req.Group.Name = "plain"
 	for range 2 {
 		if st, got := f.receive(as("member"), req); len(got) != 1 {
 			t.Fatal(st)

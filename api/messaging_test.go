@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -98,30 +99,33 @@ func TestSentMessageArrivesWholeAndIsSettledByAck(t *testing.T) {
 }
 
 func TestBatchComesBackInRequestOrder(t *testing.T) {
-	f := start(t, Options{})
-	f.topic("t", topic.Normal, 1)
-	req := &v2.SendMessageRequest{}
-	for i := range 40 {
-		req.Messages = append(req.Messages, plain("t", fmt.Sprint("id", i), fmt.Sprint("body", i)))
-	}
-	resp, err := f.SendMessage(as("p"), req)
-	if err != nil || resp.Status.Code != v2.Code_OK || len(resp.Entries) != 40 {
-		t.Fatalf("%v, %v", resp, err)
-	}
-	for i, e := range resp.Entries {
-		if e.MessageId != fmt.Sprint("id", i) || e.Offset != int64(i) {
-			t.Fatalf("entry %d: %v", i, e)
+	synctest.Test(t, func(t *testing.T) {
+		f := startInBubble(t)
+		f.topic("t", topic.Normal, 1)
+		req := &v2.SendMessageRequest{}
+		for i := range 40 {
+			req.Messages = append(req.Messages, plain("t", fmt.Sprint("id", i), fmt.Sprint("body", i)))
 		}
-	}
-	req2 := receiving("t", "g")
-	req2.BatchSize = 100_000
-	if _, got := f.receive(as("c"), req2); len(got) != 32 || string(got[31].Body) != "body31" {
-		t.Fatalf("received %d: %v", len(got), bodies(got))
-	}
-	req2.BatchSize = 0 // SDKs with a full cache
-	if _, got := f.receive(as("c"), req2); len(got) != 1 || string(got[0].Body) != "body32" {
-		t.Fatalf("received %v", bodies(got))
-	}
+		resp, err := f.SendMessage(as("p"), req)
+		if err != nil || resp.Status.Code != v2.Code_OK || len(resp.Entries) != 40 {
+			t.Fatalf("%v, %v", resp, err)
+		}
+		synctest.Wait() // indexed: a send is answered before it is
+		for i, e := range resp.Entries {
+			if e.MessageId != fmt.Sprint("id", i) || e.Offset != int64(i) {
+				t.Fatalf("entry %d: %v", i, e)
+			}
+		}
+		req2 := receiving("t", "g")
+		req2.BatchSize = 100_000
+		if _, got := f.receive(as("c"), req2); len(got) != 32 || string(got[31].Body) != "body31" {
+			t.Fatalf("received %d: %v", len(got), bodies(got))
+		}
+		req2.BatchSize = 0 // SDKs with a full cache
+		if _, got := f.receive(as("c"), req2); len(got) != 1 || string(got[0].Body) != "body32" {
+			t.Fatalf("received %v", bodies(got))
+		}
+	})
 }
 
 func TestLargestMessageFits(t *testing.T) {
@@ -343,36 +347,38 @@ func TestBrokenStreamGivesAllItsMessagesBack(t *testing.T) {
 	})
 }
 
-func TestShutdownEndsPollsCalmly(t *testing.T) {
-	f := start(t, Options{})
-	f.topic("t", topic.Normal, 1)
-	// Parked for sure: a poll that comes before it in line is served by a send.
-	polled := make(chan *v2.Status, 1)
-	stream, err := f.ReceiveMessage(as("c"), receiving("t", "g"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		resp, err := stream.Recv()
+func TestShutdownEndsWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInBubble(t)
+		f.topic("t", topic.Normal, 1)
+		poll, err := f.ReceiveMessage(as("c"), receiving("t", "g"))
 		if err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
-		polled <- resp.GetStatus()
-	}()
-	for { // until the call has reached its handler
-		if _, known := f.broker.Group(record.Resource{Name: "g"}); known {
-			break
+		commands := f.telemetry(as("c"))
+		settle(t, commands, producerSettings("t"))
+		watch, err := healthpb.NewHealthClient(f.dial()).Watch(context.Background(), &healthpb.HealthCheckRequest{})
+		if err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(time.Millisecond)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second) // less than the poll
-	defer cancel()
-	if err := f.server.Shutdown(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if st := <-polled; st.GetCode() != v2.Code_MESSAGE_NOT_FOUND {
-		t.Errorf("the poll ended with %v", st)
-	}
+		if first, err := watch.Recv(); err != nil || first.Status != healthpb.HealthCheckResponse_SERVING {
+			t.Fatalf("%v, %v", first, err)
+		}
+		synctest.Wait() // all of them parked
+		began := time.Now()
+		if err := f.server.Shutdown(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+		if resp, err := poll.Recv(); err != nil || resp.GetStatus().GetCode() != v2.Code_MESSAGE_NOT_FOUND {
+			t.Errorf("the poll got %v, %v", resp, err)
+		}
+		if _, err := commands.Recv(); status.Code(err) != codes.Unavailable {
+			t.Errorf("the command stream got %v", err)
+		}
+	})
 }
 
 func TestRouteAndAssignment(t *testing.T) {

@@ -43,14 +43,9 @@ func notYet(what string) *v2.Status {
 	return &v2.Status{Code: v2.Code_NOT_IMPLEMENTED, Message: what + " are not served by this version"}
 }
 
-func (m *messaging) EndTransaction(context.Context, *v2.EndTransactionRequest) (*v2.EndTransactionResponse, error) {
-	return &v2.EndTransactionResponse{Status: notYet("transactions")}, nil
-}
-
-func (m *messaging) RecallMessage(context.Context, *v2.RecallMessageRequest) (*v2.RecallMessageResponse, error) {
-	return &v2.RecallMessageResponse{Status: notYet("recalls")}, nil
-}
-
-func (m *messaging) SyncLiteSubscription(context.Context, *v2.SyncLiteSubscriptionRequest) (*v2.SyncLiteSubscriptionResponse, error) {
-	return &v2.SyncLiteSubscriptionResponse{Status: notYet("lite topics")}, nil
+// RecallMessage cancels a delayed message. OK means that it was pending and will
+// not be delivered; the reference answers OK to a recall that came too late.
+func (m *messaging) RecallMessage(ctx context.Context, req *v2.RecallMessageRequest) (*v2.RecallMessageResponse, error) {
+	id, err := m.broker.Recall(ctx, resource(req.GetTopic()), req.GetRecallHandle())
+	return &v2.RecallMessageResponse{Status: statusFor(m.log, err), MessageId: id}, nil
 }

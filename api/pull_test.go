@@ -54,6 +54,7 @@ func TestPullReadsByOffset(t *testing.T) {
 		for i := range 3 {
 			f.send("t", fmt.Sprint("id", i), fmt.Sprint(i))
 		}
+		synctest.Wait() // indexed: a send is answered before it is
 		for _, c := range []struct {
 			offset int64
 			filter string
@@ -83,33 +84,36 @@ func TestPullReadsByOffset(t *testing.T) {
 }
 
 func TestOffsetsOfAGroupAndOfAQueue(t *testing.T) {
-	f := start(t, Options{})
-	f.topic("t", topic.Normal, 1)
-	before := time.Now().Add(-time.Minute)
-	for i := range 3 {
-		f.send("t", fmt.Sprint("id", i), "x")
-	}
-	q := &v2.MessageQueue{Topic: &v2.Resource{Name: "t"}}
-	group := &v2.Resource{Name: "g"}
-	if resp, err := f.UpdateOffset(as("c"), &v2.UpdateOffsetRequest{Group: group, MessageQueue: q, Offset: 2}); err != nil || resp.Status.Code != v2.Code_OK {
-		t.Fatalf("%v, %v", resp, err)
-	}
-	if resp, err := f.GetOffset(as("c"), &v2.GetOffsetRequest{Group: group, MessageQueue: q}); err != nil || resp.Status.Code != v2.Code_OK || resp.Offset != 2 {
-		t.Errorf("%v, %v", resp, err)
-	}
-	for _, c := range []struct {
-		policy v2.QueryOffsetPolicy
-		at     *timestamppb.Timestamp
-		want   int64
-	}{
-		{v2.QueryOffsetPolicy_BEGINNING, nil, 0},
-		{v2.QueryOffsetPolicy_END, nil, 3},
-		{v2.QueryOffsetPolicy_TIMESTAMP, timestamppb.New(before), 0},
-		{v2.QueryOffsetPolicy_TIMESTAMP, timestamppb.New(time.Now().Add(time.Hour)), 3},
-	} {
-		resp, err := f.QueryOffset(as("c"), &v2.QueryOffsetRequest{MessageQueue: q, QueryOffsetPolicy: c.policy, Timestamp: c.at})
-		if err != nil || resp.Status.Code != v2.Code_OK || resp.Offset != c.want {
-			t.Errorf("%v %v: %v, %v, want %d", c.policy, c.at, resp, err, c.want)
+	synctest.Test(t, func(t *testing.T) {
+		f := startInBubble(t)
+		f.topic("t", topic.Normal, 1)
+		before := time.Now().Add(-time.Minute)
+		for i := range 3 {
+			f.send("t", fmt.Sprint("id", i), "x")
 		}
-	}
+		synctest.Wait() // indexed: a send is answered before it is
+		q := &v2.MessageQueue{Topic: &v2.Resource{Name: "t"}}
+		group := &v2.Resource{Name: "g"}
+		if resp, err := f.UpdateOffset(as("c"), &v2.UpdateOffsetRequest{Group: group, MessageQueue: q, Offset: 2}); err != nil || resp.Status.Code != v2.Code_OK {
+			t.Fatalf("%v, %v", resp, err)
+		}
+		if resp, err := f.GetOffset(as("c"), &v2.GetOffsetRequest{Group: group, MessageQueue: q}); err != nil || resp.Status.Code != v2.Code_OK || resp.Offset != 2 {
+			t.Errorf("%v, %v", resp, err)
+		}
+		for _, c := range []struct {
+			policy v2.QueryOffsetPolicy
+			at     *timestamppb.Timestamp
+			want   int64
+		}{
+			{v2.QueryOffsetPolicy_BEGINNING, nil, 0},
+			{v2.QueryOffsetPolicy_END, nil, 3},
+			{v2.QueryOffsetPolicy_TIMESTAMP, timestamppb.New(before), 0},
+			{v2.QueryOffsetPolicy_TIMESTAMP, timestamppb.New(time.Now().Add(time.Hour)), 3},
+		} {
+			resp, err := f.QueryOffset(as("c"), &v2.QueryOffsetRequest{MessageQueue: q, QueryOffsetPolicy: c.policy, Timestamp: c.at})
+			if err != nil || resp.Status.Code != v2.Code_OK || resp.Offset != c.want {
+				t.Errorf("%v %v: %v, %v, want %d", c.policy, c.at, resp, err, c.want)
+			}
+		}
+	})
 }

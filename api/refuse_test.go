@@ -179,7 +179,15 @@ func TestBadInputIsRefusedByName(t *testing.T) {
 			return f.QueryOffset(ctx, &v2.QueryOffsetRequest{MessageQueue: queue, QueryOffsetPolicy: 9})
 		}, v2.Code_BAD_REQUEST, "9"},
 
-		{"end a transaction", func() (withStatus, error) { return f.EndTransaction(ctx, &v2.EndTransactionRequest{}) }, v2.Code_NOT_IMPLEMENTED, "transactions"},
+		{"end a transaction of no topic", func() (withStatus, error) {
+			return f.EndTransaction(ctx, &v2.EndTransactionRequest{TransactionId: "x"})
+		}, v2.Code_ILLEGAL_TOPIC, "topic"},
+		{"end no transaction", func() (withStatus, error) {
+			return f.EndTransaction(ctx, &v2.EndTransactionRequest{Topic: name("tx"), TransactionId: " "})
+		}, v2.Code_INVALID_TRANSACTION_ID, "blank"},
+		{"end a made-up transaction", func() (withStatus, error) {
+			return f.EndTransaction(ctx, &v2.EndTransactionRequest{Topic: name("tx"), TransactionId: "AAAA", Resolution: v2.TransactionResolution_COMMIT})
+		}, v2.Code_INVALID_TRANSACTION_ID, "not one of"},
 		{"recall", func() (withStatus, error) { return f.RecallMessage(ctx, &v2.RecallMessageRequest{}) }, v2.Code_NOT_IMPLEMENTED, "recalls"},
 		{"lite", func() (withStatus, error) {
 			return f.SyncLiteSubscription(ctx, &v2.SyncLiteSubscriptionRequest{})
@@ -198,16 +206,23 @@ func TestBadInputIsRefusedByName(t *testing.T) {
 }
 
 // Every RPC of the service, with nothing in its request and nobody named.
-func TestCallsWithoutClientIDGetAnOrdinaryAnswer(t *testing.T) {
+func TestCallsThatDoNotSayWhoCallsGetAnOrdinaryAnswer(t *testing.T) {
 	f := start(t, Options{})
 	cc := f.dial()
 	methods := v2.File_apache_rocketmq_v2_service_proto.Services().ByName("MessagingService").Methods()
 	for i := range methods.Len() {
-		m := methods.Get(i)
-		for name, ctx := range map[string]context.Context{"no header": context.Background(), "blank": as("  ")} {
-			t.Run(string(m.Name())+", "+name, func(t *testing.T) {
-				stream, err := cc.NewStream(within(ctx, t, 20*time.Second),
-					&grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, messagingPrefix+string(m.Name()))
+		method := messagingPrefix + string(methods.Get(i).Name())
+		for _, c := range []struct {
+			name string
+			ctx  context.Context
+			code v2.Code
+		}{
+			{"no header", context.Background(), v2.Code_CLIENT_ID_REQUIRED},
+			{"blank", as("  "), v2.Code_CLIENT_ID_REQUIRED},
+			{"longer than an id", as(strings.Repeat("i", 513)), v2.Code_BAD_REQUEST},
+		} {
+			t.Run(method+", "+c.name, func(t *testing.T) {
+				stream, err := cc.NewStream(within(c.ctx, t, 20*time.Second), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -215,12 +230,12 @@ func TestCallsWithoutClientIDGetAnOrdinaryAnswer(t *testing.T) {
 					t.Fatal(err)
 				}
 				stream.CloseSend()
-				answer := refusal(messagingPrefix+string(m.Name()), statusOK)
+				answer := refusal(method, statusOK)
 				proto.Reset(answer)
 				if err := stream.RecvMsg(answer); err != nil {
 					t.Fatal(err)
 				}
-				if got := answer.(withStatus).GetStatus(); got.GetCode() != v2.Code_CLIENT_ID_REQUIRED || !strings.Contains(got.GetMessage(), headerClientID) {
+				if got := answer.(withStatus).GetStatus(); got.GetCode() != c.code || !strings.Contains(got.GetMessage(), headerClientID) {
 					t.Errorf("%v", answer)
 				}
 				if err := stream.RecvMsg(answer); !errors.Is(err, io.EOF) {

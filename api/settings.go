@@ -28,6 +28,9 @@ const (
 	liteQuota = 2000
 )
 
+// maxSettingsBytes bounds what is kept of a client: thousands of topics fit.
+const maxSettingsBytes = 1 << 20
+
 // Limits of the labels an application may give its client.
 const (
 	maxLabels      = 32
@@ -49,6 +52,9 @@ func (m *messaging) register(ctx context.Context, s *v2.Settings) (*v2.Settings,
 		Host:           s.GetUserAgent().GetHostname(),
 		Remote:         remoteAddr(ctx),
 		RequestTimeout: max(0, s.GetRequestTimeout().AsDuration()),
+	}
+	if n := proto.Size(s); n > maxSettingsBytes {
+		return nil, broker.Errorf(broker.BadRequest, "settings have %d bytes, the limit is %d", n, maxSettingsBytes)
 	}
 	var err error
 	if c.Role, err = roleOf(s); err != nil {
@@ -88,22 +94,22 @@ func roleOf(s *v2.Settings) (session.Role, error) {
 			return session.Producer, nil
 		}
 	case *v2.Settings_Subscription:
-		switch s.GetClientType() {
-		case v2.ClientType_PUSH_CONSUMER, v2.ClientType_CLIENT_TYPE_UNSPECIFIED:
-			return session.PushConsumer, nil
-		case v2.ClientType_SIMPLE_CONSUMER:
-			return session.SimpleConsumer, nil
-		case v2.ClientType_PULL_CONSUMER:
-			return session.PullConsumer, nil
-		case v2.ClientType_LITE_PUSH_CONSUMER:
-			return session.LitePushConsumer, nil
-		case v2.ClientType_LITE_SIMPLE_CONSUMER:
-			return session.LiteSimpleConsumer, nil
+		if role, ok := consumerRoles[s.GetClientType()]; ok {
+			return role, nil
 		}
 	default:
 		return 0, broker.Errorf(broker.BadRequest, "there is no publishing or subscription data in settings")
 	}
 	return 0, broker.Errorf(broker.BadRequest, "client_type %v does not go with the publishing or subscription data in settings", s.GetClientType())
+}
+
+var consumerRoles = map[v2.ClientType]session.Role{
+	v2.ClientType_CLIENT_TYPE_UNSPECIFIED: session.PushConsumer,
+	v2.ClientType_PUSH_CONSUMER:           session.PushConsumer,
+	v2.ClientType_SIMPLE_CONSUMER:         session.SimpleConsumer,
+	v2.ClientType_PULL_CONSUMER:           session.PullConsumer,
+	v2.ClientType_LITE_PUSH_CONSUMER:      session.LitePushConsumer,
+	v2.ClientType_LITE_SIMPLE_CONSUMER:    session.LiteSimpleConsumer,
 }
 
 func checkLabels(labels map[string]string) error {

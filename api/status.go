@@ -52,6 +52,9 @@ var outcomes = map[broker.Reason]struct {
 	broker.AlreadyExists:        {v2.Code_BAD_REQUEST, codes.AlreadyExists},
 	broker.PreconditionFailed:   {v2.Code_PRECONDITION_FAILED, codes.FailedPrecondition},
 	broker.Unavailable:          {v2.Code_HA_NOT_AVAILABLE, codes.Unavailable},
+
+	broker.LiteTopicQuota:        {v2.Code_LITE_TOPIC_QUOTA_EXCEEDED, codes.ResourceExhausted},
+	broker.LiteSubscriptionQuota: {v2.Code_LITE_SUBSCRIPTION_QUOTA_EXCEEDED, codes.ResourceExhausted},
 }
 
 var statusOK = &v2.Status{Code: v2.Code_OK, Message: v2.Code_OK.String()}

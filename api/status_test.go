@@ -99,7 +99,7 @@ func TestEveryMessagingResponseCanCarryARefusal(t *testing.T) {
 	methods := v2.File_apache_rocketmq_v2_service_proto.Services().ByName("MessagingService").Methods()
 	for i := range methods.Len() {
 		name := string(methods.Get(i).Name())
-		m := refusal(messagingPrefix+name, clientIDRequired)
+		m := refusal(messagingPrefix+name, identify(context.Background()))
 		if !strings.Contains(fmt.Sprint(m), "CLIENT_ID_REQUIRED") {
 			t.Errorf("%s: %v", name, m)
 		}

@@ -39,11 +39,14 @@ func (m *messaging) Telemetry(stream telemetryStream) error {
 	for {
 		select {
 		case err := <-ended:
+			if err != nil {
+				m.broker.Disconnected(clientID(ctx))
+			}
 			return err
 		case <-m.draining.Done():
 			return status.Error(codes.Unavailable, "the server is shutting down")
 		case c := <-commands:
-			if err := stream.Send(wireCommand(c)); err != nil {
+			if err := m.sendCommand(stream, c); err != nil {
 				return err
 			}
 		case cmd := <-received:
@@ -105,11 +108,22 @@ func (m *messaging) telemetryError(err error) error {
 	return status.Errorf(code, "process client telemetryCommand failed. %s: %s", st.Code, st.Message)
 }
 
+func (m *messaging) sendCommand(stream telemetryStream, c session.Command) error {
+	if check, ok := c.(session.RecoverTransaction); ok {
+		return m.sendRecover(stream, check.ID)
+	}
+	return stream.Send(wireCommand(c))
+}
+
 func wireCommand(c session.Command) *v2.TelemetryCommand {
 	switch c := c.(type) {
 	case session.Reconnect:
 		return &v2.TelemetryCommand{Status: statusOK, Command: &v2.TelemetryCommand_ReconnectEndpointsCommand{
 			ReconnectEndpointsCommand: &v2.ReconnectEndpointsCommand{Nonce: c.Nonce},
+		}}
+	case session.UnsubscribeLite:
+		return &v2.TelemetryCommand{Status: statusOK, Command: &v2.TelemetryCommand_NotifyUnsubscribeLiteCommand{
+			NotifyUnsubscribeLiteCommand: &v2.NotifyUnsubscribeLiteCommand{LiteTopic: c.LiteTopic},
 		}}
 	default:
 		panic(fmt.Sprintf("api: no wire form for command %T", c))

@@ -111,6 +111,8 @@ func TestBadSettingsEndTheStream(t *testing.T) {
 	labelled.GetSettings().ClientProperties = map[string]string{"rocketmq.x": "y"}
 	sql := consumerSettings("g", "")
 	sql.GetSettings().GetSubscription().Subscriptions[0].Expression.Type = v2.FilterType_SQL
+	huge := producerSettings()
+	huge.GetSettings().UserAgent = &v2.UA{Hostname: strings.Repeat("h", maxSettingsBytes)}
 	for name, c := range map[string]struct {
 		cmd  *v2.TelemetryCommand
 		says string
@@ -122,6 +124,7 @@ func TestBadSettingsEndTheStream(t *testing.T) {
 		"reserved group":  {consumerSettings("DEFAULT_CONSUMER", "*"), "ILLEGAL_CONSUMER_GROUP"},
 		"illegal filter":  {consumerSettings("g", "||"), "ILLEGAL_FILTER_EXPRESSION"},
 		"empty SQL":       {sql, "ILLEGAL_FILTER_EXPRESSION"},
+		"too large":       {huge, "1048576"},
 		"reserved labels": {labelled, "INVALID_CLIENT_PROPERTIES"},
 	} {
 		t.Run(name, func(t *testing.T) {

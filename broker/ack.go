@@ -80,7 +80,8 @@ func (b *Broker) Ack(ctx context.Context, groupName, topicName record.Resource, 
 
 // ChangeInvisible makes a message visible again d from now, and returns the
 // handle that holds it until then; the old one is void.
-func (b *Broker) ChangeInvisible(_ context.Context, groupName, topicName record.Resource, receipt string, d time.Duration) (string, error) {
+// With suspend the delivery does not count as an attempt.
+func (b *Broker) ChangeInvisible(_ context.Context, groupName, topicName record.Resource, receipt string, d time.Duration, suspend bool) (string, error) {
 	if err := checkInvisible(d, 0); err != nil {
 		return "", err
 	}
@@ -99,7 +100,7 @@ func (b *Broker) ChangeInvisible(_ context.Context, groupName, topicName record.
 	}
 	h.LeaseID = b.inflight.LeaseIDs(1, now)
 	h.Deadline = now + d.Milliseconds()
-	batch := record1(inflight.AppendExtend(nil, sub.Key(), h.Deadline, h.LeaseID, []inflight.Held{held}))
+	batch := record1(inflight.AppendExtend(nil, sub.Key(), h.Deadline, h.LeaseID, suspend, []inflight.Held{held}))
 	if err := b.append.Submit(batch); err != nil {
 		sub.PutBack([]inflight.Held{held})
 		return "", wrapAppend(err)

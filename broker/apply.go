@@ -3,27 +3,44 @@ package broker
 import (
 	"fmt"
 
+	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/longpoll"
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/scheduler"
 )
 
 // apply is the state machine: one verified record in, state changed. It uses
 // the record and its time only, never the clock, so that every replica that
 // applied the same log holds the same state.
 func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time int64) error {
+	b.timers.Advance(time)
 	switch kind {
-	case record.KindMessage, record.KindDeadLetter:
+	case record.KindMessage, record.KindDeadLetter, record.KindRedrive, record.KindTransactionEnd, record.KindTimerFired:
 		if err := b.applyPlaced(pos, rec, kind); err != nil {
 			return err
 		}
 		topic := record.KeyOf(rec).Topic()
 		b.wakes.topic(topic)
+		if kind == record.KindTimerFired { // counted when it was sent
+			return b.applyTimer(pos, rec, kind, time)
+		}
 		if b.live {
 			b.counters.stored(topic, record.BodyLen(rec))
 		}
 		return nil
+	case record.KindDelayed:
+		if b.live {
+			b.counters.stored(record.KeyOf(rec).Topic(), record.BodyLen(rec))
+		}
+		return b.applyTimer(pos, rec, kind, time)
+	case record.KindDiscard:
+		return b.indexDiscard(record.Command(rec))
+	case record.KindTimerCancel, record.KindTimerMove:
+		return b.applyTimer(pos, rec, kind, time)
 	case record.KindTopicPut:
 		return b.topics.ApplyPut(record.Command(rec))
 	case record.KindTopicDelete:
@@ -33,6 +50,8 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		}
 		b.index.DeleteTopic(id)
 		b.inflight.DropTopic(id)
+		b.lites.DropParent(id)
+		b.transactions.DropTopic(id)
 		b.filters.drop(func(k inflight.SubKey) bool { return k.Topic == id })
 		b.counters.dropTopic(id)
 		b.wakes.topic(id)
@@ -47,9 +66,28 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		b.inflight.DropGroup(id)
 		b.filters.drop(func(k inflight.SubKey) bool { return k.Group == id })
 		return nil
-	case record.KindLease, record.KindAck, record.KindExtend, record.KindOffsetCommit:
+	case record.KindLitePut:
+		return b.lites.ApplyPut(record.Command(rec), b.topicExists)
+	case record.KindLiteDelete:
+		key, _, err := b.lites.ApplyDelete(record.Command(rec))
+		if err != nil {
+			return err
+		}
+		b.index.Delete(key)
+		b.inflight.DropQueue(key)
+		return nil
+	case record.KindLease, record.KindAck, record.KindExtend, record.KindOffsetCommit, record.KindCursor:
 		_, err := b.inflight.Apply(kind, record.Command(rec), b.subExists)
 		return err
+	case record.KindHalf:
+		if _, ok := b.topics.ByID(record.KeyOf(rec).Topic()); !ok {
+			return nil // sent while the topic was being deleted
+		}
+		return b.transactions.ApplyHalf(pos, rec)
+	case record.KindTransactionRollback:
+		return b.transactions.ApplyRollback(record.Command(rec), time)
+	case record.KindTransactionCheck:
+		return b.transactions.ApplyCheck(record.Command(rec))
 	case record.KindIdentity:
 		return b.applyIdentity(record.Command(rec))
 	}
@@ -62,13 +100,33 @@ func (b *Broker) subExists(key inflight.SubKey) (ok, fifo bool) {
 	if !ok {
 		return false, false
 	}
-	_, ok = b.topics.ByID(key.Topic)
-	return ok, g.FIFO
+	tp, ok := b.topics.ByID(key.Topic)
+	return ok, ordered(g, tp)
 }
+
+func (b *Broker) topicExists(id record.TopicID) bool {
+	_, ok := b.topics.ByID(id)
+	return ok
+}
+
+// ordered reports whether a group takes a topic's messages in order. Each lite
+// topic is in order by itself.
+func ordered(g group.Group, tp topic.Topic) bool { return g.FIFO || tp.Type == topic.Lite }
 
 // applyPlaced applies a record that puts an entry into a queue.
 func (b *Broker) applyPlaced(pos record.Position, rec []byte, kind record.Kind) error {
-	if kind == record.KindDeadLetter {
+	switch kind {
+	case record.KindTransactionEnd:
+		c, err := transaction.ParseCommit(rec)
+		if err != nil {
+			return err
+		}
+		if err := b.indexPlaced(pos, rec, kind); err != nil {
+			return err
+		}
+		b.transactions.ApplyCommit(c)
+		return nil
+	case record.KindDeadLetter:
 		dl, err := parseDeadLetter(rec)
 		if err != nil {
 			return err
@@ -81,6 +139,9 @@ func (b *Broker) applyPlaced(pos record.Position, rec []byte, kind record.Kind) 
 // indexPlaced puts the entry of a placed record into the index. Both the
 // dispatcher and a rebuild of the index use it.
 func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) error {
+	if kind == record.KindRedrive {
+		return b.indexRedrive(rec)
+	}
 	key := record.KeyOf(rec)
 	if _, ok := b.topics.ByID(key.Topic()); !ok {
 		return nil // sent while the topic was being deleted
@@ -114,6 +175,24 @@ func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) 
 		entry.StoreTime = dl.StoreTime
 		entry.TagHash = dl.TagHash
 		entry.GroupHash = dl.GroupHash
+	case record.KindTimerFired:
+		t, stored, err := scheduler.ParseFired(rec)
+		if err != nil {
+			return err
+		}
+		entry = consumequeue.Entry{
+			Position: t.Position, Size: t.Size, Flags: consumequeue.FlagMoved,
+			TagHash: t.TagHash, GroupHash: t.GroupHash, StoreTime: stored,
+		}
+	case record.KindTransactionEnd:
+		c, err := transaction.ParseCommit(rec)
+		if err != nil {
+			return err
+		}
+		entry = consumequeue.Entry{
+			Position: c.Position, Size: c.Size, Flags: consumequeue.FlagMoved,
+			TagHash: c.TagHash, GroupHash: c.GroupHash, StoreTime: c.StoreTime,
+		}
 	}
 	return b.index.Put(key, record.OffsetOf(rec), entry)
 }
@@ -139,6 +218,9 @@ func (b *Broker) wakeWaiters() {
 	b.wakes.topics = b.wakes.topics[:0]
 }
 
-func subWaitKey(k inflight.SubKey) longpoll.Key {
-	return longpoll.Key{Topic: k.Topic, Group: k.Group}
+// wakeSub tells a receive of the group, or, where each client takes other
+// queues, all of them.
+func (b *Broker) wakeSub(k inflight.SubKey) {
+	b.hub.Wake(longpoll.Key{Topic: k.Topic, Group: k.Group})
+	b.hub.WakeAlone(k.Topic)
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,11 +15,14 @@ import (
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/longpoll"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/scheduler"
 )
 
 // Options of a broker. Dir must be given; the rest may be zero.
@@ -33,7 +37,16 @@ type Options struct {
 	CheckpointEvery  int64  // bytes of log between checkpoints; 0 = 64 MiB
 	BrokerName       string // as clients see it; "" = gantry
 	AutoCreateGroups bool   // a group comes into being when it is first named
-	Logger           *slog.Logger
+	// MaxDelay is how far ahead a delivery time may be. 0 = DefaultMaxDelay; 24 h is
+	// what the reference broker's proxy takes.
+	MaxDelay time.Duration
+	// Undecided half messages: the age at which a producer is asked for the first
+	// time unless it wished for another, the pause between checks, and how many
+	// there are before the message is parked. 0 = as in limits.go.
+	TransactionCheckAfter time.Duration
+	TransactionCheckEvery time.Duration
+	TransactionCheckMax   int
+	Logger                *slog.Logger
 	// Fatal is called when the log can no longer be trusted to keep what it is
 	// given. nil ends the process.
 	Fatal func(error)
@@ -55,24 +68,33 @@ type Broker struct {
 	append appender
 	index  *consumequeue.Store
 
-	topics     *topic.Table
-	groups     *group.Table
-	inflight   *inflight.Tracker
-	hub        *longpoll.Hub
-	sessions   *session.Registry
-	filters    filterGuard
-	dispatcher *dispatch.Dispatcher
+	topics       *topic.Table
+	groups       *group.Table
+	inflight     *inflight.Tracker
+	transactions *transaction.Table
+	timers       *scheduler.Scheduler
+	hub          *longpoll.Hub
+	sessions     *session.Registry
+	filters      filterGuard
+	dispatcher   *dispatch.Dispatcher
 
 	handles  atomic.Pointer[handleKey]
 	identity identity // set by the dispatcher
 
-	sequence sequencer
-	wakes    wakes // the dispatcher's
-	live     bool  // the dispatcher's: what it applies is new, not replayed
-	tableOp  chan struct{}
-	checkpt  checkpointer
-	counters counters
-	opened   time.Time
+	sequence   sequencer
+	wakes      wakes // the dispatcher's
+	live       bool  // the dispatcher's: what it applies is new, not replayed
+	tableOp    chan struct{}
+	deadOp     chan struct{} // held while dead letters are settled
+	lites      *lite.Table
+	liteSubs   lite.Subscriptions
+	liteGate   chan struct{} // held by the one sender that makes lite topics
+	liteMu     sync.Mutex
+	liteMade   map[liteName]uint32 // made and not applied yet
+	checkpt    checkpointer
+	firstLease uint64 // leases with lower ids are from before the start
+	counters   counters
+	opened     time.Time
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
@@ -95,20 +117,29 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 			os.Exit(1)
 		}
 	}
+	opts.MaxDelay = cmp.Or(opts.MaxDelay, DefaultMaxDelay)
+	opts.TransactionCheckAfter = cmp.Or(opts.TransactionCheckAfter, DefaultRecheckMin)
+	opts.TransactionCheckEvery = cmp.Or(opts.TransactionCheckEvery, TransactionCheckEvery)
+	opts.TransactionCheckMax = cmp.Or(opts.TransactionCheckMax, TransactionCheckMax)
 	if opts.CheckpointEvery == 0 {
 		opts.CheckpointEvery = 64 << 20
 	}
 	b := &Broker{
-		opts:    opts,
-		log:     opts.Logger,
-		topics:  topic.NewTable(),
-		groups:  group.NewTable(),
-		hub:     longpoll.New(MaxWaitersPerQueue, MaxWaiters),
-		tableOp: make(chan struct{}, 1),
-		opened:  time.Now(),
+		opts:         opts,
+		log:          opts.Logger,
+		topics:       topic.NewTable(),
+		groups:       group.NewTable(),
+		transactions: transaction.New(opts.TransactionCheckAfter),
+		hub:          longpoll.New(MaxWaitersPerQueue, MaxWaiters),
+		tableOp:      make(chan struct{}, 1),
+		deadOp:       make(chan struct{}, 1),
+		lites:        lite.NewTable(),
+		liteGate:     make(chan struct{}, 1),
+		liteMade:     map[liteName]uint32{},
+		opened:       time.Now(),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	b.inflight = inflight.New(func(k inflight.SubKey) { b.hub.Wake(longpoll.Key{Topic: k.Topic, Group: k.Group}) })
+	b.inflight = inflight.New(b.wakeSub, b.queueExists)
 	b.sessions = session.New(ClientExpiry, b.clientGone)
 	if err := b.open(ctx); err != nil {
 		b.cancel()
@@ -160,6 +191,9 @@ func (b *Broker) open(ctx context.Context) error {
 		return err
 	}
 	b.sequence.next = b.nextOffset
+	if err := b.restoreTimers(cp, found && !rebuild); err != nil {
+		return err
+	}
 	if rebuild {
 		if err := b.rebuildIndex(ctx, cp.Sections[sectionIndex], cp.Position); err != nil {
 			return err
@@ -179,6 +213,7 @@ func (b *Broker) open(ctx context.Context) error {
 // start runs the goroutines, in the order Close joins them in reverse.
 func (b *Broker) start() {
 	b.live = true
+	b.firstLease = b.inflight.LeaseIDs(1, b.opened.UnixMilli())
 	b.run.Go(func() {
 		if err := b.dispatcher.Run(b.ctx); err != nil {
 			b.fatal(err)
@@ -187,6 +222,8 @@ func (b *Broker) start() {
 	b.run.Go(func() { b.inflight.Run(b.ctx) })
 	b.run.Go(func() { b.sessions.Run(b.ctx) })
 	b.run.Go(b.housekeep)
+	b.run.Go(b.checkBack)
+	b.run.Go(b.fireTimers)
 	b.run.Go(b.checkpt.run)
 	if b.handles.Load() == nil {
 		if err := b.createIdentity(); err != nil {

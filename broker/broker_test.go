@@ -275,7 +275,7 @@ func TestChangeInvisibleBringsTheMessageBackWithANewAttempt(t *testing.T) {
 	send(t, b, "T", msg("1", "m"))
 	first := receive(t, b, "T", "G")
 	want(t, first, "m#1")
-	handle, err := b.ChangeInvisible(t.Context(), name("G"), name("T"), first[0].Handle, 0)
+	handle, err := b.ChangeInvisible(t.Context(), name("G"), name("T"), first[0].Handle, 0, false)
 	if err != nil || handle == "" || handle == first[0].Handle {
 		t.Fatalf("handle %q, %v", handle, err)
 	}
@@ -285,7 +285,7 @@ func TestChangeInvisibleBringsTheMessageBackWithANewAttempt(t *testing.T) {
 	second := receive(t, b, "T", "G", func(r *ReceiveRequest) { r.Wait = time.Minute })
 	want(t, second, "m#2")
 	ack(t, b, "T", "G", second...)
-	if _, err := b.ChangeInvisible(t.Context(), name("G"), name("T"), second[0].Handle, time.Second); ReasonOf(err) != InvalidHandle {
+	if _, err := b.ChangeInvisible(t.Context(), name("G"), name("T"), second[0].Handle, time.Second, false); ReasonOf(err) != InvalidHandle {
 		t.Fatalf("change after ack: %v", err)
 	}
 }
@@ -324,7 +324,7 @@ func TestDeadLetterAfterTheLastAttempt(t *testing.T) {
 	send(t, b, "T", m)
 	for range 2 {
 		got := receive(t, b, "T", "G", func(r *ReceiveRequest) { r.Wait = time.Minute })
-		if _, err := b.ChangeInvisible(t.Context(), name("G"), name("T"), got[0].Handle, 0); err != nil {
+		if _, err := b.ChangeInvisible(t.Context(), name("G"), name("T"), got[0].Handle, 0, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -355,7 +355,7 @@ func TestFIFOGroupHandsOutOneMessagePerMessageGroup(t *testing.T) {
 	first := receive(t, b, "T", "G")
 	want(t, first, "a1#1", "b1#1")
 	want(t, receive(t, b, "T", "G"))
-	if _, err := b.ChangeInvisible(t.Context(), name("G"), name("T"), first[0].Handle, 0); err != nil { // a1 fails
+	if _, err := b.ChangeInvisible(t.Context(), name("G"), name("T"), first[0].Handle, 0, false); err != nil { // a1 fails
 		t.Fatal(err)
 	}
 	ack(t, b, "T", "G", first[1])
@@ -443,3 +443,5 @@ func removeAll(t testing.TB, dir string) {
 		t.Fatal(err)
 	}
 }
+
+func recordKey(tp topic.Topic, queue uint32) record.QueueKey { return record.Key(tp.ID, queue) }

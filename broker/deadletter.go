@@ -16,6 +16,7 @@ import (
 const (
 	reasonAttempts  = "attempts exhausted"
 	reasonForwarded = "forwarded by the consumer"
+	reasonSkipped   = "skipped by an operator"
 )
 
 // deadLetter is a dead-letter record: a move of one payload, by position, into
@@ -23,7 +24,8 @@ const (
 //
 //	group uvarint | topic uvarint | queue uvarint | offset uvarint | lease id uvarint
 //	| payload position uvarint | payload size uvarint | tag hash uvarint | group hash uvarint
-//	| attempt uvarint | topic name string | message id string | reason string
+//	| attempt uvarint | lease end varint (Unix ms) | owner string
+//	| topic name string | message id string | reason string
 type deadLetter struct {
 	Group     record.GroupID
 	Topic     record.TopicID // where it came from
@@ -35,6 +37,8 @@ type deadLetter struct {
 	TagHash   uint32
 	GroupHash uint32
 	Attempt   int32
+	LeaseEnd  int64  // of the last lease
+	Owner     string // client that had it last, "" = none
 	TopicName string
 	MessageID string
 	Reason    string
@@ -49,7 +53,8 @@ func (dl *deadLetter) append(dst []byte, to record.QueueKey) []byte {
 	} {
 		dst = binary.AppendUvarint(dst, v)
 	}
-	for _, s := range []string{dl.TopicName, dl.MessageID, dl.Reason} {
+	dst = binary.AppendVarint(dst, dl.LeaseEnd)
+	for _, s := range []string{dl.Owner, dl.TopicName, dl.MessageID, dl.Reason} {
 		dst = record.AppendString(dst, s)
 	}
 	return record.EndCommand(dst, start)
@@ -66,7 +71,7 @@ func parseDeadLetter(rec []byte) (deadLetter, error) {
 		Offset: record.QueueOffset(d.Uvarint()), LeaseID: d.Uvarint(),
 		Position: record.Position(d.Uvarint()), Size: d.Uint32(),
 		TagHash: d.Uint32(), GroupHash: d.Uint32(), Attempt: int32(d.Uint32()),
-		TopicName: d.String(), MessageID: d.String(), Reason: d.String(),
+		LeaseEnd: d.Varint(), Owner: d.String(), TopicName: d.String(), MessageID: d.String(), Reason: d.String(),
 		StoreTime: stored,
 	}
 	return dl, d.Err()
@@ -122,7 +127,7 @@ func (b *Broker) buryBatch(sub *inflight.Sub, tp topic.Topic, g group.Group, hel
 		}
 		dl := deadLetter{
 			Group: sub.Key().Group, Topic: tp.ID, Queue: h.Queue, Offset: h.Offset, LeaseID: h.LeaseID,
-			Position: payload.pos, Size: payload.size, TagHash: e.TagHash, GroupHash: e.GroupHash, Attempt: h.Attempt,
+			Position: payload.pos, Size: payload.size, TagHash: e.TagHash, GroupHash: e.GroupHash, Attempt: h.Attempt, LeaseEnd: h.Deadline, Owner: h.Owner,
 			TopicName: tp.Name.Name, MessageID: payload.id, Reason: reason,
 		}
 		batch.Add(dl.append(nil, record.Key(dlq.ID, 0)), nil)

@@ -42,6 +42,8 @@ const (
 	AlreadyExists
 	PreconditionFailed
 	Unavailable
+	LiteTopicQuota
+	LiteSubscriptionQuota
 )
 
 // Error is a failure that a client is told about. Message names the field and

@@ -3,6 +3,7 @@ package broker
 import (
 	"time"
 
+	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
@@ -27,28 +28,65 @@ func (b *Broker) housekeep() {
 				b.releaseDead()
 			}
 			b.retain(now)
+			b.expireLite(now)
 		}
 	}
 }
 
-// releaseDead frees the auto-renewed leases of clients that are not there: the
-// broker was restarted and they did not come back.
+// releaseDead frees the auto-renewed leases of clients that are not there, and
+// those from before the broker's start: the answer that handed one out may have
+// been lost with the process, and then its client, alive as it is, will never
+// settle it. A client that did get the message has had the grace to finish.
 func (b *Broker) releaseDead() {
-	gone := func(owner string) bool { return !b.sessions.Live(owner) }
+	live := map[string]bool{}
+	gone := func(owner string, h inflight.Held) bool {
+		if h.LeaseID < b.firstLease {
+			return true
+		}
+		alive, known := live[owner]
+		if !known {
+			alive = b.sessions.Live(owner)
+			live[owner] = alive
+		}
+		return !alive
+	}
 	for _, s := range b.inflight.Subs() {
-		b.releaseHeld(s, s.BeginRelease(gone))
+		b.releaseHeld(s, s.BeginRelease(gone), ReleaseDelay)
 	}
 }
 
+// Disconnected is told when the command stream of a client breaks. What was
+// handed out just before may not have arrived: unless it is settled within the
+// time of an ordinary lease, it comes again. What the client has had for longer
+// it holds as before.
+func (b *Broker) Disconnected(clientID string) {
+	c, ok := b.sessions.Get(clientID)
+	if !ok {
+		return
+	}
+	recent := time.Now().Add(MaxHold - recentLease).UnixMilli()
+	b.releaseOf(c, defaultInvisible, func(h inflight.Held) bool { return h.Deadline > recent })
+}
+
+// recentLease is how old a lease may be whose answer may still be under way.
+const recentLease = 15 * time.Second
+
 // clientGone frees what a client held that has said goodbye or gone silent.
 func (b *Broker) clientGone(c session.Client) {
+	b.liteSubs.Drop(c.ID)
+	b.releaseOf(c, ReleaseDelay, func(inflight.Held) bool { return true })
+}
+
+// releaseOf ends, after delay, those auto-renewed leases of a client that
+// satisfy which.
+func (b *Broker) releaseOf(c session.Client, delay time.Duration, which func(inflight.Held) bool) {
 	g, ok := b.groups.Lookup(c.Group)
 	if !ok {
 		return
 	}
 	for _, s := range b.inflight.Subs() {
 		if s.Key().Group == g.ID {
-			b.releaseHeld(s, s.BeginRelease(func(owner string) bool { return owner == c.ID }))
+			b.releaseHeld(s, s.BeginRelease(func(owner string, h inflight.Held) bool { return owner == c.ID && which(h) }), delay)
 		}
 	}
 }
@@ -56,7 +94,11 @@ func (b *Broker) clientGone(c session.Client) {
 // retain drops what the log's retention no longer keeps, but nothing that a
 // restart would replay.
 func (b *Broker) retain(now time.Time) {
-	dropped, err := b.wal.Retain(now, record.Position(b.checkpt.replayFrom.Load()))
+	floor := record.Position(b.checkpt.replayFrom.Load())
+	if oldest, ok := b.transactions.Oldest(); ok {
+		floor = min(floor, oldest) // an undecided message is not dropped, however old
+	}
+	dropped, err := b.wal.Retain(now, floor)
 	if err != nil {
 		b.log.Error("retention failed", "error", err)
 	}

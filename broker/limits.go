@@ -12,7 +12,12 @@ const (
 	MaxTopicLen        = 127
 	MaxGroupLen        = 120
 	MaxLiteTopicLen    = 64
+	MaxLiteTopics      = 1_000_000 // of all parents together
+	MinLiteTTL         = 15 * time.Minute
+	MaxLiteTTL         = 30 * 24 * time.Hour
 	MaxSendBatch       = 1024 // messages in one SendMessage
+	DefaultMaxDelay    = 366 * 24 * time.Hour
+	MaxTimerList       = 1000 // delayed messages in one listing
 
 	MaxReceiveBatch    = 32
 	MinInvisible       = 10 * time.Second // asked for with a receive
@@ -32,5 +37,9 @@ const (
 	MaxRetrySteps     = 64
 	ClientExpiry      = 120 * time.Second // without a heartbeat
 	MaxRecovery       = 3600 * time.Second
-	DefaultRecheckMin = 6 * time.Second
+	DefaultRecheckMin = 6 * time.Second // age of a half message at its first check
+
+	TransactionCheckEvery = 30 * time.Second
+	TransactionCheckMax   = 15   // checks before a half message is parked
+	MaxTransactionPage    = 1000 // half messages in one listing
 )

@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"errors"
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/group"
@@ -29,6 +31,7 @@ type receiving struct {
 	sub    *inflight.Sub
 
 	attempt uint64
+	lite    bool
 	found   []found
 }
 
@@ -50,7 +53,10 @@ func (b *Broker) Receive(ctx context.Context, req ReceiveRequest) (*Delivery, er
 	}
 	wait, cancel := context.WithTimeout(ctx, req.Wait)
 	defer cancel()
-	key := subWaitKey(r.sub.Key())
+	key := longpoll.Key{Topic: r.topic.ID, Group: r.group.ID}
+	if r.lite {
+		key.Group = 0 // each client takes other queues: what wakes one may be for another
+	}
 	w, err := b.hub.Register(key)
 	if err != nil {
 		return nil, Errorf(TooManyRequests, "too many receives of group %q wait for topic %q: %w", r.group.Name, r.topic.Name, err)
@@ -86,7 +92,7 @@ func (b *Broker) Receive(ctx context.Context, req ReceiveRequest) (*Delivery, er
 // while a scan held their queue, and woke a receive that found it held; or the
 // scan went to the end of its budget.
 func (r *receiving) more() bool {
-	return r.sub.Unclaimed(r.topic.Queues, r.bounds, MaxInFlight)
+	return r.sub.Unclaimed(r.order(), r.bounds, MaxInFlight)
 }
 
 func (r *receiving) bounds(queue uint32) (low, high record.QueueOffset) {
@@ -134,8 +140,9 @@ func (b *Broker) newReceive(ctx context.Context, req *ReceiveRequest) (*receivin
 	req.Batch = min(max(req.Batch, 1), MaxReceiveBatch)
 	r := &receiving{
 		b: b, req: req, topic: tp, group: g, filter: f,
-		sub: b.inflight.Sub(inflight.SubKey{Group: g.ID, Topic: tp.ID}, g.FIFO),
+		sub: b.inflight.Sub(inflight.SubKey{Group: g.ID, Topic: tp.ID}, ordered(g, tp)),
 	}
+	r.lite = r.isLite()
 	if err := b.filters.use(r.sub.Key(), req.ClientID, req.FilterType, req.Filter, b.sessions.Live); err != nil {
 		return nil, err
 	}
@@ -203,8 +210,16 @@ func (r *receiving) collect() (*Delivery, error) {
 // takeReady reserves redeliveries and loads them. What has had its attempts goes
 // to the dead letters on the way; what the log no longer holds is settled.
 func (r *receiving) takeReady(now int64) (kept []inflight.Held, err error) {
+	var accept func(uint32) bool
+	if r.lite {
+		mine := map[uint32]bool{}
+		for q := range r.liteOrder() {
+			mine[q] = true
+		}
+		accept = func(q uint32) bool { return mine[q] }
+	}
 	for len(kept) == 0 {
-		ready, dead := r.sub.TakeReady(nil, r.req.Batch, r.group.MaxAttempts, now)
+		ready, dead := r.sub.TakeReady(nil, r.req.Batch, r.group.MaxAttempts, now, accept)
 		if len(ready)+len(dead) == 0 {
 			return nil, nil
 		}
@@ -251,12 +266,11 @@ const scanBudget = 8192
 func (r *receiving) scan() (scans []inflight.Scanned, err error) {
 	order := r.order()
 	for len(r.found) < r.req.Batch {
-		queue, from, to, ok := r.sub.BeginScan(order, r.bounds, MaxInFlight)
+		sc, end, ok := r.sub.BeginScan(order, r.bounds, MaxInFlight)
 		if !ok {
 			break
 		}
-		sc := inflight.Scanned{Queue: queue, From: from, To: from}
-		err := r.scanQueue(&sc, to)
+		err := r.scanQueue(&sc, end)
 		scans = append(scans, sc)
 		if err != nil {
 			return scans, err
@@ -267,7 +281,10 @@ func (r *receiving) scan() (scans []inflight.Scanned, err error) {
 
 // order says in which order queues are scanned: from the highest on priority
 // topics, else from the client's hint or from one further than the last time.
-func (r *receiving) order() func(yield func(uint32) bool) {
+func (r *receiving) order() iter.Seq[uint32] {
+	if r.lite {
+		return r.liteOrder()
+	}
 	n := r.topic.Queues
 	if r.topic.Type == topic.Priority {
 		return func(yield func(uint32) bool) {
@@ -371,7 +388,7 @@ func (r *receiving) lease(redelivered []inflight.Held, scans []inflight.Scanned,
 	}
 	for _, h := range redelivered {
 		if n := len(rec.Queues); n == 0 || rec.Queues[n-1].Queue != h.Queue {
-			rec.Queues = append(rec.Queues, inflight.Scanned{Queue: h.Queue})
+			rec.Queues = append(rec.Queues, inflight.Scanned{Queue: h.Queue, Epoch: h.Epoch})
 		}
 		q := &rec.Queues[len(rec.Queues)-1]
 		q.Held = append(q.Held, h)
@@ -387,7 +404,17 @@ func (r *receiving) lease(redelivered []inflight.Held, scans []inflight.Scanned,
 		r.sub.PutBack(redelivered)
 		return wrapAppend(err)
 	}
-	return r.b.await(batch)
+	if err := r.b.await(batch); err != nil {
+		return err
+	}
+	r.found = slices.DeleteFunc(r.found, func(f found) bool {
+		held := r.sub.Holds(f.held)
+		if !held {
+			f.loaded.release()
+		}
+		return !held
+	})
+	return nil
 }
 
 // defaultInvisible is the lease of a push consumer that is not connected by a
@@ -429,17 +456,18 @@ func (b *Broker) GiveBack(d *Delivery, from int) {
 		}
 	}
 	for sub, held := range bySub {
-		b.releaseHeld(sub, held)
+		b.releaseHeld(sub, held, ReleaseDelay)
 	}
 }
 
-// releaseHeld submits the record that ends reserved leases after ReleaseDelay.
-func (b *Broker) releaseHeld(sub *inflight.Sub, held []inflight.Held) {
+// releaseHeld submits the record that ends reserved leases after delay. The
+// handles stay good until then.
+func (b *Broker) releaseHeld(sub *inflight.Sub, held []inflight.Held, delay time.Duration) {
 	if len(held) == 0 {
 		return
 	}
-	deadline := time.Now().Add(ReleaseDelay).UnixMilli()
-	if err := b.append.Submit(record1(inflight.AppendExtend(nil, sub.Key(), deadline, 0, held))); err != nil {
+	deadline := time.Now().Add(delay).UnixMilli()
+	if err := b.append.Submit(record1(inflight.AppendExtend(nil, sub.Key(), deadline, 0, false, held))); err != nil {
 		// They come again when their leases end by themselves.
 		sub.PutBack(held)
 		b.log.Warn("leases of a client that is gone were not released", "error", err)

@@ -12,6 +12,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/scheduler"
 )
 
 // formatVersion is the version of the data directory as a whole: it is raised
@@ -57,6 +58,9 @@ const (
 	sectionGroups
 	sectionInflight
 	sectionIndex
+	sectionLite
+	sectionTransactions
+	sectionTimers
 	sectionCount
 )
 
@@ -67,7 +71,10 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 	sections[sectionTopics] = b.topics.AppendSnapshot(nil)
 	sections[sectionGroups] = b.groups.AppendSnapshot(nil)
 	sections[sectionInflight] = b.inflight.AppendSnapshot(nil)
+	sections[sectionLite] = b.lites.AppendSnapshot(nil)
 	sections[sectionIndex] = b.index.AppendSnapshot(nil)
+	sections[sectionTransactions] = b.transactions.AppendSnapshot(nil)
+	sections[sectionTimers] = b.timers.AppendSnapshot(nil)
 	return dispatch.Checkpoint{Position: at, Sections: sections}
 }
 
@@ -81,10 +88,12 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 			return false, fmt.Errorf("broker: the checkpoint has %d sections, want %d", len(cp.Sections), sectionCount)
 		}
 		for i, load := range map[int]func(*record.Decoder){
-			sectionIdentity: b.restoreIdentity,
-			sectionTopics:   b.topics.Restore,
-			sectionGroups:   b.groups.Restore,
-			sectionInflight: b.inflight.Restore,
+			sectionIdentity:     b.restoreIdentity,
+			sectionTopics:       b.topics.Restore,
+			sectionGroups:       b.groups.Restore,
+			sectionInflight:     b.inflight.Restore,
+			sectionLite:         b.lites.Restore,
+			sectionTransactions: b.transactions.Restore,
 		} {
 			d := record.NewDecoder(cp.Sections[i])
 			if load(d); d.Err() != nil {
@@ -108,6 +117,20 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 	return found, err
 }
 
+// restoreTimers makes the scheduler, which is empty unless the index is the
+// checkpoint's: a replay that makes the index makes the timers too.
+func (b *Broker) restoreTimers(cp dispatch.Checkpoint, indexed bool) error {
+	b.timers = scheduler.New(b.index)
+	if !indexed {
+		return nil
+	}
+	d := record.NewDecoder(cp.Sections[sectionTimers])
+	if b.timers.Restore(d); d.Err() != nil {
+		return fmt.Errorf("broker: checkpoint section %d: %w", sectionTimers, d.Err())
+	}
+	return nil
+}
+
 // rebuildIndex puts the entries of all placed records below to. Queue offsets
 // are in the records, so no other state is needed.
 func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Position) error {
@@ -116,11 +139,16 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 		return fmt.Errorf("broker: %w", err)
 	}
 	d := dispatch.New(b.wal.Reader(b.wal.First()), b.wal.First(), 1<<62, dispatch.Sinks{
-		Apply: func(pos record.Position, rec []byte, kind record.Kind, _ int64) error {
+		Apply: func(pos record.Position, rec []byte, kind record.Kind, time int64) error {
 			if kind.Placed() {
-				return b.indexPlaced(pos, rec, kind)
+				if err := b.indexPlaced(pos, rec, kind); err != nil {
+					return err
+				}
 			}
-			return nil
+			if kind == record.KindDiscard {
+				return b.indexDiscard(record.Command(rec))
+			}
+			return b.applyTimer(pos, rec, kind, time)
 		},
 		Wake:       func() {},
 		Checkpoint: func(record.Position) {},
@@ -129,7 +157,9 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 		return fmt.Errorf("broker: rebuild the consume queues: %w", err)
 	}
 	for key, end := range ends {
-		b.index.Reserve(key, end)
+		if key.Topic() != record.TimerTopic { // whose numbers start anew
+			b.index.Reserve(key, end)
+		}
 	}
 	b.log.Info("consume queues rebuilt from the log", "from", b.wal.First(), "to", to)
 	return nil

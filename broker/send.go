@@ -32,7 +32,7 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 		if msgs[i].Topic != name {
 			return nil, Errorf(Corrupted, "message %d is for topic %q, the first one for %q", i, clip(msgs[i].Topic.String()), clip(name.String()))
 		}
-		if err := checkMessage(&msgs[i], now); err != nil {
+		if err := checkMessage(&msgs[i], now, b.opts.MaxDelay); err != nil {
 			return nil, err
 		}
 	}
@@ -46,8 +46,16 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 		}
 	}
 	s := sends.Get().(*sendState)
-	s.encode(b, tp, msgs, now)
-	if err := b.append.Submit(&s.batch); err != nil {
+	lite, err := b.beginLite(ctx, tp, msgs, &s.batch)
+	if err != nil {
+		s.free()
+		return nil, err
+	}
+	first := s.batch.Len() // records of new lite topics come before the messages
+	s.encode(tp, msgs, now, lite)
+	err = b.append.Submit(&s.batch)
+	lite.end(err == nil)
+	if err != nil {
 		s.free()
 		return nil, wrapAppend(err)
 	}
@@ -55,9 +63,18 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 	if err := s.batch.Wait(context.WithoutCancel(ctx)); err != nil {
 		return nil, wrapAppend(err) // s is not reused: the log may still hold it
 	}
+	if err := lite.applied(&s.batch); err != nil {
+		return nil, err
+	}
 	out := make([]Sent, len(msgs))
 	for i := range out {
-		out[i] = Sent{MessageID: msgs[i].ID, Offset: record.OffsetOf(s.batch.Head(i))}
+		out[i] = Sent{MessageID: msgs[i].ID, Offset: record.OffsetOf(s.batch.Head(first + i))}
+		if len(msgs) == 1 && msgs[i].DueTime > now {
+			out[i].RecallHandle = b.handles.Load().sealRecall(recall{tp.ID, msgs[i].DueTime, s.batch.Position(first + i)})
+		}
+		if msgs[i].Transaction {
+			out[i].TransactionID = b.handles.Load().sealTransaction(tp.ID, s.batch.Position(first+i))
+		}
 	}
 	s.free()
 	b.counters.sends.Add(uint64(len(msgs)))
@@ -87,12 +104,12 @@ func checkType(m *Outgoing, tp topic.Topic, now int64) error {
 		return Errorf(TypeConflict, "the message is of type %v, the topic %q takes %v", kind, tp.Name, tp.Type)
 	}
 	switch {
-	case kind == topic.Transaction:
-		return Errorf(Unsupported, "transactional messages are not in this build")
-	case kind == topic.Delay && m.DueTime > now:
-		return Errorf(Unsupported, "delivery at a later time is not in this build")
-	case kind == topic.Lite:
-		return Errorf(Unsupported, "lite topics are not in this build")
+	case kind == topic.Transaction && (m.DueTime != 0 || m.LiteTopic != ""):
+		return Errorf(TypeConflict, "a transactional message has no delivery time and no lite topic")
+	case kind == topic.Delay && m.LiteTopic != "":
+		return Errorf(TypeConflict, "a message with a delivery time has no lite topic")
+	case m.LiteTopic != "":
+		return checkLiteName(m.LiteTopic)
 	}
 	return nil
 }
@@ -123,7 +140,7 @@ var robin atomic.Uint32
 
 // encode fills the batch. Heads share one buffer that is made large enough
 // first, because the batch aliases it.
-func (s *sendState) encode(b *Broker, tp topic.Topic, msgs []Outgoing, now int64) {
+func (s *sendState) encode(tp topic.Topic, msgs []Outgoing, now int64, lite *liteSend) {
 	size := 0
 	for i := range msgs {
 		size += headBound(&msgs[i])
@@ -141,6 +158,12 @@ func (s *sendState) encode(b *Broker, tp topic.Topic, msgs []Outgoing, now int64
 		if rec.BornTime <= 0 {
 			rec.BornTime = now
 		}
+		switch {
+		case m.Transaction:
+			rec.Kind = record.KindHalf
+		case m.DueTime > now:
+			rec.Kind = record.KindDelayed
+		}
 		if m.Gzip {
 			rec.Flags |= record.FlagGzip
 		}
@@ -151,6 +174,9 @@ func (s *sendState) encode(b *Broker, tp topic.Topic, msgs []Outgoing, now int64
 		if m.HasGroup {
 			rec.Flags |= record.FlagFIFO
 			rec.Queue = record.Hash32(m.Group) % tp.Queues
+		}
+		if m.LiteTopic != "" {
+			rec.Queue = lite.queues[i]
 		}
 		s.props = appendProperties(s.props[:0], m)
 		rec.Properties = s.props

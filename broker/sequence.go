@@ -24,7 +24,7 @@ func (s *sequencer) stamp(now int64, batch *commitlog.Batch) {
 		head := batch.Head(i)
 		kind := record.KindOf(head)
 		if !kind.Placed() {
-			if kind.IsMessage() {
+			if kind.IsMessage() && kind != record.KindCopy { // which is as the original was
 				record.Stamp(head, record.NoOffset, now)
 			}
 			continue

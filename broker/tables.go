@@ -47,6 +47,9 @@ func (b *Broker) CreateTopic(ctx context.Context, tp topic.Topic) (topic.Topic, 
 	if tp.Queues > MaxQueues {
 		return topic.Topic{}, Errorf(BadRequest, "%d queues, the limit is %d", tp.Queues, MaxQueues)
 	}
+	if tp.LiteTTL != 0 && (tp.LiteTTL < MinLiteTTL || tp.LiteTTL > MaxLiteTTL) {
+		return topic.Topic{}, Errorf(BadRequest, "the time of lite topics is %v, it must be 0 or %v to %v", tp.LiteTTL, MinLiteTTL, MaxLiteTTL)
+	}
 	err := b.changeTables(ctx, func() ([]byte, error) {
 		if _, ok := b.topics.Lookup(tp.Name); ok {
 			return nil, Errorf(AlreadyExists, "the topic %q exists", tp.Name)

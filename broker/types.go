@@ -127,6 +127,7 @@ const (
 	OffsetBeginning OffsetPolicy = iota
 	OffsetEnd
 	OffsetTimestamp
+	OffsetExact // of ResetOffset only
 )
 
 // QueueStatus is one queue of a topic as it stands.

@@ -116,7 +116,7 @@ func hasControl(s string) bool {
 }
 
 // checkMessage applies the send rules of wire-contract 2.3, in its order.
-func checkMessage(m *Outgoing, now int64) error {
+func checkMessage(m *Outgoing, now int64, maxDelay time.Duration) error {
 	switch {
 	case len(m.Body) == 0:
 		return Errorf(BodyEmpty, "the body is empty")
@@ -186,5 +186,3 @@ func checkMessage(m *Outgoing, now int64) error {
 	}
 	return nil
 }
-
-const maxDelay = 24 * time.Hour

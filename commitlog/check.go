@@ -1,7 +1,9 @@
 package commitlog
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -26,7 +28,8 @@ type Report struct {
 // Scan returns. It reads the files of a log that may be open in another process,
 // and changes nothing; there, it ends somewhere near the written end, and may
 // find frames that are not committed yet. The payload is valid during the call.
-// A bad frame in the middle is a *CorruptError.
+// A bad frame in the middle is a *CorruptError; ErrOutOfRange says that
+// retention has overtaken the scan.
 func Scan(dir string, from record.Position, f func(Frame) error) error {
 	_, err := scanDir(mmapfile.OS, dir, from, f)
 	return err
@@ -40,23 +43,29 @@ func Check(dir string) (Report, error) {
 	return checkDir(mmapfile.OS, dir)
 }
 
-// openDir opens all segments for reading.
-func openDir(fs mmapfile.FS, dir string) (*scanner, error) {
-	names, err := fs.List(dir)
-	if err != nil {
-		return nil, fmt.Errorf("commitlog: %w", err)
-	}
-	var bases []record.Position
-	for _, name := range names {
-		if base, ok := parseSegmentName(name); ok {
-			bases = append(bases, base)
+// openDir opens all segments for reading. Retention may be at work: what it
+// removes between the listing and the opening is looked up again.
+func openDir(fsys mmapfile.FS, dir string) (*scanner, error) {
+	for tries := 0; ; tries++ {
+		names, err := fsys.List(dir)
+		if err != nil {
+			return nil, fmt.Errorf("commitlog: %w", err)
 		}
+		var bases []record.Position
+		for _, name := range names {
+			if base, ok := parseSegmentName(name); ok {
+				bases = append(bases, base)
+			}
+		}
+		if len(bases) == 0 {
+			return nil, fmt.Errorf("commitlog: %s: %w: no segments", dir, ErrMissing)
+		}
+		segs, headers, err := openSegments(fsys.OpenRead, func(name string) string { return filepath.Join(dir, name) }, bases)
+		if errors.Is(err, fs.ErrNotExist) && tries < 10 {
+			continue
+		}
+		return &scanner{segs: segs, headers: headers}, err
 	}
-	if len(bases) == 0 {
-		return nil, fmt.Errorf("commitlog: %s: %w: no segments", dir, ErrMissing)
-	}
-	segs, headers, err := openSegments(fs.OpenRead, func(name string) string { return filepath.Join(dir, name) }, bases)
-	return &scanner{segs: segs, headers: headers}, err
 }
 
 func (sc *scanner) close() {
@@ -65,8 +74,8 @@ func (sc *scanner) close() {
 	}
 }
 
-func scanDir(fs mmapfile.FS, dir string, from record.Position, f func(Frame) error) (Report, error) {
-	sc, err := openDir(fs, dir)
+func scanDir(fsys mmapfile.FS, dir string, from record.Position, f func(Frame) error) (Report, error) {
+	sc, err := openDir(fsys, dir)
 	if err != nil {
 		return Report{}, err
 	}
@@ -74,40 +83,70 @@ func scanDir(fs mmapfile.FS, dir string, from record.Position, f func(Frame) err
 	rep := Report{Segments: len(sc.segs), First: sc.segs[0].start()}
 	// A frame can only be verified against what is before it, so the scan starts
 	// at the beginning of from's segment and keeps what is before from to itself.
-	start := startOf(&sc.headers[0])
+	end := startOf(&sc.headers[0])
 	for i := range sc.headers {
 		if t := startOf(&sc.headers[i]); t.pos <= from {
-			start = t
+			end = t
 		}
 	}
-	end, cause, err := sc.run(start, func(pos record.Position, h *frameHeader, payload []byte) error {
-		if pos < from {
-			return nil
-		}
-		rep.Frames++
-		rep.Bytes += h.size()
-		return f(Frame{
-			Position: pos, End: pos + record.Position(h.size()),
-			Index: h.Index, Term: h.Term, Time: h.Time / 1e6, Payload: payload,
+	for {
+		var cause error
+		start := end
+		end, cause, err = sc.run(start, func(pos record.Position, h *frameHeader, payload []byte) error {
+			if pos < from {
+				return nil
+			}
+			rep.Frames++
+			rep.Bytes += h.size()
+			return f(Frame{
+				Position: pos, End: pos + record.Position(h.size()),
+				Index: h.Index, Term: h.Term, Time: h.Time / 1e6, Payload: payload,
+			})
 		})
-	})
-	rep.End, rep.Index, rep.LastTime, rep.StoppedWith = end.pos, end.index, end.time/1e6, cause
-	if err != nil {
-		return rep, err
+		rep.End, rep.Index, rep.LastTime, rep.StoppedWith = end.pos, end.index, end.time/1e6, cause
+		if err != nil {
+			return rep, sc.excuse(err)
+		}
+		cutEnd, proof, err := sc.lookAhead(end)
+		rep.TornBytes = int64(cutEnd - end.pos)
+		if err != nil || proof == nil {
+			return rep, err
+		}
+		// Either damage, or the log has grown since the scan stopped: then what was
+		// missing is there now.
+		if rep.StoppedWith = fmt.Errorf("%w; %w", cause, proof); end == start {
+			last := sc.segs[len(sc.segs)-1]
+			return rep, sc.excuse(&CorruptError{Segment: last.path, Pos: end.pos, Cause: rep.StoppedWith})
+		}
+		sc.seg = nil // read anew
 	}
-	cutEnd, proof, err := sc.lookAhead(end)
-	if err == nil && proof != nil {
-		last := sc.segs[len(sc.segs)-1]
-		err = &CorruptError{Segment: last.path, Pos: end.pos, Cause: fmt.Errorf("%w; %w", cause, proof)}
-	}
-	rep.TornBytes = int64(cutEnd - end.pos)
-	return rep, err
 }
 
-func checkDir(fs mmapfile.FS, dir string) (Report, error) {
+// excuse returns err, or ErrOutOfRange if the bad bytes are those of a file that
+// retention has meanwhile taken for a new segment.
+func (sc *scanner) excuse(err error) error {
+	var corrupt *CorruptError
+	if errors.As(err, &corrupt) {
+		for _, s := range sc.segs {
+			b := make([]byte, segmentHeaderLen)
+			if s.path != corrupt.Segment {
+				continue
+			}
+			if _, rerr := s.file.ReadAt(b, 0); rerr != nil {
+				continue
+			}
+			if h, herr := decodeSegmentHeader(b); herr == nil && h.Nonce != s.nonce {
+				return ErrOutOfRange
+			}
+		}
+	}
+	return err
+}
+
+func checkDir(fsys mmapfile.FS, dir string) (Report, error) {
 	// The manifest first: in a log that is in use the checkpoint only moves on.
 	path := filepath.Join(dir, manifestName)
-	file, err := fs.OpenRead(path)
+	file, err := fsys.OpenRead(path)
 	if err != nil {
 		return Report{}, fmt.Errorf("commitlog: %w", err)
 	}
@@ -116,7 +155,7 @@ func checkDir(fs mmapfile.FS, dir string) (Report, error) {
 	if bad != nil {
 		return Report{}, &CorruptError{Segment: path, Cause: bad}
 	}
-	rep, err := scanDir(fs, dir, 0, func(Frame) error { return nil })
+	rep, err := scanDir(fsys, dir, 0, func(Frame) error { return nil })
 	rep.Checkpoint = m.Checkpoint.pos
 	if err == nil && rep.End < m.Checkpoint.pos {
 		err = &CorruptError{Segment: path, Pos: rep.End, Cause: fmt.Errorf("%w: log ends before the checkpoint at %d: %w", ErrMissing, m.Checkpoint.pos, rep.StoppedWith)}

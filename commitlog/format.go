@@ -58,7 +58,8 @@ import (
 //	24   8   commit hint  an index that was committed when this was written
 //	32   4   length       of the payload, a multiple of 8
 //	36   4   payload crc
-//	40   4   chain        crc of (previous chain, index, term, payload crc)
+//	40   4   chain        crc of (index, term, payload crc) of all frames up to
+//	                      this one, see nextChain
 //	44   1   type         a frameType, never 0: zeroes are not a frame
 //	45   1   flags        0
 //	46   2   extensions   0
@@ -85,9 +86,7 @@ import (
 //	40   8   checkpoint: its time
 //	48   4   checkpoint: its chain
 //	52   4   0
-//	56   8   cut: from    [from, to) is being zeroed, see recover.go; both 0
-//	64   8   cut: to      when nothing is
-//	72   -   0
+//	56   -   0
 const (
 	segmentHeaderLen = 4096
 	frameHeaderLen   = 64
@@ -272,14 +271,22 @@ func decodeFrameHeader(b []byte, nonce uint64, room int64) (frameHeader, error) 
 	return h, nil
 }
 
-// nextChain links a frame to all frames before it.
+// nextChain links a frame to all frames before it: it is the CRC-32C of the
+// index (8 bytes), term (8) and payload crc (4) of every frame up to this one,
+// prev being that up to the one before. Byte by byte, because a slice handed to
+// package crc32 would be an allocation for every frame.
 func nextChain(prev uint32, index, term uint64, payloadCRC uint32) uint32 {
-	var b [24]byte
-	le.PutUint32(b[0:], prev)
-	le.PutUint64(b[4:], index)
-	le.PutUint64(b[12:], term)
-	le.PutUint32(b[20:], payloadCRC)
-	return record.CRC(b[:])
+	crc := ^prev
+	add := func(v uint64, n int) {
+		for range n {
+			crc = castagnoli[byte(crc)^byte(v)] ^ crc>>8
+			v >>= 8
+		}
+	}
+	add(index, 8)
+	add(term, 8)
+	add(uint64(payloadCRC), 4)
+	return ^crc
 }
 
 // tail is where the log ends, seen from one of its watermarks: everything that
@@ -320,9 +327,8 @@ func (t *tail) follow(h *frameHeader, payload []byte) error {
 }
 
 type manifest struct {
-	Seq             uint64
-	Checkpoint      tail
-	CutFrom, CutEnd record.Position
+	Seq        uint64
+	Checkpoint tail
 }
 
 func (m *manifest) encode() []byte {
@@ -332,8 +338,6 @@ func (m *manifest) encode() []byte {
 	le.PutUint64(b[32:], m.Checkpoint.index)
 	le.PutUint64(b[40:], uint64(m.Checkpoint.time))
 	le.PutUint32(b[48:], m.Checkpoint.chain)
-	le.PutUint64(b[56:], uint64(m.CutFrom))
-	le.PutUint64(b[64:], uint64(m.CutEnd))
 	seal(b, manifestMagic)
 	return b
 }
@@ -354,10 +358,8 @@ func decodeManifest(b []byte) (manifest, error) {
 			time:  int64(le.Uint64(b[40:])),
 			chain: le.Uint32(b[48:]),
 		},
-		CutFrom: record.Position(le.Uint64(b[56:])),
-		CutEnd:  record.Position(le.Uint64(b[64:])),
 	}
-	if m.Seq == 0 || m.CutEnd < m.CutFrom {
+	if m.Seq == 0 {
 		return manifest{}, fmt.Errorf("%w: manifest %+v", ErrMalformed, m)
 	}
 	return m, nil

@@ -12,7 +12,7 @@ import (
 var (
 	someSegment  = segmentHeader{Cluster: 7, Group: 8, Base: 1 << 33, BaseIndex: 99, Nonce: 0x1122_3344_5566_7788, Size: 1 << 20, PrevTime: 1_700_000_000_000_000_000, PrevChain: 0xdead_beef}
 	someFrame    = frameHeader{Index: 100, Term: 3, Hint: 98, Length: 64, PayloadCRC: 0x0102_0304, Chain: 0x0506_0708, Type: frameRecords, Time: 1_700_000_000_000_000_001}
-	someManifest = manifest{Seq: 5, Checkpoint: tail{pos: 1 << 34, index: 77, time: 123, chain: 9}, CutFrom: 1<<34 + 8, CutEnd: 1<<34 + 800}
+	someManifest = manifest{Seq: 5, Checkpoint: tail{pos: 1 << 34, index: 77, time: 123, chain: 9}}
 )
 
 const someNonce = 0xaabb_ccdd_0011_2233
@@ -31,10 +31,24 @@ func TestFormatVersion1IsWhatItWas(t *testing.T) {
 	}{
 		"segment":  {someSegment.encode()[:80], "474e54525953454701000000a1ee0f6507000000000000000800000000000000000000000200000063000000000000008877665544332211000010000000000000002a36fe9c9717efbeadde00000000"},
 		"frame":    {encodedFrame(someFrame), "6164404d5c1ef9386400000000000000030000000000000062000000000000004000000004030201080706050100000001002a36fe9c97170000000000000000"},
-		"manifest": {someManifest.encode()[:72], "474e5452594d414e01000000a4a78849050000000000000000000000040000004d000000000000007b00000000000000090000000000000008000000040000002003000004000000"},
+		"manifest": {someManifest.encode()[:56], "474e5452594d414e01000000258cf8cc050000000000000000000000040000004d000000000000007b000000000000000900000000000000"},
 	} {
 		if got := hex.EncodeToString(tt.got); got != tt.want {
 			t.Errorf("%s:\ngot  %s\nwant %s", name, got, tt.want)
+		}
+	}
+}
+
+func TestTheChainIsTheChecksumOfAllFramesSoFar(t *testing.T) {
+	var all []byte
+	chain := uint32(0)
+	for i := range uint64(5) {
+		index, term, crc := i<<40+1, i*77, uint32(i*123456789)
+		all = le.AppendUint64(all, index)
+		all = le.AppendUint64(all, term)
+		all = le.AppendUint32(all, crc)
+		if chain = nextChain(chain, index, term, crc); chain != record.CRC(all) {
+			t.Fatalf("frame %d: %#x, want %#x", i, chain, record.CRC(all))
 		}
 	}
 }

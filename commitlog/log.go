@@ -64,6 +64,7 @@ type Log struct {
 	diskFull  bool
 	closed    bool  // no more Submit
 	drained   bool  // the write goroutine is done
+	shut      bool  // no more spares: their files are closed
 	err       error // why the log failed
 
 	// kick tells the prepare goroutine that something is to do; kickAt is the
@@ -117,22 +118,22 @@ func Open(opt Options) (*Log, error) {
 	if l.lock, err = l.fs.Lock(opt.Dir); err != nil {
 		return nil, fmt.Errorf("commitlog: %w", err)
 	}
-	end, err := l.recover()
+	found, err := l.recover()
 	if err != nil {
 		l.releaseFiles()
 		return nil, err
 	}
 	last := l.last()
-	l.written.Store(uint64(end.pos))
-	l.committed.Store(uint64(end.pos))
-	l.committedIndex.Store(end.index)
-	l.durableIndex.Store(end.index)
-	l.durable, l.pendingTail, l.pendingSeg = end, end, last
-	l.plan = plan{pos: end.pos, end: last.end(), limit: last.end()}
+	l.written.Store(uint64(found.frames.pos))
+	l.committed.Store(uint64(found.frames.pos))
+	l.committedIndex.Store(found.frames.index)
+	l.durableIndex.Store(found.frames.index)
+	l.durable, l.pendingTail, l.pendingSeg = found.frames, found.frames, last
+	l.plan = plan{pos: found.next.pos, end: last.end(), limit: last.end()}
 	for _, s := range l.spares {
 		l.plan.limit += record.Position(s.file.Size())
 	}
-	l.w = writer{l: l, seg: last, tail: end}
+	l.w = writer{l: l, seg: last, tail: found.next}
 	go l.runWriter()
 	go l.runSyncer()
 	go l.runPreparer()
@@ -165,9 +166,6 @@ func (l *Log) Close() error {
 		if l.closeErr == nil {
 			l.closeErr = l.man.checkpoint(end)
 		}
-		for _, s := range l.spares {
-			s.file.Close()
-		}
 		l.releaseFiles()
 	})
 	return l.closeErr
@@ -175,6 +173,13 @@ func (l *Log) Close() error {
 
 // releaseFiles gives back what Open took, in whatever state Open was left.
 func (l *Log) releaseFiles() {
+	l.mu.Lock()
+	l.shut = true
+	spares := l.spares
+	l.mu.Unlock()
+	for _, s := range spares {
+		s.file.Close()
+	}
 	if segs := l.segs.Load(); segs != nil {
 		for _, s := range *segs {
 			l.mapper.forget(s)
@@ -219,7 +224,7 @@ func (l *Log) failure() error {
 // First is the position of the oldest frame, or where it will be.
 func (l *Log) First() record.Position { return (*l.segs.Load())[0].start() }
 
-// Trimmed reports whether the log has dropped its beginning.
+// Trimmed reports whether retention has removed the beginning of the log.
 func (l *Log) Trimmed() bool { return (*l.segs.Load())[0].base > 0 }
 
 // Written is the end of the last frame that was written.
@@ -266,7 +271,6 @@ func (l *Log) path(name string) string { return filepath.Join(l.opt.Dir, name) }
 type counters struct {
 	batches, frames, groups, bytes, syncs atomic.Int64
 	syncTime, syncMax                     atomic.Int64 // ns
-	recovered                             atomic.Int64
 }
 
 // Stats is a snapshot for metrics and tests; its numbers are not from one

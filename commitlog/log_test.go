@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
@@ -172,4 +174,56 @@ func BenchmarkAppendManyCallers(b *testing.B) {
 			})
 		}
 	}
+}
+
+// The latency of a small append, and what the disk has to do with it. Its
+// figures, with and without zeros ahead, are in prepare.go.
+func BenchmarkSmallSyncs(b *testing.B) {
+	l := openTest(b, Options{})
+	head, body := makeRecord(1, 1000)
+	var batch Batch
+	var took []time.Duration
+	b.ReportAllocs()
+	for b.Loop() {
+		start := time.Now()
+		batch.Reset()
+		batch.Add(head, body)
+		if err := l.Append(context.Background(), &batch); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	for _, p := range []int{10, 50, 90, 99} {
+		b.ReportMetric(float64(took[len(took)*p/100].Microseconds()), fmt.Sprintf("p%d-us", p))
+	}
+}
+
+// How long a start takes with segments of the default size: of an empty log, and
+// of one with 100 MB in it.
+func BenchmarkOpen(b *testing.B) {
+	b.Run("empty", func(b *testing.B) {
+		for b.Loop() {
+			openTest(b, Options{Dir: b.TempDir()}).Close()
+		}
+	})
+	b.Run("100MB", func(b *testing.B) {
+		dir := b.TempDir()
+		l := openTest(b, Options{Dir: dir, Durability: DurabilityUnsafeAsync})
+		head, body := makeRecord(1, 1<<20)
+		for range 100 {
+			var batch Batch
+			batch.Add(head, body)
+			if err := l.Append(context.Background(), &batch); err != nil {
+				b.Fatal(err)
+			}
+		}
+		l.Close()
+		for b.Loop() {
+			l := openTest(b, Options{Dir: dir})
+			b.StopTimer()
+			l.Close()
+			b.StartTimer()
+		}
+	})
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"path/filepath"
 
-	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
 
@@ -73,20 +72,5 @@ func (mf *manifestFile) checkpoint(t tail) error {
 		return nil
 	}
 	mf.m.Checkpoint = t
-	return mf.save()
-}
-
-func (mf *manifestFile) beginCut(from, end record.Position) error {
-	mf.m.CutFrom, mf.m.CutEnd = from, end
-	return mf.save()
-}
-
-// endCut clears both slots of the intent: were it left in the older one, damage
-// to the newer would have a later Open cut away what was written since.
-func (mf *manifestFile) endCut() error {
-	mf.m.CutFrom, mf.m.CutEnd = 0, 0
-	if err := mf.save(); err != nil {
-		return err
-	}
 	return mf.save()
 }

@@ -17,8 +17,9 @@ const (
 	// smaller.
 	checkpointBytes = 64 << 20
 
-	// diskRetry is how often a full disk is tried again.
-	diskRetry = time.Second
+	// diskRetry is how often a full disk is tried again. Each try takes what is left
+	// of the space for a moment, so not too often.
+	diskRetry = 3 * time.Second
 
 	// The first write to a block that was only allocated changes metadata, and the
 	// fdatasync after it has to commit the file system's journal: on ext4 three
@@ -107,7 +108,7 @@ func (p *preparer) step() error {
 		return nil // the log has failed already
 	}
 	if need {
-		if err := p.addSpare(); err != nil {
+		if err := p.ensureSpare(); err != nil {
 			return err
 		}
 	}
@@ -129,29 +130,42 @@ func (p *preparer) step() error {
 	return nil
 }
 
-func (p *preparer) addSpare() error {
+func (p *preparer) ensureSpare() error {
 	l := p.l
 	sp, err := l.makeSpare()
 	full := errors.Is(err, mmapfile.ErrNoSpace)
 	if err != nil && !full {
 		return err
 	}
-	l.mu.Lock()
-	changed := full != l.diskFull
-	l.diskFull = full
 	if !full {
-		l.spares = append(l.spares, sp)
-		l.plan.limit += record.Position(l.opt.SegmentSize)
-		l.wakeWrite.Broadcast()
+		l.addSpare(sp)
+		return nil
 	}
+	l.mu.Lock()
+	changed := !l.diskFull
+	l.diskFull = true
 	l.wakeSubmit.Broadcast()
 	l.mu.Unlock()
-	if changed && full {
+	if changed {
 		l.opt.Logger.Error("commit log: no space for the next segment, refusing messages", "err", err)
-	} else if changed {
-		l.opt.Logger.Info("commit log: there is space again")
 	}
 	return nil
+}
+
+// addSpare makes sp available. The log may have been closed in the meantime:
+// then nobody will close its file but we.
+func (l *Log) addSpare(sp spare) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shut {
+		sp.file.Close()
+		return
+	}
+	l.spares = append(l.spares, sp)
+	l.plan.limit += record.Position(l.opt.SegmentSize)
+	l.diskFull = false
+	l.wakeWrite.Broadcast()
+	l.wakeSubmit.Broadcast()
 }
 
 // makeSpare allocates a file. Its name needs no sync before it is renamed.
@@ -209,11 +223,16 @@ func (p *preparer) zero(s *segment, pos record.Position) (again record.Position,
 	if large || l.opt.Durability != DurabilitySync {
 		return pos + zeroAheadMax, nil
 	}
+	// Held, so that the file is not made a spare, and written anew, meanwhile.
+	if !s.hold() {
+		return pos, nil
+	}
+	defer s.drop()
 	if s != p.zeroSeg {
 		p.closeZeroFile()
 		p.zeroFile, err = l.fs.Open(s.path)
 		if errors.Is(err, fs.ErrNotExist) {
-			return pos, nil // written, followed and dropped in the meantime
+			return pos, nil // retention has taken the name
 		}
 		if err != nil {
 			return 0, err

@@ -59,6 +59,9 @@ func (l *Log) View(pos record.Position, size int) (View, error) {
 func (l *Log) view(s *segment, pos record.Position, size int, committed record.Position) (View, error) {
 	m, err := l.mapper.acquire(s)
 	if err != nil {
+		if over := l.ended(); over != nil {
+			err = over
+		}
 		return View{}, err
 	}
 	off := int64(pos - s.base)
@@ -215,10 +218,7 @@ func (r *Reader) await(ctx context.Context) error {
 	}
 	if l.over {
 		l.waitMu.Unlock()
-		if err := l.failure(); err != nil {
-			return err
-		}
-		return ErrClosed
+		return l.ended()
 	}
 	l.waiters = append(l.waiters, r.wake)
 	l.waitMu.Unlock()
@@ -250,6 +250,19 @@ func (l *Log) wakeReaders() {
 	clear(l.waiters)
 	l.waiters = l.waiters[:0]
 	l.waitMu.Unlock()
+}
+
+// ended returns why no more will be committed, or nil.
+func (l *Log) ended() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
+	if l.closed {
+		return ErrClosed
+	}
+	return nil
 }
 
 // endReading wakes every reader for the last time.

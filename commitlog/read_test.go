@@ -208,6 +208,12 @@ func TestAReaderWaitsForTheNextFrameAndStopsWithItsContextOrTheLog(t *testing.T)
 	if err := <-got; !errors.Is(err, ErrClosed) {
 		t.Errorf("closed: %v", err)
 	}
+	if _, err := l.Reader(l.First()).Next(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("closed, with frames to read: %v", err)
+	}
+	if _, err := l.View(l.First()+frameHeaderLen, 16); !errors.Is(err, ErrClosed) {
+		t.Errorf("view of a closed log: %v", err)
+	}
 }
 
 func TestAReaderReportsDamageUnderIt(t *testing.T) {

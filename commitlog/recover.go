@@ -34,24 +34,33 @@ import (
 //
 // To cut means to zero, durably, up to the last thing that begins like a frame.
 // Otherwise a frame that was cut could be reached again, once new frames have
-// grown up to it. The chain would not match; but then a crash in the right
-// moment would show a torn tail where there is none. The intent is in the
-// manifest first: after a crash in the middle of cutting, a header that was not
-// zeroed yet could otherwise make up a proof as in 3.
+// grown up to it: if they happen to be the same as those that were lost, even its
+// chain would match. A crash in the middle of cutting needs no care: what is left
+// of the tail has the same low hints, so the next Open finds the same X and cuts
+// again.
 //
 // A file that is no part of a log is moved to quarantine/, not deleted.
 
+// logEnd is where the log ends. The two differ when the last segment is empty:
+// the last frame ends in the segment before, and the next will begin in the last.
+// Readers are told the former. A reader that stands behind the last frame has
+// seen everything, and must not have to wait to find that out.
+type logEnd struct {
+	frames tail // end of the last frame
+	next   tail // what the next frame will follow
+}
+
 // recover opens everything in the directory and returns where the log ends. It
 // sets man, segs and spares, also when it fails.
-func (l *Log) recover() (tail, error) {
+func (l *Log) recover() (logEnd, error) {
 	bases, hasManifest, err := l.sortFiles()
 	if err != nil {
-		return tail{}, err
+		return logEnd{}, err
 	}
 	// A killed process may have left names that are not durable: a log must not be
 	// built on them.
 	if err := l.fs.SyncDir(l.opt.Dir); err != nil {
-		return tail{}, fmt.Errorf("commitlog: %w", err)
+		return logEnd{}, fmt.Errorf("commitlog: %w", err)
 	}
 	manifestPath := l.path(manifestName)
 	corrupt := func(path string, pos record.Position, cause error) error {
@@ -60,14 +69,14 @@ func (l *Log) recover() (tail, error) {
 	if hasManifest {
 		file, err := l.fs.Open(manifestPath)
 		if err != nil {
-			return tail{}, fmt.Errorf("commitlog: %w", err)
+			return logEnd{}, fmt.Errorf("commitlog: %w", err)
 		}
 		m, bad := readManifest(file)
 		if bad == nil {
 			// A killed process may have left it written, but not durable.
 			if err := file.Datasync(); err != nil {
 				file.Close()
-				return tail{}, fmt.Errorf("commitlog: %w", err)
+				return logEnd{}, fmt.Errorf("commitlog: %w", err)
 			}
 		}
 		switch {
@@ -75,45 +84,45 @@ func (l *Log) recover() (tail, error) {
 			l.man = &manifestFile{file: file, m: m}
 		case len(bases) > 0:
 			file.Close()
-			return tail{}, corrupt(manifestPath, 0, bad)
+			return logEnd{}, corrupt(manifestPath, 0, bad)
 		default:
 			// The making of a new log was interrupted.
 			file.Close()
 			if err := l.fs.Remove(manifestPath); err != nil {
-				return tail{}, fmt.Errorf("commitlog: %w", err)
+				return logEnd{}, fmt.Errorf("commitlog: %w", err)
 			}
 			hasManifest = false
 		}
 	}
 	if len(bases) == 0 {
 		if hasManifest && l.man.m.Checkpoint.pos > 0 || l.opt.Known > 0 {
-			return tail{}, corrupt(l.path(segmentName(0)), 0, fmt.Errorf("%w: all segments", ErrMissing))
+			return logEnd{}, corrupt(l.path(segmentName(0)), 0, fmt.Errorf("%w: all segments", ErrMissing))
 		}
 		return l.create(hasManifest)
 	}
 	if !hasManifest {
-		return tail{}, corrupt(manifestPath, 0, ErrMissing)
+		return logEnd{}, corrupt(manifestPath, 0, ErrMissing)
 	}
 	segs, headers, err := openSegments(l.fs.Open, l.path, bases)
 	if err != nil {
-		return tail{}, err
+		return logEnd{}, err
 	}
 	l.segs.Store(&segs)
 	return l.findEnd(&scanner{segs: segs, headers: headers})
 }
 
 // create starts an empty log.
-func (l *Log) create(hasManifest bool) (tail, error) {
+func (l *Log) create(hasManifest bool) (logEnd, error) {
 	var err error
 	if !hasManifest {
 		if l.man, err = createManifest(l.fs, l.path(manifestName)); err != nil {
-			return tail{}, fmt.Errorf("commitlog: %w", diskFull(err))
+			return logEnd{}, fmt.Errorf("commitlog: %w", diskFull(err))
 		}
 	}
 	if len(l.spares) == 0 {
 		sp, err := l.makeSpare()
 		if err != nil {
-			return tail{}, fmt.Errorf("commitlog: %w", diskFull(err))
+			return logEnd{}, fmt.Errorf("commitlog: %w", diskFull(err))
 		}
 		l.spares = append(l.spares, sp)
 	}
@@ -122,77 +131,63 @@ func (l *Log) create(hasManifest bool) (tail, error) {
 	start := tail{pos: segmentHeaderLen}
 	if _, err := l.startSegment(sp, 0, start); err != nil {
 		sp.file.Close()
-		return tail{}, fmt.Errorf("commitlog: %w", diskFull(err))
+		return logEnd{}, fmt.Errorf("commitlog: %w", diskFull(err))
 	}
-	return start, nil
+	return logEnd{frames: start, next: start}, nil
 }
 
-func (l *Log) findEnd(sc *scanner) (tail, error) {
+func (l *Log) findEnd(sc *scanner) (logEnd, error) {
 	last := sc.segs[len(sc.segs)-1]
-	if from, end := l.man.m.CutFrom, l.man.m.CutEnd; end > from {
-		if from < last.start() || end > last.end() {
-			return tail{}, &CorruptError{Segment: l.man.file.Name(), Cause: fmt.Errorf("%w: cut of [%d, %d) outside the last segment", ErrMalformed, from, end)}
-		}
-		if err := l.zero(last, from, end); err != nil {
-			return tail{}, err
-		}
-	}
 	start := l.man.m.Checkpoint
 	if first := startOf(&sc.headers[0]); start.pos < first.pos {
 		start = first
 	}
 	if start.pos > last.end() {
-		return tail{}, &CorruptError{Segment: last.path, Pos: last.end(), Cause: fmt.Errorf("%w: log ends before the checkpoint at %d", ErrMissing, start.pos)}
+		return logEnd{}, &CorruptError{Segment: last.path, Pos: last.end(), Cause: fmt.Errorf("%w: log ends before the checkpoint at %d", ErrMissing, start.pos)}
 	}
-	frames := 0
-	end, cause, err := sc.run(start, func(record.Position, *frameHeader, []byte) error { frames++; return nil })
+	found := logEnd{frames: start}
+	end, cause, err := sc.run(start, func(pos record.Position, h *frameHeader, _ []byte) error {
+		found.frames = tail{pos: pos + record.Position(h.size()), index: h.Index, time: h.Time, chain: h.Chain}
+		return nil
+	})
+	found.next = end
 	if err != nil {
-		return tail{}, err
+		return logEnd{}, err
 	}
 	if end.pos < l.opt.Known {
-		return tail{}, &CorruptError{Segment: last.path, Pos: end.pos, Cause: fmt.Errorf("%w: log should reach %d: %w", ErrMissing, l.opt.Known, cause)}
+		return logEnd{}, &CorruptError{Segment: last.path, Pos: end.pos, Cause: fmt.Errorf("%w: log should reach %d: %w", ErrMissing, l.opt.Known, cause)}
 	}
 	cutEnd, proof, err := sc.lookAhead(end)
 	if err != nil {
-		return tail{}, err
+		return logEnd{}, err
 	}
 	if proof != nil {
-		return tail{}, &CorruptError{Segment: last.path, Pos: end.pos, Cause: fmt.Errorf("%w; %w", cause, proof)}
+		return logEnd{}, &CorruptError{Segment: last.path, Pos: end.pos, Cause: fmt.Errorf("%w; %w", cause, proof)}
 	}
 	if cutEnd > end.pos {
 		l.opt.Logger.Warn("commit log: cutting a torn tail, nothing in it was committed",
 			"segment", last.path, "position", end.pos, "bytes", cutEnd-end.pos, "cause", cause)
-		if err := l.man.beginCut(end.pos, cutEnd); err != nil {
-			return tail{}, fmt.Errorf("commitlog: %w", err)
-		}
-		if err := l.zero(last, end.pos, cutEnd); err != nil {
-			return tail{}, err
+		if err := zero(last, end.pos, cutEnd); err != nil {
+			return logEnd{}, fmt.Errorf("commitlog: %w", err)
 		}
 	}
-	// What the scan found may be in the page cache only, if the process was killed.
+	// This makes the cut durable, and what the scan found: if only the process was
+	// killed, that may be in the page cache only.
 	if err := last.file.Datasync(); err != nil {
-		return tail{}, fmt.Errorf("commitlog: %w", err)
+		return logEnd{}, fmt.Errorf("commitlog: %w", err)
 	}
 	last.zeroed.Store(int64(end.pos - last.base))
-	l.stats.recovered.Store(int64(frames))
-	return end, nil
+	return found, nil
 }
 
-// zero writes zeros over [from, end) of s, makes them durable and clears the
-// intent.
-func (l *Log) zero(s *segment, from, end record.Position) error {
+// zero writes zeros over [from, end) of s.
+func zero(s *segment, from, end record.Position) error {
 	for off, until := int64(from-s.base), int64(end-s.base); off < until; {
 		n, err := s.file.WriteAt(zeros[:min(until-off, int64(len(zeros)))], off)
 		if err != nil {
-			return fmt.Errorf("commitlog: %w", err)
+			return err
 		}
 		off += int64(n)
-	}
-	if err := s.file.Datasync(); err != nil {
-		return fmt.Errorf("commitlog: %w", err)
-	}
-	if err := l.man.endCut(); err != nil {
-		return fmt.Errorf("commitlog: %w", err)
 	}
 	return nil
 }

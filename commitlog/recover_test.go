@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
 	"github.com/gantry-mq/gantry/internal/mmapfile/crashtest"
 )
@@ -142,15 +143,15 @@ func TestDamageToTheUnsyncedTailIsCutAndNothingElse(t *testing.T) {
 			if l.Committed() != f.Position {
 				t.Errorf("%s, frame %d: ends at %d, want %d", name, bad, l.Committed(), f.Position)
 			}
-			// Nothing of the tail looks like a frame any more.
 			magic := magicOf(l.last().nonce)
+			l.Close()
+			// Nothing of the tail looks like a frame any more.
 			b := im.bytes(t)
 			for off := int(f.Position); off < len(b); off += 8 {
 				if le.Uint32(b[off:]) == magic {
 					t.Errorf("%s, frame %d: frame header left at %d", name, bad, off)
 				}
 			}
-			l.Close()
 		}
 	}
 }
@@ -363,5 +364,67 @@ func TestTimeNeverGoesBackAcrossARestart(t *testing.T) {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A reader that has read up to the end of the last frame is at the end, though
+// the crash came when the next segment had been made and nothing was in it.
+func TestAnEmptyLastSegmentDoesNotMoveTheEnd(t *testing.T) {
+	fs := crashtest.New()
+	var image *crashtest.FS
+	renamed := false
+	fs.Hook(func(c crashtest.Call) error {
+		if renamed && image == nil {
+			image = fs.Kill() // the second segment has its name and nothing in it
+		}
+		renamed = c.Op == crashtest.Rename && c.Name == filepath.Join(crashDir, segmentName(minSegmentSize))
+		return nil
+	})
+	opt := crashOptions(fs, DurabilitySync)
+	l, err := Open(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h := newHistory(1)
+	var before record.Position
+	for image == nil {
+		var b Batch
+		h.add(&b, 0, 9000)
+		before = l.Committed()
+		if err := l.Append(t.Context(), &b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round := range 3 { // empty for as long as nothing is appended
+		opt.FS = image
+		l, err := Open(opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(*l.segs.Load()) != 2 || l.Committed() != before {
+			t.Errorf("round %d: %d segments, ends at %d, want %d", round, len(*l.segs.Load()), l.Committed(), before)
+		}
+		r := l.Reader(l.First())
+		for r.Position() < l.Committed() {
+			f, err := r.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Release()
+		}
+		if round == 2 {
+			var b Batch
+			b.Add(makeRecord(99, 10))
+			if err := l.Append(t.Context(), &b); err != nil {
+				t.Fatal(err)
+			}
+			f, err := r.Next(t.Context())
+			if err != nil || f.Position != minSegmentSize+segmentHeaderLen {
+				t.Errorf("next frame at %d, %v", f.Position, err)
+			}
+			f.Release()
+		}
+		l.Close()
 	}
 }

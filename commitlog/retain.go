@@ -56,14 +56,9 @@ func (l *Log) dropWhile(f func(*segment) bool) (int, error) {
 	}
 	l.segMu.Unlock()
 	for _, s := range segs[:n] {
-		l.mapper.forget(s)
-		s.drop()
-	}
-	for _, s := range segs[:n] {
-		if err := l.fs.Remove(s.path); err != nil {
-			return n, fmt.Errorf("commitlog: %w", err)
-		}
-		if err := l.fs.SyncDir(l.opt.Dir); err != nil {
+		free := l.mapper.forget(s)
+		last := s.drop()
+		if err := l.discard(s, free && last); err != nil {
 			return n, fmt.Errorf("commitlog: %w", err)
 		}
 	}
@@ -71,4 +66,34 @@ func (l *Log) dropWhile(f func(*segment) bool) (int, error) {
 		l.kickNow() // a full disk may have room now
 	}
 	return n, nil
+}
+
+// discard takes the segment's name away. Its file becomes a spare, if it may be
+// written again and there is none: its blocks are there already, and were
+// written before. The frames in it are no danger, since it will get another
+// nonce; but until its new name is durable its header must stay.
+func (l *Log) discard(s *segment, reuse bool) error {
+	l.mu.Lock()
+	reuse = reuse && len(l.spares) == 0 && s.size == l.opt.SegmentSize && l.err == nil && !l.closed
+	path := l.path(fmt.Sprintf(sparePattern, l.nextSpare))
+	l.nextSpare++
+	l.mu.Unlock()
+	if !reuse {
+		if err := l.fs.Remove(s.path); err != nil {
+			return err
+		}
+		return l.fs.SyncDir(l.opt.Dir)
+	}
+	if err := l.fs.Rename(s.path, path); err != nil {
+		return err
+	}
+	if err := l.fs.SyncDir(l.opt.Dir); err != nil {
+		return err
+	}
+	file, err := l.fs.Open(path)
+	if err != nil {
+		return err
+	}
+	l.addSpare(spare{path: path, file: file, zeroed: s.size})
+	return nil
 }

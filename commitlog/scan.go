@@ -1,6 +1,7 @@
 package commitlog
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -172,26 +173,37 @@ func (sc *scanner) frame(s *segment, t *tail) (h frameHeader, payload []byte, ba
 func (sc *scanner) lookAhead(t tail) (end record.Position, proof error, err error) {
 	s := sc.segs[len(sc.segs)-1]
 	end = t.pos
-	magic := magicOf(s.nonce)
-	from := int64(t.pos - s.base)
-	until := min(from+lookAheadBytes, s.size)
-	for off := from; off+frameHeaderLen <= until; off += record.Align {
-		b, err := sc.peek(s, off, frameHeaderLen)
+	magic := le.AppendUint32(nil, magicOf(s.nonce))
+	off := int64(t.pos - s.base)
+	for until := min(off+lookAheadBytes, s.size); off+frameHeaderLen <= until; {
+		b, err := sc.peek(s, off, min(scanChunk, until-off))
 		if err != nil {
 			return 0, nil, err
 		}
-		if le.Uint32(b) != magic {
+		i := bytes.Index(b, magic)
+		if i < 0 {
+			off += int64(len(b)) // chunks and frames are aligned: no magic spans two
+			continue
+		}
+		off += int64(i)
+		if off%record.Align != 0 || off+frameHeaderLen > s.size {
+			off = (off + record.Align) &^ (record.Align - 1)
 			continue
 		}
 		end = s.base + record.Position(off) + frameHeaderLen
+		if b, err = sc.peek(s, off, frameHeaderLen); err != nil {
+			return 0, nil, err
+		}
 		h, bad := decodeFrameHeader(b, s.nonce, s.size-off)
 		if bad == nil && h.Hint > t.index && proof == nil {
 			proof = fmt.Errorf("%w: frame %d at position %d was written when frame %d was durable",
 				ErrSequence, h.Index, s.base+record.Position(off), h.Hint)
 		}
+		off += record.Align
 	}
 	return end, proof, nil
 }
 
-// lookAheadBytes is more than can be written and not durable at one time.
-const lookAheadBytes = 4 * maxUnsynced
+// lookAheadBytes is what can be written and not durable at one time, with the
+// default options: maxUnsynced, and one queue on top.
+const lookAheadBytes = maxUnsynced + 32<<20 + defaultMaxBatch

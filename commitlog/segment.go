@@ -27,6 +27,7 @@ type segment struct {
 	// giving up mappings; finding one takes no lock.
 	m     atomic.Pointer[mapping]
 	mapMu sync.Mutex
+	gone  bool // no more mappings are made; needs mapMu
 	// used says that the mapping was asked for since the mapper last looked.
 	used atomic.Bool
 
@@ -58,10 +59,12 @@ func (s *segment) start() record.Position { return s.base + segmentHeaderLen }
 // hold keeps the file open until drop. It fails when the segment is gone.
 func (s *segment) hold() bool { return acquire(&s.refs) }
 
-func (s *segment) drop() {
-	if s.refs.Add(-1) == 0 {
+// drop reports whether it was the last to let go.
+func (s *segment) drop() (last bool) {
+	if last = s.refs.Add(-1) == 0; last {
 		s.file.Close() // nothing depends on it: what mattered was synced before
 	}
+	return last
 }
 
 func acquire(refs *atomic.Int32) bool {
@@ -117,6 +120,9 @@ func (mp *mapper) acquire(s *segment) (*mapping, error) {
 	defer s.drop()
 	s.mapMu.Lock()
 	defer s.mapMu.Unlock()
+	if s.gone {
+		return nil, ErrOutOfRange
+	}
 	if m := s.m.Load(); m != nil && acquire(&m.refs) {
 		return m, nil
 	}
@@ -162,17 +168,22 @@ func (mp *mapper) keep(s *segment) {
 // forget is keep's opposite, for a segment that leaves the log. It reports
 // whether no view holds its bytes any more.
 func (mp *mapper) forget(s *segment) (free bool) {
+	s.mapMu.Lock()
+	s.gone = true
+	free = mp.letGo(s)
+	s.mapMu.Unlock()
 	mp.mu.Lock()
+	defer mp.mu.Unlock()
 	for i, t := range mp.mapped {
 		if t == s {
 			mp.mapped = append(mp.mapped[:i], mp.mapped[i+1:]...)
 			break
 		}
 	}
-	mp.mu.Unlock()
-	return mp.letGo(s)
+	return free
 }
 
+// letGo gives up the segment's own reference to its mapping.
 func (mp *mapper) letGo(s *segment) (free bool) {
 	m := s.m.Swap(nil)
 	if m == nil {

@@ -45,17 +45,20 @@ func (l *Log) runSyncer() {
 			}
 			return
 		}
+		// First the writer, so that it fills the next group while callers wake.
 		l.durableIndex.Store(end.index)
+		l.mu.Lock()
+		l.syncing = false
+		l.durable = end
+		l.wakeWrite.Signal()
+		l.wakeDurable.Broadcast()
+		l.mu.Unlock()
 		if l.opt.Durability == DurabilitySync {
 			l.commit(end, batches)
 		}
 		clear(batches)
 		l.mu.Lock()
 		l.pendingSpare = batches[:0]
-		l.syncing = false
-		l.durable = end
-		l.wakeWrite.Signal()
-		l.wakeDurable.Broadcast()
 		l.mu.Unlock()
 	}
 }

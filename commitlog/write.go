@@ -22,7 +22,7 @@ const (
 	// maxUnsynced bounds what is written and not yet durable, give or take one
 	// queue. Recovery looks this far beyond a bad frame for one that proves the bad
 	// one was committed.
-	maxUnsynced = 32 << 20
+	maxUnsynced = 16 << 20
 
 	// groupBytes and groupVecs bound one write.
 	groupBytes = 4 << 20

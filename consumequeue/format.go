@@ -92,9 +92,25 @@ var le = binary.LittleEndian
 // Flags of an [Entry].
 type Flags uint16
 
-// FlagIndirect marks an entry whose record is not the message but refers to it,
-// as a dead letter's does.
-const FlagIndirect Flags = 1 << 0
+const (
+	// FlagIndirect marks an entry whose record is not the message but refers to it,
+	// as a dead letter's does.
+	FlagIndirect Flags = 1 << 0
+
+	// FlagMoved marks an entry that entered its queue later than its message
+	// entered the log: a committed half, a delayed message that came due. Its
+	// position may be far below those of its neighbours.
+	FlagMoved Flags = 1 << 1
+
+	// FlagCopied marks an entry whose record is the copy that retention made of the
+	// message when its segment had to go.
+	FlagCopied Flags = 1 << 2
+
+	// FlagRedriven and FlagDiscarded mark dead letters that an operator has done
+	// with: put back into a topic, or given up.
+	FlagRedriven  Flags = 1 << 8
+	FlagDiscarded Flags = 1 << 9
+)
 
 // Entry says where a message is and what a reader wants to know before it
 // touches the log.

@@ -44,6 +44,18 @@ func (s *Store) Read(key record.QueueKey, from record.QueueOffset, dst []Entry) 
 		got, err = s.readExtent(buf, key, exts, from+record.QueueOffset(n), dst[n:])
 		n += got
 	}
+	if n == 0 && errors.Is(err, ErrCorrupt) {
+		// It may be half replaced at this moment: once more, with no Put under way.
+		s.writer.Lock()
+		n, err = s.readExtent(buf, key, exts, from, dst)
+		s.writer.Unlock()
+	}
+	if n == 0 && errors.Is(err, ErrCorrupt) {
+		// It may be half replaced at this moment: once more, with no Put under way.
+		s.writer.Lock()
+		n, err = s.readExtent(buf, key, exts, from, dst)
+		s.writer.Unlock()
+	}
 	buffers.Put(buf)
 
 	// What was read counts only if the pages were still the queue's afterwards.

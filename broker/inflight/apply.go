@@ -31,6 +31,8 @@ func (t *Tracker) Apply(kind record.Kind, data []byte, exists func(SubKey) (ok, 
 	case record.KindOffsetCommit:
 		q := s.touch(d.Uint32())
 		q.committed = record.QueueOffset(d.Uvarint())
+	case record.KindCursor:
+		s.applyCursor(d)
 	}
 	s.arm()
 	if err := d.Err(); err != nil {
@@ -53,17 +55,27 @@ func (s *Sub) applyLease(d *record.Decoder) {
 	attemptID := d.Uint64()
 	owner := d.String()
 	for n := d.Count(3); n > 0 && !d.Failed(); n-- {
-		q := s.touch(d.Uint32())
-		to := record.QueueOffset(d.Uvarint())
-		q.cursor = max(q.cursor, to)
-		if q.started {
-			q.claimed = max(q.claimed, to)
+		n, epoch, to := d.Uint32(), d.Uint32(), record.QueueOffset(d.Uvarint())
+		var q *queue
+		void := !s.t.exists(record.Key(s.key.Topic, n))
+		if !void {
+			q = s.touch(n)
+			void = epoch != q.epoch
+		}
+		if !void {
+			q.cursor = max(q.cursor, to)
 		}
 		offset := record.QueueOffset(0)
 		for m := d.Count(3); m > 0 && !d.Failed(); m-- {
 			offset += record.QueueOffset(d.Varint())
 			attempt := int32(d.Uint32())
 			hash := d.Uint32()
+			if void {
+				if attempt > 0 {
+					id++
+				}
+				continue
+			}
 			l := q.out[offset]
 			if l == nil {
 				l = &lease{offset: offset, groupHash: hash}
@@ -96,6 +108,7 @@ func (s *Sub) applyAck(d *record.Decoder) {
 func (s *Sub) applyExtend(d *record.Decoder) {
 	deadline := d.Varint()
 	newID := d.Uvarint() // 0 = the leases keep their ids
+	suspend := d.Byte() == 1
 	for n := d.Count(3); n > 0 && !d.Failed(); n-- {
 		q := s.touch(d.Uint32())
 		l := q.out[record.QueueOffset(d.Uvarint())]
@@ -103,6 +116,9 @@ func (s *Sub) applyExtend(d *record.Decoder) {
 			l.deadline = deadline
 			l.auto = false
 			l.reserved = free
+			if suspend {
+				l.attempt--
+			}
 			s.forgetAttempt(l)
 			if newID != 0 {
 				l.id = newID
@@ -111,6 +127,37 @@ func (s *Sub) applyExtend(d *record.Decoder) {
 			}
 			s.place(l)
 		}
+	}
+}
+
+// applyCursor moves a group to another offset of a queue. What it held there is
+// forgotten: its handles are void.
+func (s *Sub) applyCursor(d *record.Decoder) {
+	q := s.touch(d.Uint32())
+	offset := record.QueueOffset(d.Uvarint())
+	for _, l := range q.out {
+		s.drop(l) // of a ghost too: its lease record, which comes later, is void
+	}
+	q.epoch++
+	q.cursor, q.claimed, q.started, q.skipped = offset, offset, true, 0
+	q.committed = record.NoOffset
+}
+
+// DropQueue forgets a queue that is gone, of all groups.
+func (t *Tracker) DropQueue(key record.QueueKey) {
+	for _, s := range t.Subs() {
+		if s.key.Topic != key.Topic() {
+			continue
+		}
+		s.mu.Lock()
+		if q := s.queues[key.Queue()]; q != nil {
+			for _, l := range q.out {
+				s.drop(l)
+			}
+			delete(s.queues, key.Queue())
+		}
+		s.arm()
+		s.mu.Unlock()
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 //
 //	first lease id uvarint | deadline varint (Unix ms) | auto 1 | attempt id 8 | owner string
 //	| queues: count, each
-//	    queue uvarint | cursor uvarint
+//	    queue uvarint | epoch uvarint | cursor uvarint
 //	    | messages: count, each
 //	        offset varint (difference from the one before) | attempt uvarint | group hash uvarint
 //
@@ -23,8 +23,11 @@ import (
 // consecutive ids in order.
 //
 // Ack:    messages: count, each  queue uvarint | offset uvarint | lease id uvarint
-// Extend: deadline varint | first new lease id uvarint (0 = ids stay) | messages as in Ack
-// Offset: queue uvarint | offset uvarint
+// Extend: deadline varint | first new lease id uvarint (0 = ids stay)
+//
+//	| suspend 1 (the delivery that ends does not count) | messages as in Ack
+//
+// Offset, Cursor: queue uvarint | offset uvarint
 
 // LeaseRecord is what a lease record says.
 type LeaseRecord struct {
@@ -48,6 +51,7 @@ func AppendLease(dst []byte, r *LeaseRecord) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(r.Queues)))
 	for _, q := range r.Queues {
 		dst = binary.AppendUvarint(dst, uint64(q.Queue))
+		dst = binary.AppendUvarint(dst, uint64(q.Epoch))
 		dst = binary.AppendUvarint(dst, uint64(q.To))
 		dst = binary.AppendUvarint(dst, uint64(len(q.Held)))
 		last := record.QueueOffset(0)
@@ -72,17 +76,27 @@ func AppendAck(dst []byte, key SubKey, held []Held) []byte {
 }
 
 // AppendExtend encodes a record that gives leases another deadline (Unix ms),
-// and new ids from newID on unless it is 0.
-func AppendExtend(dst []byte, key SubKey, deadline int64, newID uint64, held []Held) []byte {
+// and new ids from newID on unless it is 0. With suspend the delivery does not
+// count as an attempt.
+func AppendExtend(dst []byte, key SubKey, deadline int64, newID uint64, suspend bool, held []Held) []byte {
 	dst, start := begin(dst, record.KindExtend, key)
 	dst = binary.AppendVarint(dst, deadline)
 	dst = binary.AppendUvarint(dst, newID)
+	dst = appendBool(dst, suspend)
 	return record.EndCommand(appendHeld(dst, held), start)
 }
 
 // AppendOffset encodes an offset-commit record.
 func AppendOffset(dst []byte, key SubKey, queue uint32, offset record.QueueOffset) []byte {
 	dst, start := begin(dst, record.KindOffsetCommit, key)
+	dst = binary.AppendUvarint(dst, uint64(queue))
+	dst = binary.AppendUvarint(dst, uint64(offset))
+	return record.EndCommand(dst, start)
+}
+
+// AppendCursor encodes a record that moves a group to another offset of a queue.
+func AppendCursor(dst []byte, key SubKey, queue uint32, offset record.QueueOffset) []byte {
+	dst, start := begin(dst, record.KindCursor, key)
 	dst = binary.AppendUvarint(dst, uint64(queue))
 	dst = binary.AppendUvarint(dst, uint64(offset))
 	return record.EndCommand(dst, start)
@@ -119,7 +133,7 @@ func appendBool(dst []byte, v bool) []byte {
 //
 //	subs: count, each
 //	  group uvarint | topic uvarint | fifo 1 | queues: count, each
-//	    queue uvarint | cursor uvarint | committed varint | outstanding: count, each
+//	    queue uvarint | epoch uvarint | cursor uvarint | committed varint | outstanding: count, each
 //	      offset varint (difference) | lease id uvarint | attempt uvarint | deadline varint
 //	      | group hash uvarint | auto 1 | attempt id 8 | owner string
 //
@@ -162,6 +176,7 @@ func (s *Sub) appendSnapshot(dst []byte) []byte {
 	for _, n := range numbers {
 		q := s.queues[n]
 		dst = binary.AppendUvarint(dst, uint64(n))
+		dst = binary.AppendUvarint(dst, uint64(q.epoch))
 		dst = binary.AppendUvarint(dst, uint64(q.cursor))
 		dst = binary.AppendVarint(dst, int64(q.committed))
 		offsets := make([]record.QueueOffset, 0, len(q.out))
@@ -204,6 +219,7 @@ func (t *Tracker) Restore(d *record.Decoder) {
 func (s *Sub) restore(d *record.Decoder) {
 	for n := d.Count(4); n > 0 && !d.Failed(); n-- {
 		q := s.touch(d.Uint32())
+		q.epoch = d.Uint32()
 		q.cursor = record.QueueOffset(d.Uvarint())
 		q.committed = record.QueueOffset(d.Varint())
 		offset := record.QueueOffset(0)

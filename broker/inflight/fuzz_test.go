@@ -15,14 +15,14 @@ func FuzzApply(f *testing.F) {
 	for _, rec := range [][]byte{
 		inflight.AppendLease(nil, &inflight.LeaseRecord{Key: key, FirstID: 9, Deadline: 1000, Owner: "c", AttemptID: 3, Queues: []inflight.Scanned{{Queue: 1, To: 6, Held: held}}}),
 		inflight.AppendAck(nil, key, held[:1]),
-		inflight.AppendExtend(nil, key, 2000, 10, held[:1]),
+		inflight.AppendExtend(nil, key, 2000, 10, true, held[:1]),
 		inflight.AppendOffset(nil, key, 1, 3),
 	} {
 		f.Add(byte(record.KindOf(rec)), record.Command(rec), false)
 		f.Add(byte(record.KindOf(rec)), record.Command(rec), true)
 	}
 	f.Fuzz(func(t *testing.T, kind byte, data []byte, fifo bool) {
-		tracker := inflight.New(func(inflight.SubKey) {})
+		tracker := inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true })
 		exists := func(inflight.SubKey) (bool, bool) { return true, fifo }
 		for range 2 {
 			if _, err := tracker.Apply(record.Kind(kind), data, exists); err != nil {
@@ -42,6 +42,6 @@ func FuzzRestore(f *testing.F) {
 	f.Add([]byte{1, 3, 7, 1, 1, 1, 6, 1, 1, 8, 9, 1, 200, 1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 'c'})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d := record.NewDecoder(data)
-		inflight.New(func(inflight.SubKey) {}).Restore(d)
+		inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true }).Restore(d)
 	})
 }

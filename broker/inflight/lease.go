@@ -73,6 +73,9 @@ type queue struct {
 	out       map[record.QueueOffset]*lease
 	groups    map[uint32][]*lease // FIFO: outstanding by message group, ascending
 	known     bool                // some record has named this queue
+	// epoch counts cursor records. A lease record carries the epoch in which it was
+	// decided and is void in another: it was overtaken by a reset.
+	epoch uint32
 
 	// This node's own.
 	claimed  record.QueueOffset // submitted lease records reach up to here; >= cursor
@@ -94,6 +97,9 @@ func (s *Sub) track(q *queue, l *lease) {
 // place puts l where its state belongs: into the heap of what may be handed
 // out next, unless it is reserved or another message of its group goes first.
 func (s *Sub) place(l *lease) {
+	if l.q.out[l.offset] != l { // a reset dropped it while it was reserved
+		return
+	}
 	candidate := l.reserved == free && (!s.fifo || l.q.groups[l.groupHash][0] == l)
 	switch {
 	case candidate && l.heapAt >= 0:
@@ -107,6 +113,9 @@ func (s *Sub) place(l *lease) {
 
 // drop settles l: the offset is done, and the next message of its group is up.
 func (s *Sub) drop(l *lease) {
+	if l.q.out[l.offset] != l {
+		return
+	}
 	if l.heapAt >= 0 {
 		heap.Remove(&s.ready, l.heapAt)
 	}

@@ -30,8 +30,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata pr
 //	                             each message gets a handle h1, h2, ...; fail: the append fails
 //	begin ID CLIENT ... / end ID [fail]
 //	                             a receive in two steps: scanned, then submitted
-//	ack H... / change H MS / dead H / release CLIENT
-//	commit Q OFFSET / committed Q
+//	ack H... / change H MS [suspend] / dead H / release CLIENT
+//	commit Q OFFSET / committed Q / cursor Q OFFSET
 //	hold / apply                 records are submitted but not applied / now they are
 //	state                        the snapshot, decoded
 //	restart                      only the snapshot is left
@@ -142,7 +142,7 @@ func (w *world) command(name string, args []string) {
 		if len(args) > 1 {
 			w.max = int32(w.number(strings.TrimPrefix(args[1], "max=")))
 		}
-		w.tracker, w.twin = inflight.New(func(inflight.SubKey) {}), inflight.New(func(inflight.SubKey) {})
+		w.tracker, w.twin = inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true }), inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true })
 		w.low = map[uint32]record.QueueOffset{}
 	case "now":
 		w.now = w.number(args[0])
@@ -169,7 +169,8 @@ func (w *world) command(name string, args []string) {
 	case "ack":
 		w.ack(args)
 	case "change":
-		w.change(args[0], w.number(args[1]))
+		args, suspend := cut(args, "suspend")
+		w.change(args[0], w.number(args[1]), suspend)
 	case "dead":
 		h := w.handles[args[0]]
 		if held, err := w.sub().BeginMove(h.queue, h.offset, h.leaseID, w.now); err != nil {
@@ -178,16 +179,18 @@ func (w *world) command(name string, args []string) {
 			w.bury(held)
 		}
 	case "release":
-		held := w.sub().BeginRelease(func(owner string) bool { return owner == args[0] })
+		held := w.sub().BeginRelease(func(owner string, _ inflight.Held) bool { return owner == args[0] })
 		slices.SortFunc(held, func(a, b inflight.Held) int { return int(a.Offset - b.Offset) })
 		for _, h := range held {
 			w.printf("released %s", w.name(h.Queue, h.Offset))
 		}
 		if len(held) > 0 {
-			w.submit(inflight.AppendExtend(nil, key, w.now+1000, 0, held))
+			w.submit(inflight.AppendExtend(nil, key, w.now+1000, 0, false, held))
 		}
 	case "commit":
 		w.submit(inflight.AppendOffset(nil, key, uint32(w.number(args[0])), record.QueueOffset(w.number(args[1]))))
+	case "cursor":
+		w.submit(inflight.AppendCursor(nil, key, uint32(w.number(args[0])), record.QueueOffset(w.number(args[1]))))
 	case "committed":
 		if off, ok := w.sub().Committed(uint32(w.number(args[0]))); ok {
 			w.printf("%d", off)
@@ -293,7 +296,7 @@ func (w *world) begin(args []string) *receive {
 	}
 	for {
 		var dead []inflight.Held
-		r.redelivered, dead = s.TakeReady(nil, r.n, w.max, w.now)
+		r.redelivered, dead = s.TakeReady(nil, r.n, w.max, w.now, nil)
 		for _, h := range dead {
 			w.bury(h)
 		}
@@ -307,11 +310,11 @@ func (w *world) begin(args []string) *receive {
 	}
 	found := len(r.redelivered)
 	for found < r.n {
-		q, from, to, ok := s.BeginScan(order, w.bounds, 1000)
+		sc, to, ok := s.BeginScan(order, w.bounds, 1000)
 		if !ok {
 			break
 		}
-		sc := inflight.Scanned{Queue: q, From: from, To: from}
+		q := sc.Queue
 		met := map[uint32]bool{}
 		for ; sc.To < to && found < r.n; sc.To++ {
 			letter := w.name(q, sc.To)[:1]
@@ -350,7 +353,7 @@ func (w *world) end(r *receive, fail bool) {
 	s := w.sub()
 	rec := inflight.LeaseRecord{Key: key, Deadline: w.now + r.invisible, Auto: r.auto, AttemptID: attemptID(r.attempt), Owner: r.client}
 	for _, h := range r.redelivered {
-		rec.Queues = append(rec.Queues, inflight.Scanned{Queue: h.Queue, Held: []inflight.Held{h}})
+		rec.Queues = append(rec.Queues, inflight.Scanned{Queue: h.Queue, Epoch: h.Epoch, Held: []inflight.Held{h}})
 	}
 	rec.Queues = append(rec.Queues, r.scans...)
 	must := len(r.redelivered) > 0
@@ -388,6 +391,9 @@ func (w *world) end(r *receive, fail bool) {
 		s.PutBack(r.redelivered)
 		w.printf("%v", err)
 		return
+	}
+	if !w.holding {
+		got = slices.DeleteFunc(got, func(h inflight.Held) bool { return !s.Holds(h) })
 	}
 	w.deliver(got)
 }
@@ -430,7 +436,7 @@ func (w *world) ack(names []string) {
 	}
 }
 
-func (w *world) change(name string, invisible int64) {
+func (w *world) change(name string, invisible int64, suspend bool) {
 	h := w.handles[name]
 	held, err := w.sub().BeginMove(h.queue, h.offset, h.leaseID, w.now)
 	if err != nil {
@@ -438,7 +444,7 @@ func (w *world) change(name string, invisible int64) {
 		return
 	}
 	h.leaseID = w.tracker.LeaseIDs(1, w.now)
-	w.submit(inflight.AppendExtend(nil, key, w.now+invisible, h.leaseID, []inflight.Held{held}))
+	w.submit(inflight.AppendExtend(nil, key, w.now+invisible, h.leaseID, suspend, []inflight.Held{held}))
 	w.printf("%s", w.newHandle(h))
 }
 
@@ -451,7 +457,7 @@ func (w *world) state() {
 		d.Byte()
 		for range d.Count(1) {
 			q := d.Uint32()
-			cursor, committed := d.Uvarint(), d.Varint()
+			_, cursor, committed := d.Uvarint(), d.Uvarint(), d.Varint()
 			w.printf("queue %d cursor %d committed %d", q, cursor, committed)
 			off := record.QueueOffset(0)
 			for range d.Count(1) {
@@ -464,7 +470,7 @@ func (w *world) state() {
 					receive = " by a receive with an id"
 				}
 				owner := d.String()
-				if attempt == 0 {
+				if id == 0 {
 					w.printf("  %s put aside", w.name(q, off))
 					continue
 				}
@@ -479,7 +485,7 @@ func (w *world) state() {
 
 func restored(t *testing.T, snapshot []byte) *inflight.Tracker {
 	t.Helper()
-	tracker := inflight.New(func(inflight.SubKey) {})
+	tracker := inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true })
 	d := record.NewDecoder(snapshot)
 	tracker.Restore(d)
 	if err := d.Err(); err != nil {

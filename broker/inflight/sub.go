@@ -3,6 +3,7 @@ package inflight
 import (
 	"container/heap"
 	"errors"
+	"iter"
 	"sync"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -76,8 +77,10 @@ type Held struct {
 	LeaseID   uint64
 	Attempt   int32
 	Deadline  int64
+	Owner     string // client that had it last
 	GroupHash uint32
 	Deferred  bool // FIFO: put aside behind an earlier message of its group
+	Epoch     uint32
 
 	l *lease
 }
@@ -102,7 +105,7 @@ func (s *Sub) Resume(attemptID uint64, owner string, now int64) []Held {
 
 func (l *lease) held() Held {
 	return Held{Queue: l.q.number, Offset: l.offset, LeaseID: l.id, Attempt: l.attempt,
-		Deadline: l.deadline, GroupHash: l.groupHash, l: l}
+		Deadline: l.deadline, Owner: l.owner, GroupHash: l.groupHash, Epoch: l.q.epoch, l: l}
 }
 
 // TakeReady reserves up to n messages whose lease has ended for a new one, in
@@ -110,11 +113,18 @@ func (l *lease) held() Held {
 // would be. Messages that have had maxAttempts are reserved too and come in
 // dead. Each must end in a submitted lease, ack or dead-letter record, or in
 // PutBack.
-func (s *Sub) TakeReady(dst []Held, n int, maxAttempts int32, now int64) (ready, dead []Held) {
+//
+// With accept, only queues that it accepts are looked at.
+func (s *Sub) TakeReady(dst []Held, n int, maxAttempts int32, now int64, accept func(queue uint32) bool) (ready, dead []Held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var others []*lease
 	for len(dst) < n && len(s.ready) > 0 && s.ready[0].deadline <= now {
 		l := heap.Pop(&s.ready).(*lease)
+		if accept != nil && !accept(l.q.number) {
+			others = append(others, l)
+			continue
+		}
 		l.reserved = leasing
 		h := l.held()
 		if l.attempt >= maxAttempts {
@@ -127,6 +137,9 @@ func (s *Sub) TakeReady(dst []Held, n int, maxAttempts int32, now int64) (ready,
 		}
 		h.Attempt++
 		dst = append(dst, h)
+	}
+	for _, l := range others {
+		s.place(l)
 	}
 	s.arm()
 	return dst, dead
@@ -149,16 +162,16 @@ func (s *Sub) PutBack(held []Held) {
 type Bounds func(queue uint32) (min, max record.QueueOffset)
 
 // BeginScan claims the right to scan one queue that has messages which were
-// never handed out, and returns where to read. Queues are tried in the order
+// never handed out: read from sc.From up to end. Queues are tried in the order
 // given. The caller ends with EndScan. limit bounds what may be outstanding. A
-// scan with nothing to read (from == to) is one whose start must be recorded.
-func (s *Sub) BeginScan(order func(yield func(uint32) bool), bounds Bounds, limit int) (queue uint32, from, to record.QueueOffset, ok bool) {
+// scan with nothing to read is one whose start must be recorded.
+func (s *Sub) BeginScan(order iter.Seq[uint32], bounds Bounds, limit int) (sc Scanned, end record.QueueOffset, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	order(func(n uint32) bool {
+	for n := range order {
 		q := s.queue(n)
 		if q.scanning || len(q.out) >= limit {
-			return true
+			continue
 		}
 		low, high := bounds(n)
 		s.start(q, low, high)
@@ -167,13 +180,12 @@ func (s *Sub) BeginScan(order func(yield func(uint32) bool), bounds Bounds, limi
 			q.claimed = low
 		}
 		if q.claimed >= high && q.skipped < pinNow {
-			return true
+			continue
 		}
 		q.scanning = true
-		queue, from, to, ok = n, q.claimed, high, true
-		return false
-	})
-	return queue, from, to, ok
+		return Scanned{Queue: n, Epoch: q.epoch, From: q.claimed, To: q.claimed}, high, true
+	}
+	return Scanned{}, 0, false
 }
 
 // start fixes where a group that is new to the queue begins: at the first
@@ -204,6 +216,7 @@ const skipBeforeRecord = 4096
 // Scanned is what a scan found in one queue.
 type Scanned struct {
 	Queue uint32
+	Epoch uint32
 	From  record.QueueOffset // where the scan began, as BeginScan said
 	To    record.QueueOffset // the scan looked at everything below
 	Held  []Held             // to be leased; to be put aside when Deferred
@@ -235,7 +248,7 @@ func (s *Sub) FIFO() bool { return s.fifo }
 func (s *Sub) EndScan(scans []Scanned, submit func() error) error {
 	if submit == nil {
 		s.settleScans(scans, func(q *queue, sc *Scanned) {
-			q.skipped += int64(sc.To - q.claimed)
+			q.skipped += int64(sc.To - sc.From)
 			q.claimed = sc.To
 		})
 		return nil
@@ -244,6 +257,9 @@ func (s *Sub) EndScan(scans []Scanned, submit func() error) error {
 	for i := range scans {
 		sc := &scans[i]
 		q := s.queue(sc.Queue)
+		if q.epoch != sc.Epoch {
+			continue // reset since: the record will be void, and drop no ghost
+		}
 		for j := range sc.Held {
 			h := &sc.Held[j]
 			h.l = &lease{offset: h.Offset, groupHash: h.GroupHash, reserved: leasing, ghost: true}
@@ -255,7 +271,7 @@ func (s *Sub) EndScan(scans []Scanned, submit func() error) error {
 	s.settleScans(scans, func(q *queue, sc *Scanned) {
 		if err == nil {
 			q.skipped = 0
-			q.claimed = max(q.claimed, sc.To)
+			q.claimed = sc.To
 			return
 		}
 		for _, h := range sc.Held {
@@ -265,12 +281,23 @@ func (s *Sub) EndScan(scans []Scanned, submit func() error) error {
 	return err
 }
 
+// Holds reports whether the lease that a record gave is in force: a reset may
+// have come before it in the log.
+func (s *Sub) Holds(h Held) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queues[h.Queue]
+	return q != nil && q.out[h.Offset] != nil && q.out[h.Offset].id == h.LeaseID
+}
+
 func (s *Sub) settleScans(scans []Scanned, settle func(*queue, *Scanned)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range scans {
 		q := s.queue(scans[i].Queue)
-		settle(q, &scans[i])
+		if q.epoch == scans[i].Epoch {
+			settle(q, &scans[i])
+		}
 		q.scanning = false
 	}
 	s.arm()
@@ -287,12 +314,13 @@ func (s *Sub) MustRecord(sc Scanned) bool {
 	return passed >= skipBeforeRecord || passed > 0 && !q.known
 }
 
-// Unclaimed reports whether a queue has messages that were never handed out and
-// that no scan is looking at: messages that came while a scan kept others away.
-func (s *Sub) Unclaimed(queues uint32, bounds Bounds, limit int) bool {
+// Unclaimed reports whether one of the queues has messages that were never
+// handed out and that no scan is looking at: messages that came while a scan
+// kept others away.
+func (s *Sub) Unclaimed(order iter.Seq[uint32], bounds Bounds, limit int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for n := range queues {
+	for n := range order {
 		q := s.queues[n]
 		if _, high := bounds(n); q != nil && q.started && !q.scanning && q.claimed < high && len(q.out) < limit {
 			return true
@@ -355,25 +383,19 @@ func (s *Sub) reserve(l *lease, r reserved) {
 	s.arm()
 }
 
-// BeginRelease reserves all auto-renewed leases whose owner satisfies gone, so
-// that an extend record can end them.
-func (s *Sub) BeginRelease(gone func(owner string) bool) []Held {
+// BeginRelease reserves all auto-renewed leases that satisfy gone, so that an
+// extend record can end them.
+func (s *Sub) BeginRelease(gone func(owner string, h Held) bool) []Held {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []Held
-	known := map[string]bool{}
 	for _, q := range s.queues {
 		for _, l := range q.out {
 			if !l.auto || l.reserved != free {
 				continue
 			}
-			dead, seen := known[l.owner]
-			if !seen {
-				dead = gone(l.owner)
-				known[l.owner] = dead
-			}
-			if dead {
-				out = append(out, l.held())
+			if h := l.held(); gone(l.owner, h) {
+				out = append(out, h)
 				l.reserved = moving
 				s.place(l)
 			}

@@ -14,7 +14,7 @@ func TestEndOfALeaseWakesItsSubOnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		woken := make(chan time.Duration, 10)
-		tracker := inflight.New(func(inflight.SubKey) { woken <- time.Since(began) })
+		tracker := inflight.New(func(inflight.SubKey) { woken <- time.Since(began) }, func(record.QueueKey) bool { return true })
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- tracker.Run(ctx) }()
@@ -29,7 +29,7 @@ func TestEndOfALeaseWakesItsSubOnTime(t *testing.T) {
 		apply(inflight.AppendLease(nil, &inflight.LeaseRecord{Key: key, FirstID: 1, Deadline: at(10 * time.Second), Owner: "c",
 			Queues: []inflight.Scanned{{To: 2, Held: held}}}))
 		synctest.Wait()
-		apply(inflight.AppendExtend(nil, key, at(3*time.Second), 0, held[1:])) // earlier than what the timer sleeps for
+		apply(inflight.AppendExtend(nil, key, at(3*time.Second), 0, false, held[1:])) // earlier than what the timer sleeps for
 		if got := <-woken; got != 3*time.Second {
 			t.Errorf("woken for the changed lease at %v", got)
 		}
@@ -37,7 +37,7 @@ func TestEndOfALeaseWakesItsSubOnTime(t *testing.T) {
 		if got := <-woken; got != 10*time.Second {
 			t.Errorf("woken for the other lease at %v", got)
 		}
-		apply(inflight.AppendExtend(nil, key, at(20*time.Second), 0, held[:1]))
+		apply(inflight.AppendExtend(nil, key, at(20*time.Second), 0, false, held[:1]))
 		apply(inflight.AppendAck(nil, key, held[:1]))
 		time.Sleep(time.Minute) // of synctest's time
 		cancel()

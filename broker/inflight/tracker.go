@@ -25,15 +25,19 @@ type Tracker struct {
 	mu    sync.RWMutex
 	subs  map[SubKey]*Sub
 	timer *timer
+	// exists says whether a queue is still there: a lease record that was under
+	// way when its queue was dropped changes nothing.
+	exists func(record.QueueKey) bool
 
 	nextLease atomic.Uint64
 }
 
 // New returns an empty tracker. wake is called, without any lock of the
 // tracker held, when a message of the Sub may have become ready to be handed
-// out again; it must not block.
-func New(wake func(SubKey)) *Tracker {
-	t := &Tracker{subs: map[SubKey]*Sub{}}
+// out again; it must not block. exists says whether a queue of an existing topic
+// is there; it is asked by Apply.
+func New(wake func(SubKey), exists func(record.QueueKey) bool) *Tracker {
+	t := &Tracker{subs: map[SubKey]*Sub{}, exists: exists}
 	t.timer = newTimer(func(key SubKey) {
 		if s := t.Find(key); s != nil {
 			s.fired()
@@ -114,6 +118,10 @@ func (t *Tracker) LeaseIDs(n int, now int64) uint64 {
 		}
 	}
 }
+
+// leasedAt is when a lease got its id, Unix ms: the time is in the id, and right
+// unless ids were given out faster than a million a millisecond.
+func leasedAt(id uint64) int64 { return int64(id >> 20) }
 
 // sawLease keeps future ids above one that is in the state.
 func (t *Tracker) sawLease(id uint64) {

@@ -182,6 +182,17 @@ func (h *Hub) WakeTopic(topic record.TopicID) {
 	for group := range h.topics[topic] {
 		h.wakeOne(Key{Topic: topic, Group: group})
 	}
+	h.wakeAlone(topic)
+}
+
+// WakeAlone wakes all that wait alone for the topic.
+func (h *Hub) WakeAlone(topic record.TopicID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.wakeAlone(topic)
+}
+
+func (h *Hub) wakeAlone(topic record.TopicID) {
 	for h.topics[topic][0] != nil {
 		h.wakeOne(Key{Topic: topic})
 	}

@@ -14,6 +14,18 @@ type Reconnect struct{ Nonce string }
 
 func (Reconnect) command() {}
 
+// UnsubscribeLite tells a consumer that a lite topic is gone or no longer its.
+type UnsubscribeLite struct{ LiteTopic string }
+
+func (UnsubscribeLite) command() {}
+
+// RecoverTransaction asks a producer whether a half message is to be delivered.
+// The message is looked up when the command is written: it may be large, and
+// decided by then.
+type RecoverTransaction struct{ ID string }
+
+func (RecoverTransaction) command() {}
+
 // ErrNoStream reports a client without an open command stream.
 var ErrNoStream = errors.New("session: client has no open stream")
 

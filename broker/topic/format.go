@@ -2,6 +2,7 @@ package topic
 
 import (
 	"encoding/binary"
+	"time"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
@@ -9,12 +10,14 @@ import (
 // A topic, in topic-put records and in snapshots:
 //
 //	id uvarint | namespace string | name string | type 1 | queues uvarint | created varint (Unix ms)
+//	| lite TTL varint (ns)
 func appendTopic(dst []byte, tp Topic) []byte {
 	dst = appendUvarint(dst, uint64(tp.ID))
 	dst = record.AppendResource(dst, tp.Name)
 	dst = append(dst, byte(tp.Type))
 	dst = appendUvarint(dst, uint64(tp.Queues))
-	return binary.AppendVarint(dst, tp.Created)
+	dst = binary.AppendVarint(dst, tp.Created)
+	return binary.AppendVarint(dst, int64(tp.LiteTTL))
 }
 
 func readTopic(d *record.Decoder) Topic {
@@ -24,6 +27,7 @@ func readTopic(d *record.Decoder) Topic {
 		Type:    Type(d.Byte()),
 		Queues:  d.Uint32(),
 		Created: d.Varint(),
+		LiteTTL: time.Duration(d.Varint()),
 	}
 }
 

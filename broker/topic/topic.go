@@ -9,6 +9,7 @@ package topic
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
@@ -54,5 +55,6 @@ type Topic struct {
 	Name    record.Resource
 	Type    Type
 	Queues  uint32
-	Created int64 // Unix ms
+	Created int64         // Unix ms
+	LiteTTL time.Duration // a lite topic goes when nobody wrote to it for so long; 0 = never
 }

@@ -16,6 +16,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 )
 
 // asMain makes the test binary be gantry, so that tests can start it as another
@@ -415,7 +419,7 @@ func TestCheckNamesSegmentAndPositionOfDamage(t *testing.T) {
 }
 
 // process starts gantry as a process of its own.
-func process(t *testing.T, dir string) (*exec.Cmd, *serving, *bytes.Buffer) {
+func process(t *testing.T, dir string, errOut io.Writer) (*exec.Cmd, *serving) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "serve", "--data", dir, "--segment-size", "4MiB", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
 	cmd.Env = append(os.Environ(), asMain+"=1")
@@ -423,19 +427,19 @@ func process(t *testing.T, dir string) (*exec.Cmd, *serving, *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var errOut bytes.Buffer
-	cmd.Stderr = &errOut
+	cmd.Stderr = errOut
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	s := &serving{dir: dir}
 	s.read(t, out)
-	return cmd, s, &errOut
+	return cmd, s
 }
 
 func TestTermDrainsAndExitsZero(t *testing.T) {
-	cmd, s, errOut := process(t, t.TempDir())
+	var errOut bytes.Buffer
+	cmd, s := process(t, t.TempDir(), &errOut)
 	s.run(t, "topic", "create", "t")
 	// A poll that would wait for long must not hold the drain up.
 	polled := make(chan int, 1)
@@ -450,10 +454,48 @@ func TestTermDrainsAndExitsZero(t *testing.T) {
 	killer := time.AfterFunc(drainTimeout/2, func() { cmd.Process.Kill() })
 	defer killer.Stop()
 	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v\n%s", err, errOut)
+		t.Fatalf("%v\n%s", err, errOut.String())
 	}
 	if code := <-polled; code != exitFailed {
 		t.Errorf("the poll ended with exit %d", code)
+	}
+}
+
+func TestSecondSignalEndsItAtOnce(t *testing.T) {
+	stderr, w := io.Pipe()
+	cmd, s := process(t, t.TempDir(), w)
+	// A stream that its client leaves open keeps the drain waiting.
+	conn, err := grpc.NewClient("passthrough:///"+s.server, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := &reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}
+	if err := stream.Send(list); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(stderr); lines.Scan() && !strings.Contains(lines.Text(), "draining"); {
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(io.Discard, stderr) // until the process is gone
+	killer := time.AfterFunc(drainTimeout/2, func() { cmd.Process.Kill() })
+	defer killer.Stop()
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitFailed {
+		t.Errorf("exit %d, want %d", code, exitFailed)
 	}
 }
 
@@ -479,7 +521,7 @@ func waitFor(t *testing.T, s *serving, line string) {
 
 func TestSecondBrokerOnTheSameDirectoryIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	cmd, s, _ := process(t, dir)
+	cmd, s := process(t, dir, io.Discard)
 	code, _, errOut := cli(t, "serve", "--data", dir, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
 	if want := fmt.Sprintf("%s is in use by process %d", dir, cmd.Process.Pid); code != exitFailed || !strings.Contains(errOut, want) {
 		t.Errorf("exit %d, want %q: %s", code, want, errOut)

@@ -13,8 +13,9 @@ import (
 )
 
 func newGroup() *cobra.Command {
-	return parent("group", "Create, list, describe and delete consumer groups",
-		newGroupCreate(), newGroupList(), newGroupDescribe(), newGroupDelete())
+	return parent("group", "Create, list, describe and delete consumer groups, and move them on",
+		newGroupCreate(), newGroupList(), newGroupDescribe(), newGroupDelete(),
+		newGroupBlocked(), newGroupSkip(), newGroupReset())
 }
 
 // groupView is a group in JSON.

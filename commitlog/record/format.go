@@ -33,7 +33,7 @@ import (
 //	32   8   store time   likewise
 //	40   n   kind-specific
 //
-// A message (KindMessage, KindHalf, KindDelayed) continues:
+// A message (KindMessage, KindHalf, KindDelayed, KindCopy) continues:
 //
 //	16   4   topic        TopicID
 //	20   4   queue        queue number within the topic
@@ -97,6 +97,11 @@ const NoOffset QueueOffset = -1
 // again is another topic.
 type TopicID uint32
 
+// TimerTopic is the topic of the queues that hold the index entries of delayed
+// messages until they are due, one queue for each minute. It is no topic: no
+// topic is ever given its id.
+const TimerTopic TopicID = 1<<32 - 1
+
 // GroupID names a consumer group in records, in the same way.
 type GroupID uint32
 
@@ -124,11 +129,13 @@ const (
 	KindMessage Kind = 1 // enters its queue at once
 	KindHalf    Kind = 2 // transactional, enters its queue when committed
 	KindDelayed Kind = 3 // enters its queue when due
+	KindCopy    Kind = 4 // nothing by itself: keeps a payload whose segment is going
 
 	// Moves: they put an existing payload into a queue, by position.
 	KindTransactionEnd Kind = 8
 	KindTimerFired     Kind = 9
 	KindDeadLetter     Kind = 10
+	KindRedrive        Kind = 11 // a dead letter goes back to a topic
 
 	// Tables.
 	KindTopicPut    Kind = 16
@@ -141,18 +148,41 @@ const (
 	KindAck          Kind = 25
 	KindExtend       Kind = 26
 	KindOffsetCommit Kind = 27
+	KindCursor       Kind = 28
 
 	// Identity of the store: the first record of a log.
 	KindIdentity Kind = 32
+
+	// Dead letters that an operator has done with.
+	KindDiscard Kind = 36
+
+	// Half messages: what happens to them besides their commit, which is a move.
+	KindTransactionRollback Kind = 40
+	KindTransactionCheck    Kind = 41
+
+	// Lite topics.
+	KindLitePut    Kind = 52
+	KindLiteDelete Kind = 53
+
+	// Delayed messages: what happens to them besides coming due, which is a move.
+	KindTimerCancel Kind = 44
+	KindTimerMove   Kind = 45
+
+	// Retention: entries that name a copy from now on.
+	KindRelocate Kind = 48
 )
 
 var kindNames = map[Kind]string{
 	KindMessage: "message", KindHalf: "half", KindDelayed: "delayed",
 	KindTransactionEnd: "transaction-end", KindTimerFired: "timer-fired", KindDeadLetter: "dead-letter",
+	KindRedrive: "redrive", KindDiscard: "discard",
 	KindTopicPut: "topic-put", KindTopicDelete: "topic-delete",
 	KindGroupPut: "group-put", KindGroupDelete: "group-delete",
 	KindLease: "lease", KindAck: "ack", KindExtend: "extend",
-	KindOffsetCommit: "offset-commit", KindIdentity: "identity",
+	KindOffsetCommit: "offset-commit", KindCursor: "cursor", KindIdentity: "identity",
+	KindLitePut: "lite-put", KindLiteDelete: "lite-delete",
+	KindTransactionRollback: "transaction-rollback", KindTransactionCheck: "transaction-check",
+	KindTimerCancel: "timer-cancel", KindTimerMove: "timer-move", KindCopy: "copy", KindRelocate: "relocate",
 }
 
 func (k Kind) String() string {
@@ -163,7 +193,7 @@ func (k Kind) String() string {
 }
 
 // IsMessage reports whether records of this kind have the message layout.
-func (k Kind) IsMessage() bool { return k == KindMessage || k == KindHalf || k == KindDelayed }
+func (k Kind) IsMessage() bool { return k >= KindMessage && k <= KindCopy }
 
 // IsMove reports whether records of this kind put an existing payload into a queue.
 func (k Kind) IsMove() bool { return k >= KindTransactionEnd && k < KindTopicPut }

@@ -10,17 +10,18 @@ import (
 type Field uint8
 
 const (
-	FieldUser        Field = 0 // a user property: key and value
-	FieldMessageID   Field = 1 // the producer's id
-	FieldTag         Field = 2 // at most one
-	FieldKey         Field = 3 // one entry per message key
-	FieldGroup       Field = 4 // message group, for order
-	FieldBornHost    Field = 5 //
-	FieldTrace       Field = 6 // W3C trace context, opaque
-	FieldSHA1        Field = 7 // 20 bytes, of the body as stored
-	FieldLiteTopic   Field = 8 //
-	FieldRecoverySec Field = 9 // decimal seconds before a half message is checked
-	maxField         Field = 9
+	FieldUser        Field = 0  // a user property: key and value
+	FieldMessageID   Field = 1  // the producer's id
+	FieldTag         Field = 2  // at most one
+	FieldKey         Field = 3  // one entry per message key
+	FieldGroup       Field = 4  // message group, for order
+	FieldBornHost    Field = 5  //
+	FieldTrace       Field = 6  // W3C trace context, opaque
+	FieldSHA1        Field = 7  // 20 bytes, of the body as stored
+	FieldLiteTopic   Field = 8  //
+	FieldRecoverySec Field = 9  // decimal seconds before a half message is checked
+	FieldOrigin      Field = 10 // of a copy: 8 bytes, the position of the first record with this payload
+	maxField         Field = 10
 )
 
 // The properties section is a run of fields in any order, each
@@ -73,6 +74,11 @@ func (p Properties) Each(f func(field Field, key, value []byte) bool) error {
 }
 
 func cut(b []byte) (value, rest []byte, ok bool) {
+	// Nearly every length is one byte, and filters walk every message they see.
+	if len(b) > 0 && int(b[0]) < min(len(b), 0x80) {
+		end := 1 + int(b[0])
+		return b[1:end:end], b[end:], true
+	}
 	n, w := binary.Uvarint(b)
 	if w <= 0 || n > uint64(len(b)-w) {
 		return nil, nil, false

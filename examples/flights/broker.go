@@ -67,8 +67,6 @@ func (o *outage) since(t time.Time) bool {
 	return false
 }
 
-func (o *outage) none() bool { return !o.since(time.Time{}) }
-
 // killWhen kills the broker and starts it again, once condition holds.
 func (b *broker) killWhen(ctx context.Context, o *outage, condition func() bool) error {
 	for !condition() {

@@ -153,8 +153,8 @@ func tour(ctx context.Context, o *options, b *broker, flights []flight) error {
 	}
 	for _, g := range groups {
 		extra := g.check(flights, &s)
-		fmt.Printf("%-18s %-8s %8d flights in %6.1f s (%.0f/s), %d redelivered, %d sent twice, %d faults\n", g.name, g.filter, len(g.flights),
-			g.lastAt.Sub(begun).Seconds(), float64(len(g.messages))/g.lastAt.Sub(begun).Seconds(), g.again, extra, len(g.faults))
+		fmt.Printf("%-18s %-8s %8d flights in %6.1f s (%.0f/s), %d redelivered, %d stored twice, %d faults\n", g.name, g.filter, len(g.flights),
+			g.lastAt.Sub(begun).Seconds(), float64(len(g.copies))/g.lastAt.Sub(begun).Seconds(), g.again, extra, len(g.faults))
 		for _, f := range g.faults[:min(len(g.faults), 10)] {
 			err = errors.Join(err, fmt.Errorf("%s: %s", g.name, f))
 		}

@@ -2,6 +2,7 @@ package sql92
 
 import (
 	"bytes"
+	"cmp"
 	"math"
 	"slices"
 )
@@ -17,10 +18,34 @@ type program struct {
 }
 
 type node struct {
-	op   op
-	not  bool // negates the result, which stays unknown
-	l, r int32
+	op     op
+	not    bool  // negates the result; unknown stays unknown
+	accept signs // of opOrder and opOrderNumber
+	l, r   int32
 }
+
+// signs is a set of results of a comparison: less, equal, greater.
+type signs uint8
+
+const (
+	less signs = 1 << iota
+	same
+	greater
+)
+
+// has reports whether c, which is negative, 0 or positive, is in the set.
+func (s signs) has(c int) bool {
+	switch {
+	case c < 0:
+		return s&less != 0
+	case c > 0:
+		return s&greater != 0
+	}
+	return s&same != 0
+}
+
+// mirrored returns the set for exchanged sides.
+func (s signs) mirrored() signs { return s&same | s&less<<2 | s&greater>>2 }
 
 type op uint8
 
@@ -34,13 +59,11 @@ const (
 	opAnd  // children l up to r
 	opOr   //
 	opIsNull
-	opEqual // nodes l and r; and so on
-	opLess
-	opLessEqual
-	opGreater
-	opGreaterEqual
-	opIn       // slot l, set r
-	opContains // node l, constant r
+	opEqual       // nodes l and r
+	opOrder       // nodes l and r
+	opOrderNumber // slot l, constant r, a number: the usual case of both above
+	opIn          // slot l, set r
+	opContains    // node l, constant r
 	opStartsWith
 	opEndsWith
 
@@ -129,7 +152,12 @@ func (p *program) truth(i int32, values [][]byte) truth {
 			return failed
 		}
 		return equal(l, p.operand(n.r, values)).negated(n.not)
-	case opLess, opLessEqual, opGreater, opGreaterEqual:
+	case opOrderNumber:
+		if text := values[n.l]; text != nil {
+			return orderNumber(text, &p.constants[n.r], n.accept)
+		}
+		return unknown
+	case opOrder:
 		return p.ordered(n, values)
 	case opIsNull:
 		v := p.operand(n.l, values)
@@ -184,7 +212,7 @@ func (p *program) operand(i int32, values [][]byte) value {
 	}
 }
 
-// ordered evaluates < <= > >=. Neither side is a boolean, see parser.order.
+// ordered evaluates < <= > >=. Neither side is a condition, see parser.order.
 func (p *program) ordered(n *node, values [][]byte) truth {
 	l := p.operand(n.l, values)
 	switch l.kind {
@@ -207,16 +235,23 @@ func (p *program) ordered(n *node, values [][]byte) truth {
 	if !ok {
 		return failed
 	}
-	switch n.op {
-	case opLess:
-		return truthOf(c < 0)
-	case opLessEqual:
-		return truthOf(c <= 0)
-	case opGreater:
-		return truthOf(c > 0)
-	default:
-		return truthOf(c >= 0)
+	return truthOf(n.accept.has(c))
+}
+
+// orderNumber compares a string with a number.
+func orderNumber(text []byte, number *value, accept signs) truth {
+	if number.kind == kindDouble {
+		f, ok := parseDouble(text)
+		if !ok {
+			return failed
+		}
+		return truthOf(accept.has(compareDoubles(f, number.double())))
 	}
+	n, ok := parseInt(text)
+	if !ok || number.kind == kindInt32 && n != int64(int32(n)) {
+		return failed
+	}
+	return truthOf(accept.has(cmp.Compare(n, number.bits)))
 }
 
 // equal compares values that may be of different kinds. Missing on the left is
@@ -262,13 +297,7 @@ func compareNumbers(l, r value) (c int, ok bool) {
 	case l.kind == kindFailed || r.kind == kindFailed:
 		return 0, false
 	case l.kind != kindDouble && r.kind != kindDouble:
-		switch {
-		case l.bits < r.bits:
-			return -1, true
-		case l.bits > r.bits:
-			return 1, true
-		}
-		return 0, true
+		return cmp.Compare(l.bits, r.bits), true
 	}
 	return compareDoubles(l.promoted(), r.promoted()), true
 }

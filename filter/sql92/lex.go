@@ -13,30 +13,30 @@ const (
 	tokInt
 	tokFloat
 	tokString
+	tokPlus
+	tokMinus
+	tokOpen
+	tokClose
+	tokComma
 	tokEqual
 	tokNotEqual
 	tokLess
 	tokLessEqual
 	tokGreater
 	tokGreaterEqual
-	tokPlus
-	tokMinus
-	tokOpen
-	tokClose
-	tokComma
 
-	// keywords
+	// keywords, the first three in the order of their ops
+	tokContains
+	tokStartsWith
+	tokEndsWith
 	tokAnd
 	tokBetween
-	tokContains
-	tokEndsWith
 	tokFalse
 	tokIn
 	tokIs
 	tokNot
 	tokNull
 	tokOr
-	tokStartsWith
 	tokTrue
 )
 

@@ -164,8 +164,7 @@ func (p *parser) condition(t term) term {
 	case p.isCondition(t):
 		return t
 	case n.op == opProperty:
-		cast := p.leaf(node{op: opCast, l: n.l}, t.pos)
-		return cast
+		return p.leaf(node{op: opCast, l: n.l}, t.pos)
 	}
 	p.fail(t.pos, "expected a condition, found a value")
 	return term{}
@@ -199,8 +198,7 @@ func (p *parser) equality() term {
 		case tokEqual, tokNotEqual:
 			not := p.take().kind == tokNotEqual
 			right := p.comparison()
-			p.checkEqual(left, right)
-			left = p.emit(node{op: opEqual, not: not, l: left.node, r: right.node}, left, right)
+			left = p.equal(left, right, not)
 		case tokIs:
 			p.take()
 			not := p.accept(tokNot)
@@ -216,7 +214,7 @@ func (p *parser) equality() term {
 	}
 }
 
-func (p *parser) checkEqual(left, right term) {
+func (p *parser) equal(left, right term, not bool) term {
 	l, lok := p.literal(left)
 	r, rok := p.literal(right)
 	switch {
@@ -229,6 +227,31 @@ func (p *parser) checkEqual(left, right term) {
 	case lok && rok && r.kind == kindBool && l.kind != kindBool:
 		p.fail(left.pos, "expected TRUE or FALSE to compare with, found another literal")
 	}
+	// A property on the right is another matter: missing there is FALSE, not unknown.
+	if p.nodes[left.node].op == opProperty {
+		accept := same
+		if not {
+			accept = less | greater
+		}
+		if n, ok := p.orderNumber(accept, left, right); ok {
+			return p.emit(n, left, right)
+		}
+	}
+	return p.emit(node{op: opEqual, not: not, l: left.node, r: right.node}, left, right)
+}
+
+// orderNumber returns the node that compares a property with a number literal,
+// whichever is left, if that is what the terms are.
+func (p *parser) orderNumber(accept signs, left, right term) (node, bool) {
+	if p.nodes[left.node].op != opProperty {
+		left, right, accept = right, left, accept.mirrored()
+	}
+	l := p.nodes[left.node]
+	v, ok := p.literal(right)
+	if l.op != opProperty || !ok || v.kind != kindInt32 && v.kind != kindInt64 && v.kind != kindDouble {
+		return node{}, false
+	}
+	return node{op: opOrderNumber, accept: accept, l: l.l, r: p.nodes[right.node].l}, true
 }
 
 func (p *parser) comparison() term {
@@ -236,9 +259,8 @@ func (p *parser) comparison() term {
 	for {
 		switch p.tok.kind {
 		case tokLess, tokLessEqual, tokGreater, tokGreaterEqual:
-			op := opLess + op(p.take().kind-tokLess)
-			right := p.unary()
-			left = p.order(op, left, right)
+			accept := signsOf[p.take().kind]
+			left = p.order(accept, left, p.unary())
 		case tokNot:
 			p.take()
 			left = p.test(left, true)
@@ -255,7 +277,7 @@ func (p *parser) test(left term, not bool) term {
 	switch kind := p.tok.kind; kind {
 	case tokContains, tokStartsWith, tokEndsWith:
 		p.take()
-		op := map[tokenKind]op{tokContains: opContains, tokStartsWith: opStartsWith, tokEndsWith: opEndsWith}[kind]
+		op := opContains + op(kind-tokContains)
 		search := p.constant(value{kind: kindText, text: p.text()})
 		return p.emit(node{op: op, not: not, l: left.node, r: search}, left)
 	case tokBetween:
@@ -275,8 +297,12 @@ func (p *parser) test(left term, not bool) term {
 	return term{}
 }
 
+var signsOf = map[tokenKind]signs{
+	tokLess: less, tokLessEqual: less | same, tokGreater: greater, tokGreaterEqual: greater | same,
+}
+
 // order emits a comparison by size; what can have no size is refused.
-func (p *parser) order(op op, left, right term) term {
+func (p *parser) order(accept signs, left, right term) term {
 	for _, t := range []term{left, right} {
 		v, literal := p.literal(t)
 		switch {
@@ -286,14 +312,18 @@ func (p *parser) order(op op, left, right term) term {
 			p.fail(t.pos, "expected a number or a property, found a condition, which has no order")
 		}
 	}
-	return p.emit(node{op: op, l: left.node, r: right.node}, left, right)
+	n, ok := p.orderNumber(accept, left, right)
+	if !ok {
+		n = node{op: opOrder, accept: accept, l: left.node, r: right.node}
+	}
+	return p.emit(n, left, right)
 }
 
 // between emits x >= low AND x <= high, or x < low OR x > high.
 func (p *parser) between(x, low, high term, not bool) term {
-	above, below, join := opGreaterEqual, opLessEqual, opAnd
+	above, below, join := greater|same, less|same, opAnd
 	if not {
-		above, below, join = opLess, opGreater, opOr
+		above, below, join = less, greater, opOr
 	}
 	from, to := p.order(above, x, low), p.order(below, x, high)
 	l, lok := p.literal(low)
@@ -315,10 +345,9 @@ func (p *parser) list() set {
 	for {
 		p.count()
 		s.add(p.text())
-		if p.tok.kind != tokComma {
+		if !p.accept(tokComma) {
 			break
 		}
-		p.take()
 	}
 	p.expect(tokClose, ", or )")
 	return s

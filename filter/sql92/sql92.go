@@ -23,7 +23,7 @@ import (
 const (
 	MaxLen        = 16 << 10 // bytes
 	MaxDepth      = 64       // parentheses, NOT, signs and operators, nested
-	MaxTerms      = 1024     // literals, property uses and operators; list elements of IN count too
+	MaxTerms      = 1024     // literals, property uses, operators and the elements of IN
 	MaxProperties = 64       // distinct property names
 )
 
@@ -58,8 +58,9 @@ func Compile(expr string) (*Expr, error) {
 const few = 8
 
 // Match reports whether the message matches. It reads m.Properties, m.BornTime and
-// m.DueTime, allocates nothing (see [parseDouble] for the exception) and keeps
-// nothing of m. Properties that are not a section match nothing.
+// m.DueTime and keeps nothing of m. It allocates nothing, unless a double is
+// compared with a number of more than 32 bytes or out of the range of doubles.
+// Properties that are not a section match nothing.
 func (e *Expr) Match(m *record.Message) bool {
 	if n := e.names.count; n <= few {
 		var values [few][]byte

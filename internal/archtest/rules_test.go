@@ -22,10 +22,10 @@ var layers = map[string]int{
 	"commitlog":    1,
 	"filter":       1,
 	"consumequeue": 1,
-	"scheduler":    1,
 
-	"broker/": 2, // the children of broker
-	"broker":  3,
+	"scheduler": 2, // its timers are entries of a consume queue
+	"broker/":   2, // the children of broker
+	"broker":    3,
 
 	"broker/metrics": 4, // reads broker's Stats from outside, like any other client of it
 	"api":            4,

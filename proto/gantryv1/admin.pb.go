@@ -93,6 +93,116 @@ func (TopicType) EnumDescriptor() ([]byte, []int) {
 	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{0}
 }
 
+type TransactionState int32
+
+const (
+	TransactionState_TRANSACTION_STATE_UNSPECIFIED TransactionState = 0
+	// Its producer has not decided, and producers are asked about it.
+	TransactionState_OPEN TransactionState = 1
+	// It was asked about often enough; it waits for a person to decide.
+	TransactionState_PARKED      TransactionState = 2
+	TransactionState_COMMITTED   TransactionState = 3
+	TransactionState_ROLLED_BACK TransactionState = 4
+)
+
+// Enum value maps for TransactionState.
+var (
+	TransactionState_name = map[int32]string{
+		0: "TRANSACTION_STATE_UNSPECIFIED",
+		1: "OPEN",
+		2: "PARKED",
+		3: "COMMITTED",
+		4: "ROLLED_BACK",
+	}
+	TransactionState_value = map[string]int32{
+		"TRANSACTION_STATE_UNSPECIFIED": 0,
+		"OPEN":                          1,
+		"PARKED":                        2,
+		"COMMITTED":                     3,
+		"ROLLED_BACK":                   4,
+	}
+)
+
+func (x TransactionState) Enum() *TransactionState {
+	p := new(TransactionState)
+	*p = x
+	return p
+}
+
+func (x TransactionState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TransactionState) Descriptor() protoreflect.EnumDescriptor {
+	return file_gantry_v1_admin_proto_enumTypes[1].Descriptor()
+}
+
+func (TransactionState) Type() protoreflect.EnumType {
+	return &file_gantry_v1_admin_proto_enumTypes[1]
+}
+
+func (x TransactionState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TransactionState.Descriptor instead.
+func (TransactionState) EnumDescriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+type Settlement int32
+
+const (
+	Settlement_SETTLEMENT_UNSPECIFIED Settlement = 0
+	Settlement_COMMIT                 Settlement = 1
+	Settlement_ROLLBACK               Settlement = 2
+	// Producers are asked again, at once and from the first check on.
+	Settlement_RECHECK Settlement = 3
+)
+
+// Enum value maps for Settlement.
+var (
+	Settlement_name = map[int32]string{
+		0: "SETTLEMENT_UNSPECIFIED",
+		1: "COMMIT",
+		2: "ROLLBACK",
+		3: "RECHECK",
+	}
+	Settlement_value = map[string]int32{
+		"SETTLEMENT_UNSPECIFIED": 0,
+		"COMMIT":                 1,
+		"ROLLBACK":               2,
+		"RECHECK":                3,
+	}
+)
+
+func (x Settlement) Enum() *Settlement {
+	p := new(Settlement)
+	*p = x
+	return p
+}
+
+func (x Settlement) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Settlement) Descriptor() protoreflect.EnumDescriptor {
+	return file_gantry_v1_admin_proto_enumTypes[2].Descriptor()
+}
+
+func (Settlement) Type() protoreflect.EnumType {
+	return &file_gantry_v1_admin_proto_enumTypes[2]
+}
+
+func (x Settlement) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Settlement.Descriptor instead.
+func (Settlement) EnumDescriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
 type Topic struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1602,6 +1712,516 @@ func (x *ListGroupsResponse) GetGroups() []*Group {
 	return nil
 }
 
+// A half message. Of one that was decided only id, topic, state and the decision
+// are known.
+type Transaction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the producer got it from the send.
+	Id        string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Topic     string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	MessageId string `protobuf:"bytes,4,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// Where it goes when it is committed.
+	Queue uint32           `protobuf:"varint,5,opt,name=queue,proto3" json:"queue,omitempty"`
+	State TransactionState `protobuf:"varint,6,opt,name=state,proto3,enum=gantry.v1.TransactionState" json:"state,omitempty"`
+	// As the producer said.
+	Born   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=born,proto3" json:"born,omitempty"`
+	Stored *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=stored,proto3" json:"stored,omitempty"`
+	// How often a producer was asked, or would have been had one been there.
+	Checks int32 `protobuf:"varint,9,opt,name=checks,proto3" json:"checks,omitempty"`
+	// Unset unless OPEN.
+	NextCheck *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=next_check,json=nextCheck,proto3" json:"next_check,omitempty"`
+	Decided   *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=decided,proto3" json:"decided,omitempty"`
+	// In words.
+	DecidedBy     string `protobuf:"bytes,12,opt,name=decided_by,json=decidedBy,proto3" json:"decided_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Transaction) Reset() {
+	*x = Transaction{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Transaction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Transaction) ProtoMessage() {}
+
+func (x *Transaction) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
+func (*Transaction) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Transaction) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Transaction) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Transaction) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Transaction) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *Transaction) GetQueue() uint32 {
+	if x != nil {
+		return x.Queue
+	}
+	return 0
+}
+
+func (x *Transaction) GetState() TransactionState {
+	if x != nil {
+		return x.State
+	}
+	return TransactionState_TRANSACTION_STATE_UNSPECIFIED
+}
+
+func (x *Transaction) GetBorn() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Born
+	}
+	return nil
+}
+
+func (x *Transaction) GetStored() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
+func (x *Transaction) GetChecks() int32 {
+	if x != nil {
+		return x.Checks
+	}
+	return 0
+}
+
+func (x *Transaction) GetNextCheck() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextCheck
+	}
+	return nil
+}
+
+func (x *Transaction) GetDecided() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Decided
+	}
+	return nil
+}
+
+func (x *Transaction) GetDecidedBy() string {
+	if x != nil {
+		return x.DecidedBy
+	}
+	return ""
+}
+
+type ListTransactionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: of all topics.
+	Topic     string `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Empty: all.
+	MessageId string `protobuf:"bytes,3,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// Only those that wait for a person.
+	Parked bool `protobuf:"varint,4,opt,name=parked,proto3" json:"parked,omitempty"`
+	// Up to 1000. 0: 1000.
+	Limit int32 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The id of the last one of the page before. Empty: from the oldest on.
+	After         string `protobuf:"bytes,6,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTransactionsRequest) Reset() {
+	*x = ListTransactionsRequest{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTransactionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTransactionsRequest) ProtoMessage() {}
+
+func (x *ListTransactionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTransactionsRequest.ProtoReflect.Descriptor instead.
+func (*ListTransactionsRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListTransactionsRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *ListTransactionsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ListTransactionsRequest) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *ListTransactionsRequest) GetParked() bool {
+	if x != nil {
+		return x.Parked
+	}
+	return false
+}
+
+func (x *ListTransactionsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListTransactionsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+type ListTransactionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The oldest first. Fewer than the limit: there are no more.
+	Transactions  []*Transaction `protobuf:"bytes,1,rep,name=transactions,proto3" json:"transactions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTransactionsResponse) Reset() {
+	*x = ListTransactionsResponse{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTransactionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTransactionsResponse) ProtoMessage() {}
+
+func (x *ListTransactionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTransactionsResponse.ProtoReflect.Descriptor instead.
+func (*ListTransactionsResponse) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListTransactionsResponse) GetTransactions() []*Transaction {
+	if x != nil {
+		return x.Transactions
+	}
+	return nil
+}
+
+type DescribeTransactionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeTransactionRequest) Reset() {
+	*x = DescribeTransactionRequest{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeTransactionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeTransactionRequest) ProtoMessage() {}
+
+func (x *DescribeTransactionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeTransactionRequest.ProtoReflect.Descriptor instead.
+func (*DescribeTransactionRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DescribeTransactionRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type DescribeTransactionResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Transaction *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	// The rest is of the message, while nobody has decided.
+	Tag          string            `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	Keys         []string          `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	MessageGroup string            `protobuf:"bytes,4,opt,name=message_group,json=messageGroup,proto3" json:"message_group,omitempty"`
+	Properties   map[string]string `protobuf:"bytes,5,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The body as it was sent, up to 64 KiB of it.
+	Body []byte `protobuf:"bytes,6,opt,name=body,proto3" json:"body,omitempty"`
+	// Of the whole body.
+	BodySize      int64 `protobuf:"varint,7,opt,name=body_size,json=bodySize,proto3" json:"body_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeTransactionResponse) Reset() {
+	*x = DescribeTransactionResponse{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeTransactionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeTransactionResponse) ProtoMessage() {}
+
+func (x *DescribeTransactionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeTransactionResponse.ProtoReflect.Descriptor instead.
+func (*DescribeTransactionResponse) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DescribeTransactionResponse) GetTransaction() *Transaction {
+	if x != nil {
+		return x.Transaction
+	}
+	return nil
+}
+
+func (x *DescribeTransactionResponse) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *DescribeTransactionResponse) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *DescribeTransactionResponse) GetMessageGroup() string {
+	if x != nil {
+		return x.MessageGroup
+	}
+	return ""
+}
+
+func (x *DescribeTransactionResponse) GetProperties() map[string]string {
+	if x != nil {
+		return x.Properties
+	}
+	return nil
+}
+
+func (x *DescribeTransactionResponse) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *DescribeTransactionResponse) GetBodySize() int64 {
+	if x != nil {
+		return x.BodySize
+	}
+	return 0
+}
+
+type SettleTransactionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Settlement    Settlement             `protobuf:"varint,2,opt,name=settlement,proto3,enum=gantry.v1.Settlement" json:"settlement,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleTransactionRequest) Reset() {
+	*x = SettleTransactionRequest{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleTransactionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleTransactionRequest) ProtoMessage() {}
+
+func (x *SettleTransactionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleTransactionRequest.ProtoReflect.Descriptor instead.
+func (*SettleTransactionRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SettleTransactionRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SettleTransactionRequest) GetSettlement() Settlement {
+	if x != nil {
+		return x.Settlement
+	}
+	return Settlement_SETTLEMENT_UNSPECIFIED
+}
+
+type SettleTransactionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it stands now.
+	Transaction   *Transaction `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleTransactionResponse) Reset() {
+	*x = SettleTransactionResponse{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleTransactionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleTransactionResponse) ProtoMessage() {}
+
+func (x *SettleTransactionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleTransactionResponse.ProtoReflect.Descriptor instead.
+func (*SettleTransactionResponse) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SettleTransactionResponse) GetTransaction() *Transaction {
+	if x != nil {
+		return x.Transaction
+	}
+	return nil
+}
+
 type ServerInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1610,7 +2230,7 @@ type ServerInfoRequest struct {
 
 func (x *ServerInfoRequest) Reset() {
 	*x = ServerInfoRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[24]
+	mi := &file_gantry_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +2242,7 @@ func (x *ServerInfoRequest) String() string {
 func (*ServerInfoRequest) ProtoMessage() {}
 
 func (x *ServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[24]
+	mi := &file_gantry_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +2255,7 @@ func (x *ServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*ServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 type ServerInfoResponse struct {
@@ -1661,7 +2281,7 @@ type ServerInfoResponse struct {
 
 func (x *ServerInfoResponse) Reset() {
 	*x = ServerInfoResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[25]
+	mi := &file_gantry_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +2293,7 @@ func (x *ServerInfoResponse) String() string {
 func (*ServerInfoResponse) ProtoMessage() {}
 
 func (x *ServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[25]
+	mi := &file_gantry_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +2306,7 @@ func (x *ServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*ServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ServerInfoResponse) GetName() string {
@@ -1858,7 +2478,56 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"_namespace\">\n" +
 	"\x12ListGroupsResponse\x12(\n" +
-	"\x06groups\x18\x01 \x03(\v2\x10.gantry.v1.GroupR\x06groups\"\x13\n" +
+	"\x06groups\x18\x01 \x03(\v2\x10.gantry.v1.GroupR\x06groups\"\xc5\x03\n" +
+	"\vTransaction\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x04 \x01(\tR\tmessageId\x12\x14\n" +
+	"\x05queue\x18\x05 \x01(\rR\x05queue\x121\n" +
+	"\x05state\x18\x06 \x01(\x0e2\x1b.gantry.v1.TransactionStateR\x05state\x12.\n" +
+	"\x04born\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x04born\x122\n" +
+	"\x06stored\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06stored\x12\x16\n" +
+	"\x06checks\x18\t \x01(\x05R\x06checks\x129\n" +
+	"\n" +
+	"next_check\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tnextCheck\x124\n" +
+	"\adecided\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\adecided\x12\x1d\n" +
+	"\n" +
+	"decided_by\x18\f \x01(\tR\tdecidedBy\"\xb0\x01\n" +
+	"\x17ListTransactionsRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x03 \x01(\tR\tmessageId\x12\x16\n" +
+	"\x06parked\x18\x04 \x01(\bR\x06parked\x12\x14\n" +
+	"\x05limit\x18\x05 \x01(\x05R\x05limit\x12\x14\n" +
+	"\x05after\x18\x06 \x01(\tR\x05after\"V\n" +
+	"\x18ListTransactionsResponse\x12:\n" +
+	"\ftransactions\x18\x01 \x03(\v2\x16.gantry.v1.TransactionR\ftransactions\",\n" +
+	"\x1aDescribeTransactionRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xea\x02\n" +
+	"\x1bDescribeTransactionResponse\x128\n" +
+	"\vtransaction\x18\x01 \x01(\v2\x16.gantry.v1.TransactionR\vtransaction\x12\x10\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x12\n" +
+	"\x04keys\x18\x03 \x03(\tR\x04keys\x12#\n" +
+	"\rmessage_group\x18\x04 \x01(\tR\fmessageGroup\x12V\n" +
+	"\n" +
+	"properties\x18\x05 \x03(\v26.gantry.v1.DescribeTransactionResponse.PropertiesEntryR\n" +
+	"properties\x12\x12\n" +
+	"\x04body\x18\x06 \x01(\fR\x04body\x12\x1b\n" +
+	"\tbody_size\x18\a \x01(\x03R\bbodySize\x1a=\n" +
+	"\x0fPropertiesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"a\n" +
+	"\x18SettleTransactionRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x125\n" +
+	"\n" +
+	"settlement\x18\x02 \x01(\x0e2\x15.gantry.v1.SettlementR\n" +
+	"settlement\"U\n" +
+	"\x19SettleTransactionResponse\x128\n" +
+	"\vtransaction\x18\x01 \x01(\v2\x16.gantry.v1.TransactionR\vtransaction\"\x13\n" +
 	"\x11ServerInfoRequest\"\xa2\x02\n" +
 	"\x12ServerInfoResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -1880,7 +2549,21 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\vTRANSACTION\x10\x04\x12\b\n" +
 	"\x04LITE\x10\x05\x12\f\n" +
 	"\bPRIORITY\x10\x06\x12\t\n" +
-	"\x05MIXED\x10\a2\xcd\x05\n" +
+	"\x05MIXED\x10\a*k\n" +
+	"\x10TransactionState\x12!\n" +
+	"\x1dTRANSACTION_STATE_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04OPEN\x10\x01\x12\n" +
+	"\n" +
+	"\x06PARKED\x10\x02\x12\r\n" +
+	"\tCOMMITTED\x10\x03\x12\x0f\n" +
+	"\vROLLED_BACK\x10\x04*O\n" +
+	"\n" +
+	"Settlement\x12\x1a\n" +
+	"\x16SETTLEMENT_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06COMMIT\x10\x01\x12\f\n" +
+	"\bROLLBACK\x10\x02\x12\v\n" +
+	"\aRECHECK\x10\x032\xf0\a\n" +
 	"\n" +
 	"Management\x12L\n" +
 	"\vCreateTopic\x12\x1d.gantry.v1.CreateTopicRequest\x1a\x1e.gantry.v1.CreateTopicResponse\x12L\n" +
@@ -1892,7 +2575,10 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\vDeleteGroup\x12\x1d.gantry.v1.DeleteGroupRequest\x1a\x1e.gantry.v1.DeleteGroupResponse\x12R\n" +
 	"\rDescribeGroup\x12\x1f.gantry.v1.DescribeGroupRequest\x1a .gantry.v1.DescribeGroupResponse\x12I\n" +
 	"\n" +
-	"ListGroups\x12\x1c.gantry.v1.ListGroupsRequest\x1a\x1d.gantry.v1.ListGroupsResponse\x12I\n" +
+	"ListGroups\x12\x1c.gantry.v1.ListGroupsRequest\x1a\x1d.gantry.v1.ListGroupsResponse\x12[\n" +
+	"\x10ListTransactions\x12\".gantry.v1.ListTransactionsRequest\x1a#.gantry.v1.ListTransactionsResponse\x12d\n" +
+	"\x13DescribeTransaction\x12%.gantry.v1.DescribeTransactionRequest\x1a&.gantry.v1.DescribeTransactionResponse\x12^\n" +
+	"\x11SettleTransaction\x12#.gantry.v1.SettleTransactionRequest\x1a$.gantry.v1.SettleTransactionResponse\x12I\n" +
 	"\n" +
 	"ServerInfo\x12\x1c.gantry.v1.ServerInfoRequest\x1a\x1d.gantry.v1.ServerInfoResponseB5Z3github.com/gantry-mq/gantry/proto/gantryv1;gantryv1b\x06proto3"
 
@@ -1908,86 +2594,112 @@ func file_gantry_v1_admin_proto_rawDescGZIP() []byte {
 	return file_gantry_v1_admin_proto_rawDescData
 }
 
-var file_gantry_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gantry_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_gantry_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_gantry_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_gantry_v1_admin_proto_goTypes = []any{
-	(TopicType)(0),                // 0: gantry.v1.TopicType
-	(*Topic)(nil),                 // 1: gantry.v1.Topic
-	(*TopicQueue)(nil),            // 2: gantry.v1.TopicQueue
-	(*CreateTopicRequest)(nil),    // 3: gantry.v1.CreateTopicRequest
-	(*CreateTopicResponse)(nil),   // 4: gantry.v1.CreateTopicResponse
-	(*DeleteTopicRequest)(nil),    // 5: gantry.v1.DeleteTopicRequest
-	(*DeleteTopicResponse)(nil),   // 6: gantry.v1.DeleteTopicResponse
-	(*DescribeTopicRequest)(nil),  // 7: gantry.v1.DescribeTopicRequest
-	(*DescribeTopicResponse)(nil), // 8: gantry.v1.DescribeTopicResponse
-	(*ListTopicsRequest)(nil),     // 9: gantry.v1.ListTopicsRequest
-	(*ListTopicsResponse)(nil),    // 10: gantry.v1.ListTopicsResponse
-	(*RetrySteps)(nil),            // 11: gantry.v1.RetrySteps
-	(*ExponentialRetry)(nil),      // 12: gantry.v1.ExponentialRetry
-	(*Group)(nil),                 // 13: gantry.v1.Group
-	(*CreateGroupRequest)(nil),    // 14: gantry.v1.CreateGroupRequest
-	(*CreateGroupResponse)(nil),   // 15: gantry.v1.CreateGroupResponse
-	(*DeleteGroupRequest)(nil),    // 16: gantry.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),   // 17: gantry.v1.DeleteGroupResponse
-	(*DescribeGroupRequest)(nil),  // 18: gantry.v1.DescribeGroupRequest
-	(*DescribeGroupResponse)(nil), // 19: gantry.v1.DescribeGroupResponse
-	(*GroupTopic)(nil),            // 20: gantry.v1.GroupTopic
-	(*GroupQueue)(nil),            // 21: gantry.v1.GroupQueue
-	(*Client)(nil),                // 22: gantry.v1.Client
-	(*ListGroupsRequest)(nil),     // 23: gantry.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),    // 24: gantry.v1.ListGroupsResponse
-	(*ServerInfoRequest)(nil),     // 25: gantry.v1.ServerInfoRequest
-	(*ServerInfoResponse)(nil),    // 26: gantry.v1.ServerInfoResponse
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(TopicType)(0),                      // 0: gantry.v1.TopicType
+	(TransactionState)(0),               // 1: gantry.v1.TransactionState
+	(Settlement)(0),                     // 2: gantry.v1.Settlement
+	(*Topic)(nil),                       // 3: gantry.v1.Topic
+	(*TopicQueue)(nil),                  // 4: gantry.v1.TopicQueue
+	(*CreateTopicRequest)(nil),          // 5: gantry.v1.CreateTopicRequest
+	(*CreateTopicResponse)(nil),         // 6: gantry.v1.CreateTopicResponse
+	(*DeleteTopicRequest)(nil),          // 7: gantry.v1.DeleteTopicRequest
+	(*DeleteTopicResponse)(nil),         // 8: gantry.v1.DeleteTopicResponse
+	(*DescribeTopicRequest)(nil),        // 9: gantry.v1.DescribeTopicRequest
+	(*DescribeTopicResponse)(nil),       // 10: gantry.v1.DescribeTopicResponse
+	(*ListTopicsRequest)(nil),           // 11: gantry.v1.ListTopicsRequest
+	(*ListTopicsResponse)(nil),          // 12: gantry.v1.ListTopicsResponse
+	(*RetrySteps)(nil),                  // 13: gantry.v1.RetrySteps
+	(*ExponentialRetry)(nil),            // 14: gantry.v1.ExponentialRetry
+	(*Group)(nil),                       // 15: gantry.v1.Group
+	(*CreateGroupRequest)(nil),          // 16: gantry.v1.CreateGroupRequest
+	(*CreateGroupResponse)(nil),         // 17: gantry.v1.CreateGroupResponse
+	(*DeleteGroupRequest)(nil),          // 18: gantry.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),         // 19: gantry.v1.DeleteGroupResponse
+	(*DescribeGroupRequest)(nil),        // 20: gantry.v1.DescribeGroupRequest
+	(*DescribeGroupResponse)(nil),       // 21: gantry.v1.DescribeGroupResponse
+	(*GroupTopic)(nil),                  // 22: gantry.v1.GroupTopic
+	(*GroupQueue)(nil),                  // 23: gantry.v1.GroupQueue
+	(*Client)(nil),                      // 24: gantry.v1.Client
+	(*ListGroupsRequest)(nil),           // 25: gantry.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),          // 26: gantry.v1.ListGroupsResponse
+	(*Transaction)(nil),                 // 27: gantry.v1.Transaction
+	(*ListTransactionsRequest)(nil),     // 28: gantry.v1.ListTransactionsRequest
+	(*ListTransactionsResponse)(nil),    // 29: gantry.v1.ListTransactionsResponse
+	(*DescribeTransactionRequest)(nil),  // 30: gantry.v1.DescribeTransactionRequest
+	(*DescribeTransactionResponse)(nil), // 31: gantry.v1.DescribeTransactionResponse
+	(*SettleTransactionRequest)(nil),    // 32: gantry.v1.SettleTransactionRequest
+	(*SettleTransactionResponse)(nil),   // 33: gantry.v1.SettleTransactionResponse
+	(*ServerInfoRequest)(nil),           // 34: gantry.v1.ServerInfoRequest
+	(*ServerInfoResponse)(nil),          // 35: gantry.v1.ServerInfoResponse
+	nil,                                 // 36: gantry.v1.DescribeTransactionResponse.PropertiesEntry
+	(*timestamppb.Timestamp)(nil),       // 37: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 38: google.protobuf.Duration
 }
 var file_gantry_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: gantry.v1.Topic.type:type_name -> gantry.v1.TopicType
-	27, // 1: gantry.v1.Topic.created:type_name -> google.protobuf.Timestamp
+	37, // 1: gantry.v1.Topic.created:type_name -> google.protobuf.Timestamp
 	0,  // 2: gantry.v1.CreateTopicRequest.type:type_name -> gantry.v1.TopicType
-	1,  // 3: gantry.v1.CreateTopicResponse.topic:type_name -> gantry.v1.Topic
-	1,  // 4: gantry.v1.DescribeTopicResponse.topic:type_name -> gantry.v1.Topic
-	2,  // 5: gantry.v1.DescribeTopicResponse.queues:type_name -> gantry.v1.TopicQueue
-	1,  // 6: gantry.v1.ListTopicsResponse.topics:type_name -> gantry.v1.Topic
-	28, // 7: gantry.v1.RetrySteps.steps:type_name -> google.protobuf.Duration
-	28, // 8: gantry.v1.ExponentialRetry.initial:type_name -> google.protobuf.Duration
-	28, // 9: gantry.v1.ExponentialRetry.max:type_name -> google.protobuf.Duration
-	11, // 10: gantry.v1.Group.steps:type_name -> gantry.v1.RetrySteps
-	12, // 11: gantry.v1.Group.exponential:type_name -> gantry.v1.ExponentialRetry
-	27, // 12: gantry.v1.Group.created:type_name -> google.protobuf.Timestamp
-	11, // 13: gantry.v1.CreateGroupRequest.steps:type_name -> gantry.v1.RetrySteps
-	12, // 14: gantry.v1.CreateGroupRequest.exponential:type_name -> gantry.v1.ExponentialRetry
-	13, // 15: gantry.v1.CreateGroupResponse.group:type_name -> gantry.v1.Group
-	13, // 16: gantry.v1.DescribeGroupResponse.group:type_name -> gantry.v1.Group
-	20, // 17: gantry.v1.DescribeGroupResponse.topics:type_name -> gantry.v1.GroupTopic
-	22, // 18: gantry.v1.DescribeGroupResponse.clients:type_name -> gantry.v1.Client
-	21, // 19: gantry.v1.GroupTopic.queues:type_name -> gantry.v1.GroupQueue
-	27, // 20: gantry.v1.Client.last_seen:type_name -> google.protobuf.Timestamp
-	13, // 21: gantry.v1.ListGroupsResponse.groups:type_name -> gantry.v1.Group
-	28, // 22: gantry.v1.ServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	3,  // 23: gantry.v1.Management.CreateTopic:input_type -> gantry.v1.CreateTopicRequest
-	5,  // 24: gantry.v1.Management.DeleteTopic:input_type -> gantry.v1.DeleteTopicRequest
-	7,  // 25: gantry.v1.Management.DescribeTopic:input_type -> gantry.v1.DescribeTopicRequest
-	9,  // 26: gantry.v1.Management.ListTopics:input_type -> gantry.v1.ListTopicsRequest
-	14, // 27: gantry.v1.Management.CreateGroup:input_type -> gantry.v1.CreateGroupRequest
-	16, // 28: gantry.v1.Management.DeleteGroup:input_type -> gantry.v1.DeleteGroupRequest
-	18, // 29: gantry.v1.Management.DescribeGroup:input_type -> gantry.v1.DescribeGroupRequest
-	23, // 30: gantry.v1.Management.ListGroups:input_type -> gantry.v1.ListGroupsRequest
-	25, // 31: gantry.v1.Management.ServerInfo:input_type -> gantry.v1.ServerInfoRequest
-	4,  // 32: gantry.v1.Management.CreateTopic:output_type -> gantry.v1.CreateTopicResponse
-	6,  // 33: gantry.v1.Management.DeleteTopic:output_type -> gantry.v1.DeleteTopicResponse
-	8,  // 34: gantry.v1.Management.DescribeTopic:output_type -> gantry.v1.DescribeTopicResponse
-	10, // 35: gantry.v1.Management.ListTopics:output_type -> gantry.v1.ListTopicsResponse
-	15, // 36: gantry.v1.Management.CreateGroup:output_type -> gantry.v1.CreateGroupResponse
-	17, // 37: gantry.v1.Management.DeleteGroup:output_type -> gantry.v1.DeleteGroupResponse
-	19, // 38: gantry.v1.Management.DescribeGroup:output_type -> gantry.v1.DescribeGroupResponse
-	24, // 39: gantry.v1.Management.ListGroups:output_type -> gantry.v1.ListGroupsResponse
-	26, // 40: gantry.v1.Management.ServerInfo:output_type -> gantry.v1.ServerInfoResponse
-	32, // [32:41] is the sub-list for method output_type
-	23, // [23:32] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	3,  // 3: gantry.v1.CreateTopicResponse.topic:type_name -> gantry.v1.Topic
+	3,  // 4: gantry.v1.DescribeTopicResponse.topic:type_name -> gantry.v1.Topic
+	4,  // 5: gantry.v1.DescribeTopicResponse.queues:type_name -> gantry.v1.TopicQueue
+	3,  // 6: gantry.v1.ListTopicsResponse.topics:type_name -> gantry.v1.Topic
+	38, // 7: gantry.v1.RetrySteps.steps:type_name -> google.protobuf.Duration
+	38, // 8: gantry.v1.ExponentialRetry.initial:type_name -> google.protobuf.Duration
+	38, // 9: gantry.v1.ExponentialRetry.max:type_name -> google.protobuf.Duration
+	13, // 10: gantry.v1.Group.steps:type_name -> gantry.v1.RetrySteps
+	14, // 11: gantry.v1.Group.exponential:type_name -> gantry.v1.ExponentialRetry
+	37, // 12: gantry.v1.Group.created:type_name -> google.protobuf.Timestamp
+	13, // 13: gantry.v1.CreateGroupRequest.steps:type_name -> gantry.v1.RetrySteps
+	14, // 14: gantry.v1.CreateGroupRequest.exponential:type_name -> gantry.v1.ExponentialRetry
+	15, // 15: gantry.v1.CreateGroupResponse.group:type_name -> gantry.v1.Group
+	15, // 16: gantry.v1.DescribeGroupResponse.group:type_name -> gantry.v1.Group
+	22, // 17: gantry.v1.DescribeGroupResponse.topics:type_name -> gantry.v1.GroupTopic
+	24, // 18: gantry.v1.DescribeGroupResponse.clients:type_name -> gantry.v1.Client
+	23, // 19: gantry.v1.GroupTopic.queues:type_name -> gantry.v1.GroupQueue
+	37, // 20: gantry.v1.Client.last_seen:type_name -> google.protobuf.Timestamp
+	15, // 21: gantry.v1.ListGroupsResponse.groups:type_name -> gantry.v1.Group
+	1,  // 22: gantry.v1.Transaction.state:type_name -> gantry.v1.TransactionState
+	37, // 23: gantry.v1.Transaction.born:type_name -> google.protobuf.Timestamp
+	37, // 24: gantry.v1.Transaction.stored:type_name -> google.protobuf.Timestamp
+	37, // 25: gantry.v1.Transaction.next_check:type_name -> google.protobuf.Timestamp
+	37, // 26: gantry.v1.Transaction.decided:type_name -> google.protobuf.Timestamp
+	27, // 27: gantry.v1.ListTransactionsResponse.transactions:type_name -> gantry.v1.Transaction
+	27, // 28: gantry.v1.DescribeTransactionResponse.transaction:type_name -> gantry.v1.Transaction
+	36, // 29: gantry.v1.DescribeTransactionResponse.properties:type_name -> gantry.v1.DescribeTransactionResponse.PropertiesEntry
+	2,  // 30: gantry.v1.SettleTransactionRequest.settlement:type_name -> gantry.v1.Settlement
+	27, // 31: gantry.v1.SettleTransactionResponse.transaction:type_name -> gantry.v1.Transaction
+	38, // 32: gantry.v1.ServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	5,  // 33: gantry.v1.Management.CreateTopic:input_type -> gantry.v1.CreateTopicRequest
+	7,  // 34: gantry.v1.Management.DeleteTopic:input_type -> gantry.v1.DeleteTopicRequest
+	9,  // 35: gantry.v1.Management.DescribeTopic:input_type -> gantry.v1.DescribeTopicRequest
+	11, // 36: gantry.v1.Management.ListTopics:input_type -> gantry.v1.ListTopicsRequest
+	16, // 37: gantry.v1.Management.CreateGroup:input_type -> gantry.v1.CreateGroupRequest
+	18, // 38: gantry.v1.Management.DeleteGroup:input_type -> gantry.v1.DeleteGroupRequest
+	20, // 39: gantry.v1.Management.DescribeGroup:input_type -> gantry.v1.DescribeGroupRequest
+	25, // 40: gantry.v1.Management.ListGroups:input_type -> gantry.v1.ListGroupsRequest
+	28, // 41: gantry.v1.Management.ListTransactions:input_type -> gantry.v1.ListTransactionsRequest
+	30, // 42: gantry.v1.Management.DescribeTransaction:input_type -> gantry.v1.DescribeTransactionRequest
+	32, // 43: gantry.v1.Management.SettleTransaction:input_type -> gantry.v1.SettleTransactionRequest
+	34, // 44: gantry.v1.Management.ServerInfo:input_type -> gantry.v1.ServerInfoRequest
+	6,  // 45: gantry.v1.Management.CreateTopic:output_type -> gantry.v1.CreateTopicResponse
+	8,  // 46: gantry.v1.Management.DeleteTopic:output_type -> gantry.v1.DeleteTopicResponse
+	10, // 47: gantry.v1.Management.DescribeTopic:output_type -> gantry.v1.DescribeTopicResponse
+	12, // 48: gantry.v1.Management.ListTopics:output_type -> gantry.v1.ListTopicsResponse
+	17, // 49: gantry.v1.Management.CreateGroup:output_type -> gantry.v1.CreateGroupResponse
+	19, // 50: gantry.v1.Management.DeleteGroup:output_type -> gantry.v1.DeleteGroupResponse
+	21, // 51: gantry.v1.Management.DescribeGroup:output_type -> gantry.v1.DescribeGroupResponse
+	26, // 52: gantry.v1.Management.ListGroups:output_type -> gantry.v1.ListGroupsResponse
+	29, // 53: gantry.v1.Management.ListTransactions:output_type -> gantry.v1.ListTransactionsResponse
+	31, // 54: gantry.v1.Management.DescribeTransaction:output_type -> gantry.v1.DescribeTransactionResponse
+	33, // 55: gantry.v1.Management.SettleTransaction:output_type -> gantry.v1.SettleTransactionResponse
+	35, // 56: gantry.v1.Management.ServerInfo:output_type -> gantry.v1.ServerInfoResponse
+	45, // [45:57] is the sub-list for method output_type
+	33, // [33:45] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_admin_proto_init() }
@@ -2010,8 +2722,8 @@ func file_gantry_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_admin_proto_rawDesc), len(file_gantry_v1_admin_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   26,
+			NumEnums:      3,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

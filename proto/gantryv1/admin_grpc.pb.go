@@ -22,15 +22,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Management_CreateTopic_FullMethodName   = "/gantry.v1.Management/CreateTopic"
-	Management_DeleteTopic_FullMethodName   = "/gantry.v1.Management/DeleteTopic"
-	Management_DescribeTopic_FullMethodName = "/gantry.v1.Management/DescribeTopic"
-	Management_ListTopics_FullMethodName    = "/gantry.v1.Management/ListTopics"
-	Management_CreateGroup_FullMethodName   = "/gantry.v1.Management/CreateGroup"
-	Management_DeleteGroup_FullMethodName   = "/gantry.v1.Management/DeleteGroup"
-	Management_DescribeGroup_FullMethodName = "/gantry.v1.Management/DescribeGroup"
-	Management_ListGroups_FullMethodName    = "/gantry.v1.Management/ListGroups"
-	Management_ServerInfo_FullMethodName    = "/gantry.v1.Management/ServerInfo"
+	Management_CreateTopic_FullMethodName         = "/gantry.v1.Management/CreateTopic"
+	Management_DeleteTopic_FullMethodName         = "/gantry.v1.Management/DeleteTopic"
+	Management_DescribeTopic_FullMethodName       = "/gantry.v1.Management/DescribeTopic"
+	Management_ListTopics_FullMethodName          = "/gantry.v1.Management/ListTopics"
+	Management_CreateGroup_FullMethodName         = "/gantry.v1.Management/CreateGroup"
+	Management_DeleteGroup_FullMethodName         = "/gantry.v1.Management/DeleteGroup"
+	Management_DescribeGroup_FullMethodName       = "/gantry.v1.Management/DescribeGroup"
+	Management_ListGroups_FullMethodName          = "/gantry.v1.Management/ListGroups"
+	Management_ListTransactions_FullMethodName    = "/gantry.v1.Management/ListTransactions"
+	Management_DescribeTransaction_FullMethodName = "/gantry.v1.Management/DescribeTransaction"
+	Management_SettleTransaction_FullMethodName   = "/gantry.v1.Management/SettleTransaction"
+	Management_ServerInfo_FullMethodName          = "/gantry.v1.Management/ServerInfo"
 )
 
 // ManagementClient is the client API for Management service.
@@ -69,6 +72,13 @@ type ManagementClient interface {
 	DeleteGroup(ctx context.Context, in *DeleteGroupRequest, opts ...grpc.CallOption) (*DeleteGroupResponse, error)
 	DescribeGroup(ctx context.Context, in *DescribeGroupRequest, opts ...grpc.CallOption) (*DescribeGroupResponse, error)
 	ListGroups(ctx context.Context, in *ListGroupsRequest, opts ...grpc.CallOption) (*ListGroupsResponse, error)
+	// Half messages that nobody has decided on.
+	ListTransactions(ctx context.Context, in *ListTransactionsRequest, opts ...grpc.CallOption) (*ListTransactionsResponse, error)
+	// One half message, decided or not.
+	DescribeTransaction(ctx context.Context, in *DescribeTransactionRequest, opts ...grpc.CallOption) (*DescribeTransactionResponse, error)
+	// Decides about a half message by hand. The first decision counts, whoever
+	// takes it: the same one again succeeds, another one is FAILED_PRECONDITION.
+	SettleTransaction(ctx context.Context, in *SettleTransactionRequest, opts ...grpc.CallOption) (*SettleTransactionResponse, error)
 	// About the server that answers.
 	ServerInfo(ctx context.Context, in *ServerInfoRequest, opts ...grpc.CallOption) (*ServerInfoResponse, error)
 }
@@ -161,6 +171,36 @@ func (c *managementClient) ListGroups(ctx context.Context, in *ListGroupsRequest
 	return out, nil
 }
 
+func (c *managementClient) ListTransactions(ctx context.Context, in *ListTransactionsRequest, opts ...grpc.CallOption) (*ListTransactionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTransactionsResponse)
+	err := c.cc.Invoke(ctx, Management_ListTransactions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managementClient) DescribeTransaction(ctx context.Context, in *DescribeTransactionRequest, opts ...grpc.CallOption) (*DescribeTransactionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DescribeTransactionResponse)
+	err := c.cc.Invoke(ctx, Management_DescribeTransaction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managementClient) SettleTransaction(ctx context.Context, in *SettleTransactionRequest, opts ...grpc.CallOption) (*SettleTransactionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SettleTransactionResponse)
+	err := c.cc.Invoke(ctx, Management_SettleTransaction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *managementClient) ServerInfo(ctx context.Context, in *ServerInfoRequest, opts ...grpc.CallOption) (*ServerInfoResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ServerInfoResponse)
@@ -207,6 +247,13 @@ type ManagementServer interface {
 	DeleteGroup(context.Context, *DeleteGroupRequest) (*DeleteGroupResponse, error)
 	DescribeGroup(context.Context, *DescribeGroupRequest) (*DescribeGroupResponse, error)
 	ListGroups(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error)
+	// Half messages that nobody has decided on.
+	ListTransactions(context.Context, *ListTransactionsRequest) (*ListTransactionsResponse, error)
+	// One half message, decided or not.
+	DescribeTransaction(context.Context, *DescribeTransactionRequest) (*DescribeTransactionResponse, error)
+	// Decides about a half message by hand. The first decision counts, whoever
+	// takes it: the same one again succeeds, another one is FAILED_PRECONDITION.
+	SettleTransaction(context.Context, *SettleTransactionRequest) (*SettleTransactionResponse, error)
 	// About the server that answers.
 	ServerInfo(context.Context, *ServerInfoRequest) (*ServerInfoResponse, error)
 	mustEmbedUnimplementedManagementServer()
@@ -242,6 +289,15 @@ func (UnimplementedManagementServer) DescribeGroup(context.Context, *DescribeGro
 }
 func (UnimplementedManagementServer) ListGroups(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListGroups not implemented")
+}
+func (UnimplementedManagementServer) ListTransactions(context.Context, *ListTransactionsRequest) (*ListTransactionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTransactions not implemented")
+}
+func (UnimplementedManagementServer) DescribeTransaction(context.Context, *DescribeTransactionRequest) (*DescribeTransactionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeTransaction not implemented")
+}
+func (UnimplementedManagementServer) SettleTransaction(context.Context, *SettleTransactionRequest) (*SettleTransactionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SettleTransaction not implemented")
 }
 func (UnimplementedManagementServer) ServerInfo(context.Context, *ServerInfoRequest) (*ServerInfoResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ServerInfo not implemented")
@@ -411,6 +467,60 @@ func _Management_ListGroups_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Management_ListTransactions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTransactionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagementServer).ListTransactions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Management_ListTransactions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagementServer).ListTransactions(ctx, req.(*ListTransactionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Management_DescribeTransaction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeTransactionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagementServer).DescribeTransaction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Management_DescribeTransaction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagementServer).DescribeTransaction(ctx, req.(*DescribeTransactionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Management_SettleTransaction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SettleTransactionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagementServer).SettleTransaction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Management_SettleTransaction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagementServer).SettleTransaction(ctx, req.(*SettleTransactionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Management_ServerInfo_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ServerInfoRequest)
 	if err := dec(in); err != nil {
@@ -467,6 +577,18 @@ var Management_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListGroups",
 			Handler:    _Management_ListGroups_Handler,
+		},
+		{
+			MethodName: "ListTransactions",
+			Handler:    _Management_ListTransactions_Handler,
+		},
+		{
+			MethodName: "DescribeTransaction",
+			Handler:    _Management_DescribeTransaction_Handler,
+		},
+		{
+			MethodName: "SettleTransaction",
+			Handler:    _Management_SettleTransaction_Handler,
 		},
 		{
 			MethodName: "ServerInfo",

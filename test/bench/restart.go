@@ -28,7 +28,7 @@ func measureRestart(ctx context.Context, c config, dir string, r *report) error 
 	if err := s.stop(); err != nil {
 		return err
 	}
-	var orderly, killed []float64
+	var orderly, killed, memory []float64
 	for range max(c.repeats, 1) {
 		for _, how := range []struct {
 			took *[]float64
@@ -51,6 +51,11 @@ func measureRestart(ctx context.Context, c config, dir string, r *report) error 
 				return err
 			}
 			*how.took = append(*how.took, ms(s.called))
+			rss, _, err := s.memory()
+			if err != nil {
+				return err
+			}
+			memory = append(memory, float64(rss)/(1<<20))
 			if err := s.stop(); err != nil {
 				return err
 			}
@@ -61,6 +66,7 @@ func measureRestart(ctx context.Context, c config, dir string, r *report) error 
 			{"SIGTERM", r.spread(orderly)},
 			{"SIGKILL, 50 MB after the fill", r.spread(killed)},
 		})
+	r.line("\nRSS after these starts: %s MiB.", r.spread(memory))
 	return nil
 }
 

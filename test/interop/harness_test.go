@@ -256,10 +256,15 @@ func start(t *testing.T, b *broker, language string, roles ...role) *client {
 		t.Fatalf("start the %s client (run setup.sh first?): %v", language, err)
 	}
 	c.input = in
+	record, err := os.Create(name + ".events")
+	if err != nil {
+		t.Fatal(err)
+	}
 	go func() {
 		defer close(c.ended)
-		c.read(out)
+		c.read(io.TeeReader(out, record))
 		cmd.Wait()
+		record.Close()
 	}()
 	t.Cleanup(func() {
 		c.stop()

@@ -61,20 +61,25 @@ func TestKilledBrokerLosesNothingAndClientsGoOn(t *testing.T) {
 				if role == "simple" && c.language == "node" {
 					continue
 				}
-				missing := func() int {
+				missing := func() []string {
 					got := map[string]bool{}
 					for _, e := range c.all(role, "message") {
 						got[e.ID] = true
 					}
-					n := 0
-					for id := range sent {
+					var out []string
+					for id, name := range sent {
 						if !got[id] {
-							n++
+							out = append(out, name+" "+id)
 						}
 					}
-					return n
+					return out
 				}
-				c.await(t, role+" has everything acknowledged", 2*patience, func() bool { return missing() == 0 })
+				defer func() {
+					if left := missing(); len(left) > 0 {
+						t.Errorf("%s misses %q", role, left)
+					}
+				}()
+				c.await(t, role+" has everything acknowledged", 2*patience, func() bool { return len(missing()) == 0 })
 				t.Logf("%s: %d deliveries of %d acknowledged messages, complete %v after the restart", role, len(c.all(role, "message")), len(sent), time.Since(restarted).Round(time.Second))
 			}
 		})

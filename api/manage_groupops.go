@@ -1,0 +1,77 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
+)
+
+// groupOps is gantry.v1.GroupOps.
+type groupOps struct {
+	gantryv1.UnsafeGroupOpsServer // an RPC without a method must not compile
+
+	broker *broker.Broker
+	log    *slog.Logger
+}
+
+func (s *groupOps) Blocked(_ context.Context, req *gantryv1.BlockedRequest) (*gantryv1.BlockedResponse, error) {
+	keys, err := s.broker.Blocked(groupOf(req), int(req.GetLimit()))
+	if err != nil {
+		return nil, rpcError(s.log, err)
+	}
+	resp := &gantryv1.BlockedResponse{}
+	for _, k := range keys {
+		resp.Keys = append(resp.Keys, &gantryv1.BlockedKey{
+			Key: k.Key, LiteTopic: k.LiteTopic, Topic: k.Topic.Name, TopicNamespace: k.Topic.Namespace,
+			Queue: k.Queue, Offset: int64(k.Offset), MessageId: k.MessageID, Attempt: k.Attempt, Stored: wireTime(k.Stored),
+			Client: k.Owner, Since: wireTime(k.Since), Until: wireTime(k.Until), Behind: int64(k.Behind), More: k.More,
+		})
+	}
+	return resp, nil
+}
+
+func (s *groupOps) Skip(ctx context.Context, req *gantryv1.SkipRequest) (*gantryv1.SkipResponse, error) {
+	topic := record.Resource{Namespace: req.GetNamespace(), Name: req.GetTopic()}
+	if err := s.broker.Skip(ctx, groupOf(req), topic, req.GetQueue(), record.QueueOffset(req.GetOffset())); err != nil {
+		return nil, rpcError(s.log, err)
+	}
+	return &gantryv1.SkipResponse{}, nil
+}
+
+func (s *groupOps) ResetOffset(ctx context.Context, req *gantryv1.ResetOffsetRequest) (*gantryv1.ResetOffsetResponse, error) {
+	r := broker.ResetRequest{Queue: -1, DryRun: req.GetDryRun()}
+	if req.Queue != nil {
+		r.Queue = int32(min(req.GetQueue(), 1<<31-1))
+	}
+	switch to := req.GetTo().(type) {
+	case *gantryv1.ResetOffsetRequest_Earliest:
+		r.Policy = broker.OffsetBeginning
+	case *gantryv1.ResetOffsetRequest_Latest:
+		r.Policy = broker.OffsetEnd
+	case *gantryv1.ResetOffsetRequest_Timestamp:
+		r.Policy, r.Value = broker.OffsetTimestamp, unixMilli(to.Timestamp)
+	case *gantryv1.ResetOffsetRequest_Offset:
+		r.Policy, r.Value = broker.OffsetExact, to.Offset
+	default:
+		return nil, rpcError(s.log, broker.Errorf(broker.BadRequest, "the request does not say where the group goes on"))
+	}
+	topic := record.Resource{Namespace: req.GetNamespace(), Name: req.GetTopic()}
+	queues, err := s.broker.ResetOffset(ctx, groupOf(req), topic, r)
+	if err != nil {
+		return nil, rpcError(s.log, err)
+	}
+	resp := &gantryv1.ResetOffsetResponse{}
+	for _, q := range queues {
+		w := &gantryv1.QueueReset{
+			Queue: q.Queue, To: int64(q.To), MaxOffset: int64(q.Max), InFlight: int64(q.InFlight), Ready: int64(q.Ready),
+		}
+		if q.From != record.NoOffset {
+			w.From = (*int64)(&q.From)
+		}
+		resp.Queues = append(resp.Queues, w)
+	}
+	return resp, nil
+}

@@ -1,0 +1,206 @@
+package history
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gantry-mq/gantry/proto/gantryv1"
+	"github.com/gantry-mq/gantry/test/history/check"
+)
+
+var (
+	rounds     = flag.Int("rounds", 2, "rounds, each on a new data directory; durabilities take turns")
+	roundTime  = flag.Duration("round-time", 14*time.Second, "how long a round kills")
+	seed       = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what the clients and the killer do")
+	keep       = flag.String("history", "", "write the histories to files that begin with this")
+	serverRace = flag.Bool("server-race", false, "build the server with the race detector")
+)
+
+const (
+	queues     = 4
+	plainTopic = "plain"
+	fifoTopic  = "ordered"
+	drainLimit = 2 * time.Minute
+)
+
+var groups = []check.Consumers{
+	{Name: "everything", Topic: plainTopic},
+	{Name: "some-tags", Topic: plainTopic, Tags: []string{"A", "C"}},
+	{Name: "in-order", Topic: fifoTopic, FIFO: true},
+}
+
+// tally is what the killer did.
+type tally struct{ kills, early, terms, wipes int }
+
+func (t tally) String() string {
+	return fmt.Sprintf("kill-9=%d (%d of them during recovery) sigterm=%d consumequeue-wiped=%d", t.kills, t.early, t.terms, t.wipes)
+}
+
+func TestNothingIsLostWhenTheServerIsKilled(t *testing.T) {
+	binary := build(t)
+	var all tally
+	var sum check.Report
+	for i := range *rounds {
+		durability := []string{"sync", "unsafe-async"}[i%2]
+		t.Run(fmt.Sprintf("%d-%s", i, durability), func(t *testing.T) {
+			t.Logf("-seed %d", *seed)
+			did, report := round(t, binary, durability, *seed+uint64(i))
+			t.Logf("%v\n%v", did, report)
+			all = tally{all.kills + did.kills, all.early + did.early, all.terms + did.terms, all.wipes + did.wipes}
+			sum.Add(report)
+		})
+	}
+	t.Logf("in all: %v\n%v", all, &sum)
+}
+
+func round(t *testing.T, binary, durability string, seed uint64) (tally, *check.Report) {
+	r := rand.New(rand.NewPCG(seed, 0))
+	s := newServer(t, binary, durability)
+	must(t, s.start())
+	must(t, s.await())
+	admin := gantryv1.NewManagementClient(s.dial(t))
+	createAll(t, admin)
+
+	rec := &recorder{began: time.Now()}
+	rec.Groups = groups
+	stop := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var producers, consumers sync.WaitGroup
+	for i, topic := range []string{plainTopic, plainTopic, plainTopic, fifoTopic, fifoTopic} {
+		p := producer{client: newClient(rec, s.dial(t), fmt.Sprint("p", i), seed), topic: topic, fifo: topic == fifoTopic}
+		producers.Go(func() { p.run(ctx, stop) })
+	}
+	var drain atomic.Bool
+	for _, g := range groups {
+		for i := range 2 {
+			c := consumer{client: newClient(rec, s.dial(t), fmt.Sprintf("%s@%d", g.Name, i), seed), group: g, drain: &drain}
+			consumers.Go(func() { c.run(ctx) })
+		}
+	}
+	// Whatever fails, nobody writes the history any more when this returns.
+	finish := func() {
+		cancel()
+		producers.Wait()
+		consumers.Wait()
+	}
+	defer finish()
+
+	did := torment(t, s, r)
+	close(stop)
+	producers.Wait()
+	drain.Store(true)
+	awaitDrained(t, admin)
+	finish()
+	must(t, s.stop())
+	must(t, s.check())
+	for _, line := range s.complaints() {
+		t.Errorf("the server logged %s", line)
+	}
+	return did, judge(t, &rec.History)
+}
+
+// torment kills the server at random moments for the time of a round, and leaves
+// it running.
+func torment(t *testing.T, s *server, r *rand.Rand) (did tally) {
+	upTo := func(d time.Duration) {
+		<-time.After(time.Duration(r.Int64N(int64(d))))
+	}
+	for began := time.Now(); time.Since(began) < *roundTime; {
+		upTo(1500 * time.Millisecond)
+		if r.IntN(6) == 0 {
+			must(t, s.stop())
+			did.terms++
+		} else {
+			must(t, s.kill())
+			did.kills++
+		}
+		if r.IntN(4) == 0 {
+			must(t, os.RemoveAll(filepath.Join(s.data(), "consumequeue")))
+			did.wipes++
+		}
+		must(t, s.start())
+		for r.IntN(3) == 0 {
+			upTo(60 * time.Millisecond)
+			must(t, s.kill())
+			did.kills++
+			did.early++
+			must(t, s.start())
+		}
+		must(t, s.await())
+	}
+	return did
+}
+
+// awaitDrained waits until every group has settled all that its topic holds.
+func awaitDrained(t *testing.T, admin gantryv1.ManagementClient) {
+	deadline := time.Now().Add(drainLimit)
+	for _, g := range groups {
+		for {
+			d, err := admin.DescribeGroup(t.Context(), &gantryv1.DescribeGroupRequest{Name: g.Name})
+			must(t, err)
+			open := 0
+			for _, tp := range d.GetTopics() {
+				open += queues - len(tp.GetQueues())
+				for _, q := range tp.GetQueues() {
+					open += int(q.GetMaxOffset() - q.GetCursor() + q.GetInFlight() + q.GetReady())
+				}
+			}
+			if open == 0 && len(d.GetTopics()) == 1 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("group %s is not drained after %v: %v", g.Name, drainLimit, d)
+			}
+			<-time.After(50 * time.Millisecond)
+		}
+	}
+}
+
+func judge(t *testing.T, h *check.History) *check.Report {
+	if *keep != "" {
+		f, err := os.Create(*keep + "." + filepath.Base(t.Name()) + ".jsonl")
+		must(t, err)
+		defer f.Close()
+		must(t, h.WriteJSON(f))
+	}
+	report := check.Check(h)
+	for i, v := range report.Violations {
+		if i == 20 {
+			t.Errorf("and %d more", len(report.Violations)-i)
+			break
+		}
+		t.Error(v)
+	}
+	if report.Acknowledged == 0 || report.Redelivered == 0 || report.Acks == 0 {
+		t.Errorf("nothing was tested: %v", report)
+	}
+	return report
+}
+
+func createAll(t *testing.T, admin gantryv1.ManagementClient) {
+	for name, kind := range map[string]gantryv1.TopicType{plainTopic: gantryv1.TopicType_NORMAL, fifoTopic: gantryv1.TopicType_FIFO} {
+		_, err := admin.CreateTopic(t.Context(), &gantryv1.CreateTopicRequest{Name: name, Type: kind, Queues: queues})
+		must(t, err)
+	}
+	for _, g := range groups {
+		// No dead letters: every delivery that kills cost counts as an attempt.
+		_, err := admin.CreateGroup(t.Context(), &gantryv1.CreateGroupRequest{Name: g.Name, Fifo: g.FIFO, MaxAttempts: 1000})
+		must(t, err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
