@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gantry-mq/gantry/broker"
@@ -21,6 +22,8 @@ func (m *management) CreateTopic(ctx context.Context, req *gantryv1.CreateTopicR
 		Name:   record.Resource{Namespace: req.GetNamespace(), Name: req.GetName()},
 		Type:   topic.Type(req.GetType()), // numbered alike
 		Queues: req.GetQueues(),
+
+		LiteTTL: req.GetLiteTtl().AsDuration(),
 	})
 	if err != nil {
 		return nil, rpcError(m.log, err)
@@ -71,5 +74,14 @@ func wireTopic(t topic.Topic) *gantryv1.Topic {
 		Type:      gantryv1.TopicType(t.Type),
 		Queues:    t.Queues,
 		Created:   timestamppb.New(time.UnixMilli(t.Created)),
+		LiteTtl:   liteTTL(t),
 	}
+}
+
+// liteTTL is unset where lite topics stay.
+func liteTTL(t topic.Topic) *durationpb.Duration {
+	if t.LiteTTL == 0 {
+		return nil
+	}
+	return durationpb.New(t.LiteTTL)
 }

@@ -39,10 +39,6 @@ func (m *messaging) SendMessage(ctx context.Context, req *v2.SendMessageRequest)
 	return resp, nil
 }
 
-func notYet(what string) *v2.Status {
-	return &v2.Status{Code: v2.Code_NOT_IMPLEMENTED, Message: what + " are not served by this version"}
-}
-
 // RecallMessage cancels a delayed message. OK means that it was pending and will
 // not be delivered; the reference answers OK to a recall that came too late.
 func (m *messaging) RecallMessage(ctx context.Context, req *v2.RecallMessageRequest) (*v2.RecallMessageResponse, error) {

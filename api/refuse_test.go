@@ -188,10 +188,15 @@ func TestBadInputIsRefusedByName(t *testing.T) {
 		{"end a made-up transaction", func() (withStatus, error) {
 			return f.EndTransaction(ctx, &v2.EndTransactionRequest{Topic: name("tx"), TransactionId: "AAAA", Resolution: v2.TransactionResolution_COMMIT})
 		}, v2.Code_INVALID_TRANSACTION_ID, "not one of"},
-		{"recall", func() (withStatus, error) { return f.RecallMessage(ctx, &v2.RecallMessageRequest{}) }, v2.Code_NOT_IMPLEMENTED, "recalls"},
-		{"lite", func() (withStatus, error) {
+		{"recall of no topic", func() (withStatus, error) {
+			return f.RecallMessage(ctx, &v2.RecallMessageRequest{RecallHandle: "x"})
+		}, v2.Code_ILLEGAL_TOPIC, "topic"},
+		{"lite subscription to no topic", func() (withStatus, error) {
 			return f.SyncLiteSubscription(ctx, &v2.SyncLiteSubscriptionRequest{})
-		}, v2.Code_NOT_IMPLEMENTED, "lite"},
+		}, v2.Code_ILLEGAL_TOPIC, "blank"},
+		{"lite subscription below a topic without", func() (withStatus, error) {
+			return f.SyncLiteSubscription(ctx, &v2.SyncLiteSubscriptionRequest{Topic: name("t"), Group: name("g"), LiteTopicSet: []string{"x"}})
+		}, v2.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE, "no lite topics"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			resp, err := c.call()

@@ -134,20 +134,16 @@ func (s *liteSend) end(submitted bool) {
 	<-s.b.liteGate
 }
 
-// applied forgets what this send made, once the table knows it.
-func (s *liteSend) applied(batch *commitlog.Batch) error {
+// applied forgets what this send made: the table knows it now.
+func (s *liteSend) applied() {
 	if s == nil || len(s.made) == 0 {
-		return nil
-	}
-	if err := s.b.await(batch); err != nil {
-		return err
+		return
 	}
 	s.b.liteMu.Lock()
 	defer s.b.liteMu.Unlock()
 	for key := range s.made {
 		delete(s.b.liteMade, key)
 	}
-	return nil
 }
 
 // LiteAction is what a client asks of its lite subscriptions.

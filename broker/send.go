@@ -14,7 +14,7 @@ import (
 )
 
 // Send stores messages of one topic, all in one commit, and answers when they
-// are as durable as the broker's mode says. An error refuses all of them;
+// are as durable as the broker's mode says, and can be received. An error refuses all of them;
 // otherwise each has its own outcome.
 func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 	if len(msgs) == 0 {
@@ -60,12 +60,10 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 		return nil, wrapAppend(err)
 	}
 	// Not the client's context: the bodies must stay put until the log has them.
-	if err := s.batch.Wait(context.WithoutCancel(ctx)); err != nil {
-		return nil, wrapAppend(err) // s is not reused: the log may still hold it
+	if err := b.await(&s.batch); err != nil {
+		return nil, err // s is not reused: the log may still hold it
 	}
-	if err := lite.applied(&s.batch); err != nil {
-		return nil, err
-	}
+	lite.applied()
 	out := make([]Sent, len(msgs))
 	for i := range out {
 		out[i] = Sent{MessageID: msgs[i].ID, Offset: record.OffsetOf(s.batch.Head(first + i))}

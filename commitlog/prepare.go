@@ -28,6 +28,8 @@ const (
 	// has to do, so it is not done when syncs are large and their latency is the
 	// data's (zeroBelow bytes per sync or more). zeroAhead is how far ahead,
 	// reached step by step: a log that is hardly used zeroes hardly anything.
+	// BenchmarkSmallSyncs on ext4, three runs each on a busy machine: median 0.20 ms
+	// with and 0.27 ms without, 90th percentile 0.25 to 1.6 ms and 0.8 to 3.0 ms.
 	zeroAheadMin = 1 << 20
 	zeroAheadMax = 16 << 20
 	zeroBelow    = 128 << 10

@@ -1,6 +1,7 @@
 package commitlog
 
 import (
+	"fmt"
 	"sync"
 	"time"
 )
@@ -137,7 +138,9 @@ func (l *Log) datasync(s *segment) error {
 		return l.syncErr
 	}
 	start := time.Now()
-	l.syncErr = s.file.Datasync()
+	if err := s.file.Datasync(); err != nil {
+		l.syncErr = fmt.Errorf("commitlog: %s: %w", s.path, err)
+	}
 	took := int64(time.Since(start))
 	l.stats.syncs.Add(1)
 	l.stats.syncTime.Add(took)

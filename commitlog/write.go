@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"path/filepath"
 	"time"
@@ -253,7 +254,7 @@ func (w *writer) flush() error {
 	end := int64(w.tail.pos - w.seg.base)
 	w.seg.passZeros(end)
 	if err := w.seg.file.WriteV(w.start, w.vecs); err != nil {
-		return err
+		return fmt.Errorf("commitlog: %s: %w", w.seg.path, err)
 	}
 	l := w.l
 	l.stats.groups.Add(1)
@@ -266,7 +267,7 @@ func (w *writer) flush() error {
 	clear(w.vecs)
 	clear(w.group)
 	w.vecs, w.group, w.run = w.vecs[:0], w.group[:0], false
-	if w.scratch = w.scratch[:0]; cap(w.scratch) > 1<<20 {
+	if w.scratch = w.scratch[:0]; cap(w.scratch) > 2*groupBytes {
 		w.scratch = nil
 	}
 	l.watchSegment(w.seg, end)
@@ -327,7 +328,7 @@ func (w *writer) roll() error {
 	off := int64(w.tail.pos - old.base)
 	old.passZeros(off + frameHeaderLen)
 	if _, err := old.file.WriteAt(b[:], off); err != nil {
-		return err
+		return fmt.Errorf("commitlog: %s: %w", old.path, err)
 	}
 	if err := l.datasync(old); err != nil {
 		return err

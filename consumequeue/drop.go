@@ -111,7 +111,7 @@ func (s *Store) trim(q *queue, exts []extent, first int, low record.Position, of
 func (s *Store) firstFrom(key record.QueueKey, exts []extent, off, stop record.QueueOffset, pos record.Position) (record.Position, record.QueueOffset, error) {
 	batch := s.batch[:]
 	for off < stop {
-		n, err := s.readExtent(s.buf, key, exts, off, batch[:min(len(batch), int(stop-off))])
+		n, err := s.readExtent(s.buf, key, exts, off, batch[:min(len(batch), int(stop-off))], false)
 		for _, e := range batch[:n] {
 			if e.Position >= pos {
 				return e.Position, off, nil

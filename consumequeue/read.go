@@ -19,6 +19,17 @@ var buffers = sync.Pool{New: func() any { return new(sealed) }}
 // only ends the read before it). Any number of calls may run at once; they take
 // no lock that Put holds over I/O.
 func (s *Store) Read(key record.QueueKey, from record.QueueOffset, dst []Entry) (int, error) {
+	return s.read(key, from, dst, false)
+}
+
+// ReadHot is Read for entries that were put or read not long ago, one here and
+// one there: it saves the system call that makes sure they are in memory, and
+// pays for those that are not with a page fault.
+func (s *Store) ReadHot(key record.QueueKey, from record.QueueOffset, dst []Entry) (int, error) {
+	return s.read(key, from, dst, true)
+}
+
+func (s *Store) read(key record.QueueKey, from record.QueueOffset, dst []Entry, hot bool) (int, error) {
 	q := s.lookup(key)
 	if q == nil {
 		if from == 0 {
@@ -30,7 +41,7 @@ func (s *Store) Read(key record.QueueKey, from record.QueueOffset, dst []Entry) 
 	exts := q.extents()
 	begin := record.QueueOffset(q.min.Load())
 	if end < 0 {
-		return s.Read(key, from, dst) // deleted since lookup
+		return s.read(key, from, dst, hot) // deleted since lookup
 	}
 	if from < begin || from > end {
 		return 0, &RangeError{Key: key, Offset: from, Min: begin, Max: max(begin, end)}
@@ -41,26 +52,20 @@ func (s *Store) Read(key record.QueueKey, from record.QueueOffset, dst []Entry) 
 	var err error
 	for n < len(dst) && err == nil {
 		var got int
-		got, err = s.readExtent(buf, key, exts, from+record.QueueOffset(n), dst[n:])
+		got, err = s.readExtent(buf, key, exts, from+record.QueueOffset(n), dst[n:], hot)
 		n += got
 	}
 	if n == 0 && errors.Is(err, ErrCorrupt) {
 		// It may be half replaced at this moment: once more, with no Put under way.
 		s.writer.Lock()
-		n, err = s.readExtent(buf, key, exts, from, dst)
-		s.writer.Unlock()
-	}
-	if n == 0 && errors.Is(err, ErrCorrupt) {
-		// It may be half replaced at this moment: once more, with no Put under way.
-		s.writer.Lock()
-		n, err = s.readExtent(buf, key, exts, from, dst)
+		n, err = s.readExtent(buf, key, exts, from, dst, hot)
 		s.writer.Unlock()
 	}
 	buffers.Put(buf)
 
 	// What was read counts only if the pages were still the queue's afterwards.
 	if q.max.Load() < 0 {
-		return s.Read(key, from, dst)
+		return s.read(key, from, dst, hot)
 	}
 	if begin = record.QueueOffset(q.min.Load()); from < begin {
 		return 0, &RangeError{Key: key, Offset: from, Min: begin, Max: record.QueueOffset(q.max.Load())}
@@ -75,7 +80,7 @@ func (s *Store) Read(key record.QueueKey, from record.QueueOffset, dst []Entry) 
 }
 
 // readExtent reads as much of dst as the extent of off holds.
-func (s *Store) readExtent(buf *sealed, key record.QueueKey, exts []extent, off record.QueueOffset, dst []Entry) (int, error) {
+func (s *Store) readExtent(buf *sealed, key record.QueueKey, exts []extent, off record.QueueOffset, dst []Entry, hot bool) (int, error) {
 	x := find(exts, off)
 	a := s.arenaOf(x.page)
 	if a == nil {
@@ -90,7 +95,7 @@ func (s *Store) readExtent(buf *sealed, key record.QueueKey, exts []extent, off 
 	dst = dst[:min(int64(len(dst)), int64(x.end()-off))]
 	// A queue's last extent is warm, being written to. The others may have to come
 	// from the disk, which must neither hold up a scheduler thread nor fault.
-	if x != &exts[len(exts)-1] {
+	if !hot && x != &exts[len(exts)-1] {
 		if err := a.mapping.Populate(at, int64(len(dst))<<entryShift); err != nil {
 			return 0, err
 		}

@@ -240,7 +240,7 @@ func (s *Scheduler) search(minute uint32, b *bucket, mixed bool, t *Timer, e []c
 	key := bucketKey(minute)
 	begin, end, _ := s.index.Bounds(key)
 	if off = t.offset; begin <= off && off < end {
-		if _, err := s.index.Read(key, off, e[:1]); err != nil {
+		if _, err := s.index.ReadHot(key, off, e[:1]); err != nil {
 			return 0, false, err
 		}
 		if e[0].Position == t.Position && (!mixed || !s.isSettled(b, off)) {

@@ -229,23 +229,14 @@ func (r *runner) reserve() {
 	}
 }
 
-// encode makes the moves of items.
+// encode makes the moves of items. Their entries were read when their minute was.
 func (r *runner) encode(dst []byte) ([]byte, error) {
-	var minute uint32 // of the entries that are read: [from, to)
-	var from, to record.QueueOffset
 	for _, it := range r.items {
-		if it.minute != minute || it.off < from || it.off >= to {
-			n := 1
-			if it.minute == minute && it.off == to {
-				n = readBatch // a run, it seems
-			}
-			n, err := r.s.index.Read(bucketKey(it.minute), it.off, r.entries[:n])
-			if err != nil {
-				return nil, err
-			}
-			minute, from, to = it.minute, it.off, it.off+record.QueueOffset(n)
+		e := r.entries[:1]
+		if _, err := r.s.index.ReadHot(bucketKey(it.minute), it.off, e); err != nil {
+			return nil, err
 		}
-		t := timerOf(minute, it.off, &r.entries[it.off-from])
+		t := timerOf(it.minute, it.off, &e[0])
 		dst = AppendFired(dst, &t)
 	}
 	return dst, nil

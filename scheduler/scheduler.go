@@ -14,6 +14,8 @@ import (
 type Index interface {
 	Put(key record.QueueKey, off record.QueueOffset, e consumequeue.Entry) error
 	Read(key record.QueueKey, from record.QueueOffset, dst []consumequeue.Entry) (int, error)
+	// ReadHot is Read for single entries that are in memory already, most likely.
+	ReadHot(key record.QueueKey, from record.QueueOffset, dst []consumequeue.Entry) (int, error)
 	Bounds(key record.QueueKey) (min, max record.QueueOffset, ok bool)
 	Delete(key record.QueueKey)
 }

@@ -31,6 +31,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata pr
 //	begin ID CLIENT ... / end ID [fail]
 //	                             a receive in two steps: scanned, then submitted
 //	ack H... / change H MS [suspend] / dead H / release CLIENT
+//	skip Q NAME / heads          an operator's: bury it, whoever holds it; who waits for whom
 //	commit Q OFFSET / committed Q / cursor Q OFFSET
 //	hold / apply                 records are submitted but not applied / now they are
 //	state                        the snapshot, decoded
@@ -177,6 +178,17 @@ func (w *world) command(name string, args []string) {
 			w.printf("%v", err)
 		} else {
 			w.bury(held)
+		}
+	case "skip":
+		q := uint32(w.number(args[0]))
+		if held, err := w.sub().BeginSkip(q, record.QueueOffset(slices.Index(w.queues[q], args[1]))); err != nil {
+			w.printf("%v", err)
+		} else {
+			w.bury(held)
+		}
+	case "heads":
+		for _, h := range w.sub().Heads() {
+			w.printf("%d wait for %s, attempt %d until %d of %s", h.Behind, w.name(h.Queue, h.Offset), h.Attempt, h.Deadline, h.Owner)
 		}
 	case "release":
 		held := w.sub().BeginRelease(func(owner string, _ inflight.Held) bool { return owner == args[0] })

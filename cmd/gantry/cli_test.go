@@ -185,6 +185,33 @@ func TestReceiveFiltersByTag(t *testing.T) {
 	}
 }
 
+func TestReceiveFiltersByProperties(t *testing.T) {
+	s := serve(t, t.TempDir())
+	s.run(t, "topic", "create", "t", "--queues", "1")
+	for _, price := range []string{"5", "50"} {
+		s.run(t, "send", "t", "costs-"+price, "--property", "price="+price)
+	}
+	if out := s.run(t, "receive", "t", "--group", "g", "--sql", "price > 10"); !strings.Contains(out, "costs-50") {
+		t.Errorf("price > 10 gave:\n%s", out)
+	}
+	code, _, errOut := cli(t, "receive", "t", "--group", "h", "--sql", "price >", "--server", s.server)
+	if code != exitFailed || !strings.Contains(errOut, "ILLEGAL_FILTER_EXPRESSION") {
+		t.Errorf("half an expression: exit %d: %s", code, errOut)
+	}
+}
+
+func TestUrgentMessagesComeFirst(t *testing.T) {
+	s := serve(t, t.TempDir())
+	s.run(t, "topic", "create", "t", "--type", "priority")
+	s.run(t, "send", "t", "later", "--priority", "0")
+	s.run(t, "send", "t", "sooner", "--priority", "7")
+	for _, want := range []string{"sooner", "later"} {
+		if out := s.run(t, "receive", "t", "--group", "g"); !strings.Contains(out, want) {
+			t.Errorf("received %q, want %s", out, want)
+		}
+	}
+}
+
 func TestSendTakesLinesFromStandardInput(t *testing.T) {
 	s := serve(t, t.TempDir())
 	s.run(t, "topic", "create", "t", "--queues", "1")
@@ -275,6 +302,7 @@ func TestExitCodesTellUsageFromFailure(t *testing.T) {
 		{"send t body --count 0", exitUsage, "--count"},
 		{"send t body --property novalue", exitUsage, "KEY=VALUE"},
 		{"receive t", exitUsage, "--group"},
+		{"receive t --group g --filter a --sql b=1", exitUsage, "sql"},
 		{"receive t --group g --wait -1s", exitUsage, "--wait"},
 		{"topic list --server nonsense", exitUsage, "HOST:PORT"},
 		{"topic list --server 127.0.0.1:1", exitFailed, "no broker answers at 127.0.0.1:1"},

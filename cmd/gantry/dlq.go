@@ -404,6 +404,9 @@ func (c *client) settleDead(cmd *cobra.Command, stream grpc.ServerStreamingClien
 		}
 		if err != nil {
 			bar.end()
+			if last == nil {
+				return c.explain(err)
+			}
 			return fmt.Errorf("%w; %d of %d were %s: run the command again to go on", c.explain(err), last.GetDone(), last.GetMatched(), done)
 		}
 		last = p

@@ -33,6 +33,7 @@ const (
 type receiveFlags struct {
 	group     string
 	filter    string
+	sql       string
 	count     int
 	wait      time.Duration
 	invisible time.Duration
@@ -57,12 +58,15 @@ all there are and ends, successfully, when none came for --wait.`,
 	}
 	cmd.Flags().StringVar(&f.group, "group", "", "consumer group (required)")
 	cmd.Flags().StringVar(&f.filter, "filter", "*", "tag expression: `'A || B'`, or * for all")
+	cmd.Flags().StringVar(&f.sql, "sql", "", "filter by an SQL92 `EXPRESSION` over properties instead, like \"price > 10 AND region = 'eu'\"")
 	cmd.Flags().IntVar(&f.count, "count", 1, "stop after this many messages (0: when no more come)")
 	cmd.Flags().DurationVar(&f.wait, "wait", minPoll, "how long to wait for a next message")
 	cmd.Flags().DurationVar(&f.invisible, "invisible", 30*time.Second, "how long a message is kept from others before it is delivered again, 10s to 12h")
 	cmd.Flags().BoolVar(&f.noAck, "no-ack", false, "do not acknowledge: the messages are delivered again")
 	cmd.RegisterFlagCompletionFunc("group", groupNames)
 	cmd.RegisterFlagCompletionFunc("filter", cobra.NoFileCompletions)
+	cmd.RegisterFlagCompletionFunc("sql", cobra.NoFileCompletions)
+	cmd.MarkFlagsMutuallyExclusive("filter", "sql")
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		switch {
 		case f.group == "":
@@ -80,6 +84,13 @@ all there are and ends, successfully, when none came for --wait.`,
 		r.queue.Id = -1 // any queue of that broker
 		return r.run(ctx)
 	})
+}
+
+func (f *receiveFlags) expression() *rocketmqv2.FilterExpression {
+	if f.sql != "" {
+		return &rocketmqv2.FilterExpression{Type: rocketmqv2.FilterType_SQL, Expression: f.sql}
+	}
+	return &rocketmqv2.FilterExpression{Type: rocketmqv2.FilterType_TAG, Expression: f.filter}
 }
 
 type receiver struct {
@@ -148,7 +159,7 @@ func (r *receiver) poll(ctx context.Context, want int, left time.Duration) (mess
 	stream, err := r.messaging().ReceiveMessage(call, &rocketmqv2.ReceiveMessageRequest{
 		Group:              r.resource(r.group),
 		MessageQueue:       r.queue,
-		FilterExpression:   &rocketmqv2.FilterExpression{Type: rocketmqv2.FilterType_TAG, Expression: r.filter},
+		FilterExpression:   r.expression(),
 		BatchSize:          int32(want),
 		InvisibleDuration:  durationpb.New(r.invisible),
 		LongPollingTimeout: durationpb.New(wait),

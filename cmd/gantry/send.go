@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
@@ -32,6 +33,8 @@ type sendFlags struct {
 	keys       []string
 	properties []string
 	group      string
+	delay      time.Duration
+	priority   int32
 	count      int
 	stdin      bool
 }
@@ -51,9 +54,11 @@ is refused.`,
 		ValidArgsFunction: completeTopics,
 	}
 	cmd.Flags().StringVar(&f.tag, "tag", "", "tag, which consumers filter by")
-	cmd.Flags().StringArrayVar(&f.keys, "key", nil, "key to find the message by (repeatable)")
+	cmd.Flags().StringArrayVar(&f.keys, "key", nil, "`KEY` to find the message by (repeatable)")
 	cmd.Flags().StringArrayVar(&f.properties, "property", nil, "user property as `KEY=VALUE` (repeatable)")
 	cmd.Flags().StringVar(&f.group, "group", "", "message group: messages of one `GROUP` stay in order (fifo topics)")
+	cmd.Flags().DurationVar(&f.delay, "delay", 0, "deliver not before this much later (delay topics)")
+	cmd.Flags().Int32Var(&f.priority, "priority", 0, "the higher the sooner (priority topics)")
 	cmd.Flags().IntVar(&f.count, "count", 1, "send every message this many times")
 	cmd.Flags().BoolVar(&f.stdin, "stdin", false, "send each line of standard input")
 	cmd.RegisterFlagCompletionFunc("group", cobra.NoFileCompletions)
@@ -64,10 +69,12 @@ is refused.`,
 			return usageErrorf("--stdin and BODY exclude each other")
 		case !f.stdin && len(bodies) == 0:
 			return usageErrorf("nothing to send: give a BODY, or --stdin")
+		case f.delay < 0:
+			return usageErrorf("--delay %v: want 0 or more", f.delay)
 		case f.count < 1:
 			return usageErrorf("--count %d: want at least 1", f.count)
 		}
-		template, err := f.message(c, args[0])
+		template, err := f.message(c, args[0], cmd.Flags().Changed("priority"))
 		if err != nil {
 			return err
 		}
@@ -80,12 +87,15 @@ is refused.`,
 		} else {
 			err = s.bodies(ctx, bodies, f.count)
 		}
+		if err != nil && s.sent == 0 {
+			return err
+		}
 		return errors.Join(err, s.summary())
 	})
 }
 
 // message is what all messages of this command have in common.
-func (f *sendFlags) message(c *client, topic string) (*rocketmqv2.Message, error) {
+func (f *sendFlags) message(c *client, topic string, hasPriority bool) (*rocketmqv2.Message, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
@@ -102,6 +112,14 @@ func (f *sendFlags) message(c *client, topic string) (*rocketmqv2.Message, error
 	if f.group != "" {
 		system.MessageGroup = &f.group
 		system.MessageType = rocketmqv2.MessageType_FIFO
+	}
+	if f.delay > 0 {
+		system.DeliveryTimestamp = timestamppb.New(time.Now().Add(f.delay))
+		system.MessageType = rocketmqv2.MessageType_DELAY
+	}
+	if hasPriority {
+		system.Priority = &f.priority
+		system.MessageType = rocketmqv2.MessageType_PRIORITY
 	}
 	user := make(map[string]string, len(f.properties))
 	for _, p := range f.properties {

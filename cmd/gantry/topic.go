@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
@@ -25,6 +27,7 @@ type topicView struct {
 	Type      string      `json:"type"`
 	Queues    uint32      `json:"queues"`
 	Created   string      `json:"created"`
+	LiteTTL   string      `json:"lite_ttl,omitempty"`
 	Messages  *int64      `json:"messages,omitempty"`
 	Offsets   []queueView `json:"offsets,omitempty"`
 }
@@ -36,10 +39,14 @@ type queueView struct {
 }
 
 func viewTopic(t *gantryv1.Topic) topicView {
-	return topicView{
+	v := topicView{
 		Name: t.GetName(), Namespace: t.GetNamespace(), Type: strings.ToLower(t.GetType().String()),
 		Queues: t.GetQueues(), Created: stamp(t.GetCreated()),
 	}
+	if t.LiteTtl != nil {
+		v.LiteTTL = t.LiteTtl.AsDuration().String()
+	}
+	return v
 }
 
 func stamp(t *timestamppb.Timestamp) string {
@@ -52,6 +59,7 @@ func stamp(t *timestamppb.Timestamp) string {
 func newTopicCreate() *cobra.Command {
 	var kind string
 	var queues uint32
+	var liteTTL time.Duration
 	cmd := &cobra.Command{
 		Use:               "create NAME",
 		Short:             "Create a topic",
@@ -61,6 +69,7 @@ func newTopicCreate() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&kind, "type", "normal", "messages it accepts: "+strings.Join(topicTypes, ", "))
 	cmd.Flags().Uint32Var(&queues, "queues", 0, "number of queues, 1 to 1024 (0: the server's default)")
+	cmd.Flags().DurationVar(&liteTTL, "lite-ttl", 0, "delete lite topics below it that nobody has written to for so long, 15m to 720h (0: never)")
 	cmd.RegisterFlagCompletionFunc("type", completeWords(topicTypes...))
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		number, ok := gantryv1.TopicType_value[strings.ToUpper(kind)]
@@ -71,6 +80,7 @@ func newTopicCreate() *cobra.Command {
 		defer cancel()
 		r, err := c.management().CreateTopic(ctx, &gantryv1.CreateTopicRequest{
 			Name: args[0], Namespace: c.namespace, Type: gantryv1.TopicType(number), Queues: queues,
+			LiteTtl: durationpb.New(liteTTL),
 		})
 		if err != nil {
 			return c.explain(err)

@@ -210,6 +210,7 @@ type Topic struct {
 	Type          TopicType              `protobuf:"varint,3,opt,name=type,proto3,enum=gantry.v1.TopicType" json:"type,omitempty"`
 	Queues        uint32                 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"`
 	Created       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created,proto3" json:"created,omitempty"`
+	LiteTtl       *durationpb.Duration   `protobuf:"bytes,6,opt,name=lite_ttl,json=liteTtl,proto3" json:"lite_ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -275,6 +276,13 @@ func (x *Topic) GetQueues() uint32 {
 func (x *Topic) GetCreated() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Created
+	}
+	return nil
+}
+
+func (x *Topic) GetLiteTtl() *durationpb.Duration {
+	if x != nil {
+		return x.LiteTtl
 	}
 	return nil
 }
@@ -349,7 +357,10 @@ type CreateTopicRequest struct {
 	// Unset: NORMAL.
 	Type TopicType `protobuf:"varint,3,opt,name=type,proto3,enum=gantry.v1.TopicType" json:"type,omitempty"`
 	// Up to 1024. 0: the server's default.
-	Queues        uint32 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"`
+	Queues uint32 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"`
+	// Lite topics of this parent are deleted when nobody has written to them for
+	// so long: 15 minutes to 30 days. Unset or 0: never.
+	LiteTtl       *durationpb.Duration `protobuf:"bytes,5,opt,name=lite_ttl,json=liteTtl,proto3" json:"lite_ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -410,6 +421,13 @@ func (x *CreateTopicRequest) GetQueues() uint32 {
 		return x.Queues
 	}
 	return 0
+}
+
+func (x *CreateTopicRequest) GetLiteTtl() *durationpb.Duration {
+	if x != nil {
+		return x.LiteTtl
+	}
+	return nil
 }
 
 type CreateTopicResponse struct {
@@ -2369,25 +2387,27 @@ var File_gantry_v1_admin_proto protoreflect.FileDescriptor
 
 const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x15gantry/v1/admin.proto\x12\tgantry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x01\n" +
+	"\x15gantry/v1/admin.proto\x12\tgantry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x01\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12(\n" +
 	"\x04type\x18\x03 \x01(\x0e2\x14.gantry.v1.TopicTypeR\x04type\x12\x16\n" +
 	"\x06queues\x18\x04 \x01(\rR\x06queues\x124\n" +
-	"\acreated\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"`\n" +
+	"\acreated\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
+	"\blite_ttl\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\aliteTtl\"`\n" +
 	"\n" +
 	"TopicQueue\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\rR\x05queue\x12\x1d\n" +
 	"\n" +
 	"min_offset\x18\x02 \x01(\x03R\tminOffset\x12\x1d\n" +
 	"\n" +
-	"max_offset\x18\x03 \x01(\x03R\tmaxOffset\"\x88\x01\n" +
+	"max_offset\x18\x03 \x01(\x03R\tmaxOffset\"\xbe\x01\n" +
 	"\x12CreateTopicRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12(\n" +
 	"\x04type\x18\x03 \x01(\x0e2\x14.gantry.v1.TopicTypeR\x04type\x12\x16\n" +
-	"\x06queues\x18\x04 \x01(\rR\x06queues\"=\n" +
+	"\x06queues\x18\x04 \x01(\rR\x06queues\x124\n" +
+	"\blite_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aliteTtl\"=\n" +
 	"\x13CreateTopicResponse\x12&\n" +
 	"\x05topic\x18\x01 \x01(\v2\x10.gantry.v1.TopicR\x05topic\"F\n" +
 	"\x12DeleteTopicRequest\x12\x12\n" +
@@ -2640,66 +2660,68 @@ var file_gantry_v1_admin_proto_goTypes = []any{
 var file_gantry_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: gantry.v1.Topic.type:type_name -> gantry.v1.TopicType
 	37, // 1: gantry.v1.Topic.created:type_name -> google.protobuf.Timestamp
-	0,  // 2: gantry.v1.CreateTopicRequest.type:type_name -> gantry.v1.TopicType
-	3,  // 3: gantry.v1.CreateTopicResponse.topic:type_name -> gantry.v1.Topic
-	3,  // 4: gantry.v1.DescribeTopicResponse.topic:type_name -> gantry.v1.Topic
-	4,  // 5: gantry.v1.DescribeTopicResponse.queues:type_name -> gantry.v1.TopicQueue
-	3,  // 6: gantry.v1.ListTopicsResponse.topics:type_name -> gantry.v1.Topic
-	38, // 7: gantry.v1.RetrySteps.steps:type_name -> google.protobuf.Duration
-	38, // 8: gantry.v1.ExponentialRetry.initial:type_name -> google.protobuf.Duration
-	38, // 9: gantry.v1.ExponentialRetry.max:type_name -> google.protobuf.Duration
-	13, // 10: gantry.v1.Group.steps:type_name -> gantry.v1.RetrySteps
-	14, // 11: gantry.v1.Group.exponential:type_name -> gantry.v1.ExponentialRetry
-	37, // 12: gantry.v1.Group.created:type_name -> google.protobuf.Timestamp
-	13, // 13: gantry.v1.CreateGroupRequest.steps:type_name -> gantry.v1.RetrySteps
-	14, // 14: gantry.v1.CreateGroupRequest.exponential:type_name -> gantry.v1.ExponentialRetry
-	15, // 15: gantry.v1.CreateGroupResponse.group:type_name -> gantry.v1.Group
-	15, // 16: gantry.v1.DescribeGroupResponse.group:type_name -> gantry.v1.Group
-	22, // 17: gantry.v1.DescribeGroupResponse.topics:type_name -> gantry.v1.GroupTopic
-	24, // 18: gantry.v1.DescribeGroupResponse.clients:type_name -> gantry.v1.Client
-	23, // 19: gantry.v1.GroupTopic.queues:type_name -> gantry.v1.GroupQueue
-	37, // 20: gantry.v1.Client.last_seen:type_name -> google.protobuf.Timestamp
-	15, // 21: gantry.v1.ListGroupsResponse.groups:type_name -> gantry.v1.Group
-	1,  // 22: gantry.v1.Transaction.state:type_name -> gantry.v1.TransactionState
-	37, // 23: gantry.v1.Transaction.born:type_name -> google.protobuf.Timestamp
-	37, // 24: gantry.v1.Transaction.stored:type_name -> google.protobuf.Timestamp
-	37, // 25: gantry.v1.Transaction.next_check:type_name -> google.protobuf.Timestamp
-	37, // 26: gantry.v1.Transaction.decided:type_name -> google.protobuf.Timestamp
-	27, // 27: gantry.v1.ListTransactionsResponse.transactions:type_name -> gantry.v1.Transaction
-	27, // 28: gantry.v1.DescribeTransactionResponse.transaction:type_name -> gantry.v1.Transaction
-	36, // 29: gantry.v1.DescribeTransactionResponse.properties:type_name -> gantry.v1.DescribeTransactionResponse.PropertiesEntry
-	2,  // 30: gantry.v1.SettleTransactionRequest.settlement:type_name -> gantry.v1.Settlement
-	27, // 31: gantry.v1.SettleTransactionResponse.transaction:type_name -> gantry.v1.Transaction
-	38, // 32: gantry.v1.ServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	5,  // 33: gantry.v1.Management.CreateTopic:input_type -> gantry.v1.CreateTopicRequest
-	7,  // 34: gantry.v1.Management.DeleteTopic:input_type -> gantry.v1.DeleteTopicRequest
-	9,  // 35: gantry.v1.Management.DescribeTopic:input_type -> gantry.v1.DescribeTopicRequest
-	11, // 36: gantry.v1.Management.ListTopics:input_type -> gantry.v1.ListTopicsRequest
-	16, // 37: gantry.v1.Management.CreateGroup:input_type -> gantry.v1.CreateGroupRequest
-	18, // 38: gantry.v1.Management.DeleteGroup:input_type -> gantry.v1.DeleteGroupRequest
-	20, // 39: gantry.v1.Management.DescribeGroup:input_type -> gantry.v1.DescribeGroupRequest
-	25, // 40: gantry.v1.Management.ListGroups:input_type -> gantry.v1.ListGroupsRequest
-	28, // 41: gantry.v1.Management.ListTransactions:input_type -> gantry.v1.ListTransactionsRequest
-	30, // 42: gantry.v1.Management.DescribeTransaction:input_type -> gantry.v1.DescribeTransactionRequest
-	32, // 43: gantry.v1.Management.SettleTransaction:input_type -> gantry.v1.SettleTransactionRequest
-	34, // 44: gantry.v1.Management.ServerInfo:input_type -> gantry.v1.ServerInfoRequest
-	6,  // 45: gantry.v1.Management.CreateTopic:output_type -> gantry.v1.CreateTopicResponse
-	8,  // 46: gantry.v1.Management.DeleteTopic:output_type -> gantry.v1.DeleteTopicResponse
-	10, // 47: gantry.v1.Management.DescribeTopic:output_type -> gantry.v1.DescribeTopicResponse
-	12, // 48: gantry.v1.Management.ListTopics:output_type -> gantry.v1.ListTopicsResponse
-	17, // 49: gantry.v1.Management.CreateGroup:output_type -> gantry.v1.CreateGroupResponse
-	19, // 50: gantry.v1.Management.DeleteGroup:output_type -> gantry.v1.DeleteGroupResponse
-	21, // 51: gantry.v1.Management.DescribeGroup:output_type -> gantry.v1.DescribeGroupResponse
-	26, // 52: gantry.v1.Management.ListGroups:output_type -> gantry.v1.ListGroupsResponse
-	29, // 53: gantry.v1.Management.ListTransactions:output_type -> gantry.v1.ListTransactionsResponse
-	31, // 54: gantry.v1.Management.DescribeTransaction:output_type -> gantry.v1.DescribeTransactionResponse
-	33, // 55: gantry.v1.Management.SettleTransaction:output_type -> gantry.v1.SettleTransactionResponse
-	35, // 56: gantry.v1.Management.ServerInfo:output_type -> gantry.v1.ServerInfoResponse
-	45, // [45:57] is the sub-list for method output_type
-	33, // [33:45] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	38, // 2: gantry.v1.Topic.lite_ttl:type_name -> google.protobuf.Duration
+	0,  // 3: gantry.v1.CreateTopicRequest.type:type_name -> gantry.v1.TopicType
+	38, // 4: gantry.v1.CreateTopicRequest.lite_ttl:type_name -> google.protobuf.Duration
+	3,  // 5: gantry.v1.CreateTopicResponse.topic:type_name -> gantry.v1.Topic
+	3,  // 6: gantry.v1.DescribeTopicResponse.topic:type_name -> gantry.v1.Topic
+	4,  // 7: gantry.v1.DescribeTopicResponse.queues:type_name -> gantry.v1.TopicQueue
+	3,  // 8: gantry.v1.ListTopicsResponse.topics:type_name -> gantry.v1.Topic
+	38, // 9: gantry.v1.RetrySteps.steps:type_name -> google.protobuf.Duration
+	38, // 10: gantry.v1.ExponentialRetry.initial:type_name -> google.protobuf.Duration
+	38, // 11: gantry.v1.ExponentialRetry.max:type_name -> google.protobuf.Duration
+	13, // 12: gantry.v1.Group.steps:type_name -> gantry.v1.RetrySteps
+	14, // 13: gantry.v1.Group.exponential:type_name -> gantry.v1.ExponentialRetry
+	37, // 14: gantry.v1.Group.created:type_name -> google.protobuf.Timestamp
+	13, // 15: gantry.v1.CreateGroupRequest.steps:type_name -> gantry.v1.RetrySteps
+	14, // 16: gantry.v1.CreateGroupRequest.exponential:type_name -> gantry.v1.ExponentialRetry
+	15, // 17: gantry.v1.CreateGroupResponse.group:type_name -> gantry.v1.Group
+	15, // 18: gantry.v1.DescribeGroupResponse.group:type_name -> gantry.v1.Group
+	22, // 19: gantry.v1.DescribeGroupResponse.topics:type_name -> gantry.v1.GroupTopic
+	24, // 20: gantry.v1.DescribeGroupResponse.clients:type_name -> gantry.v1.Client
+	23, // 21: gantry.v1.GroupTopic.queues:type_name -> gantry.v1.GroupQueue
+	37, // 22: gantry.v1.Client.last_seen:type_name -> google.protobuf.Timestamp
+	15, // 23: gantry.v1.ListGroupsResponse.groups:type_name -> gantry.v1.Group
+	1,  // 24: gantry.v1.Transaction.state:type_name -> gantry.v1.TransactionState
+	37, // 25: gantry.v1.Transaction.born:type_name -> google.protobuf.Timestamp
+	37, // 26: gantry.v1.Transaction.stored:type_name -> google.protobuf.Timestamp
+	37, // 27: gantry.v1.Transaction.next_check:type_name -> google.protobuf.Timestamp
+	37, // 28: gantry.v1.Transaction.decided:type_name -> google.protobuf.Timestamp
+	27, // 29: gantry.v1.ListTransactionsResponse.transactions:type_name -> gantry.v1.Transaction
+	27, // 30: gantry.v1.DescribeTransactionResponse.transaction:type_name -> gantry.v1.Transaction
+	36, // 31: gantry.v1.DescribeTransactionResponse.properties:type_name -> gantry.v1.DescribeTransactionResponse.PropertiesEntry
+	2,  // 32: gantry.v1.SettleTransactionRequest.settlement:type_name -> gantry.v1.Settlement
+	27, // 33: gantry.v1.SettleTransactionResponse.transaction:type_name -> gantry.v1.Transaction
+	38, // 34: gantry.v1.ServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	5,  // 35: gantry.v1.Management.CreateTopic:input_type -> gantry.v1.CreateTopicRequest
+	7,  // 36: gantry.v1.Management.DeleteTopic:input_type -> gantry.v1.DeleteTopicRequest
+	9,  // 37: gantry.v1.Management.DescribeTopic:input_type -> gantry.v1.DescribeTopicRequest
+	11, // 38: gantry.v1.Management.ListTopics:input_type -> gantry.v1.ListTopicsRequest
+	16, // 39: gantry.v1.Management.CreateGroup:input_type -> gantry.v1.CreateGroupRequest
+	18, // 40: gantry.v1.Management.DeleteGroup:input_type -> gantry.v1.DeleteGroupRequest
+	20, // 41: gantry.v1.Management.DescribeGroup:input_type -> gantry.v1.DescribeGroupRequest
+	25, // 42: gantry.v1.Management.ListGroups:input_type -> gantry.v1.ListGroupsRequest
+	28, // 43: gantry.v1.Management.ListTransactions:input_type -> gantry.v1.ListTransactionsRequest
+	30, // 44: gantry.v1.Management.DescribeTransaction:input_type -> gantry.v1.DescribeTransactionRequest
+	32, // 45: gantry.v1.Management.SettleTransaction:input_type -> gantry.v1.SettleTransactionRequest
+	34, // 46: gantry.v1.Management.ServerInfo:input_type -> gantry.v1.ServerInfoRequest
+	6,  // 47: gantry.v1.Management.CreateTopic:output_type -> gantry.v1.CreateTopicResponse
+	8,  // 48: gantry.v1.Management.DeleteTopic:output_type -> gantry.v1.DeleteTopicResponse
+	10, // 49: gantry.v1.Management.DescribeTopic:output_type -> gantry.v1.DescribeTopicResponse
+	12, // 50: gantry.v1.Management.ListTopics:output_type -> gantry.v1.ListTopicsResponse
+	17, // 51: gantry.v1.Management.CreateGroup:output_type -> gantry.v1.CreateGroupResponse
+	19, // 52: gantry.v1.Management.DeleteGroup:output_type -> gantry.v1.DeleteGroupResponse
+	21, // 53: gantry.v1.Management.DescribeGroup:output_type -> gantry.v1.DescribeGroupResponse
+	26, // 54: gantry.v1.Management.ListGroups:output_type -> gantry.v1.ListGroupsResponse
+	29, // 55: gantry.v1.Management.ListTransactions:output_type -> gantry.v1.ListTransactionsResponse
+	31, // 56: gantry.v1.Management.DescribeTransaction:output_type -> gantry.v1.DescribeTransactionResponse
+	33, // 57: gantry.v1.Management.SettleTransaction:output_type -> gantry.v1.SettleTransactionResponse
+	35, // 58: gantry.v1.Management.ServerInfo:output_type -> gantry.v1.ServerInfoResponse
+	47, // [47:59] is the sub-list for method output_type
+	35, // [35:47] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_admin_proto_init() }
