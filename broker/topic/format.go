@@ -32,3 +32,15 @@ func readTopic(d *record.Decoder) Topic {
 }
 
 func appendUvarint(dst []byte, v uint64) []byte { return binary.AppendUvarint(dst, v) }
+
+// AppendPut encodes the record that creates tp, or replaces the one with its id.
+func AppendPut(dst []byte, tp Topic) []byte {
+	dst, start := record.BeginCommand(dst, record.KindTopicPut)
+	return record.EndCommand(appendTopic(dst, tp), start)
+}
+
+// AppendDelete encodes the record that deletes a topic.
+func AppendDelete(dst []byte, id record.TopicID) []byte {
+	dst, start := record.BeginCommand(dst, record.KindTopicDelete)
+	return record.EndCommand(appendUvarint(dst, uint64(id)), start)
+}

@@ -57,18 +57,6 @@ func (t *Table) NextID() record.TopicID {
 	return t.next
 }
 
-// AppendPut encodes the record that creates tp, or replaces the one with its id.
-func AppendPut(dst []byte, tp Topic) []byte {
-	dst, start := record.BeginCommand(dst, record.KindTopicPut)
-	return record.EndCommand(appendTopic(dst, tp), start)
-}
-
-// AppendDelete encodes the record that deletes a topic.
-func AppendDelete(dst []byte, id record.TopicID) []byte {
-	dst, start := record.BeginCommand(dst, record.KindTopicDelete)
-	return record.EndCommand(appendUvarint(dst, uint64(id)), start)
-}
-
 // ApplyPut applies the data of a topic-put record.
 func (t *Table) ApplyPut(data []byte) error {
 	d := record.NewDecoder(data)

@@ -168,8 +168,10 @@ const (
 	KindTimerCancel Kind = 44
 	KindTimerMove   Kind = 45
 
-	// Retention: entries that name a copy from now on.
-	KindRelocate Kind = 48
+	// Retention: entries that name a copy from now on, and a dead-letter record that
+	// does. The latter has the layout of a move but puts nothing anywhere.
+	KindRelocate       Kind = 48
+	KindDeadLetterCopy Kind = 49
 )
 
 var kindNames = map[Kind]string{
@@ -183,6 +185,7 @@ var kindNames = map[Kind]string{
 	KindLitePut: "lite-put", KindLiteDelete: "lite-delete",
 	KindTransactionRollback: "transaction-rollback", KindTransactionCheck: "transaction-check",
 	KindTimerCancel: "timer-cancel", KindTimerMove: "timer-move", KindCopy: "copy", KindRelocate: "relocate",
+	KindDeadLetterCopy: "dead-letter-copy",
 }
 
 func (k Kind) String() string {

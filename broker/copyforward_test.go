@@ -1,0 +1,205 @@
+package broker
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// A history in which the oldest segments hold what younger entries refer to:
+// two pending delayed messages, one that came due, one dead letter. Around them
+// is enough of nothing to fill segments.
+type oldPayloads struct {
+	t      *testing.T
+	b      *Broker
+	dir    string
+	now    time.Time         // at which retention takes all of that, and nothing newer
+	end    record.Position   // of the payloads
+	handle map[string]string // of the pending ones
+}
+
+const retainAge = 24 * time.Hour
+
+func retaining(o *Options) {
+	o.SegmentSize, o.RetentionAge, o.CheckpointEvery = 64<<10, retainAge, 4<<10
+}
+
+func newOldPayloads(t *testing.T) *oldPayloads {
+	h := &oldPayloads{t: t, dir: t.TempDir(), handle: map[string]string{}}
+	h.b = open(t, h.dir, retaining)
+	b := h.b
+	makeTopic(t, b, "D", topic.Delay, 1)
+	makeTopic(t, b, "Q", topic.Normal, 1)
+	makeTopic(t, b, "F", topic.Normal, 1)
+	far := time.Now().Add(2 * time.Hour)
+	for _, id := range []string{"far1", "far2", "far3"} {
+		m := delayed(id, id, far)
+		m.Keys = []string{"k-" + id}
+		h.handle[id] = send(t, b, "D", m)[0].RecallHandle
+	}
+	moved := send(t, b, "D", delayed("moved", "moved", time.Now().Add(400*time.Millisecond)))[0]
+	h.handle["moved"] = moved.RecallHandle
+	send(t, b, "Q", msg("dead", "dead"), msg("old", "old"))
+	h.end = b.wal.Committed()
+	h.fill(3)
+	h.now = time.Now().Add(retainAge)
+	time.Sleep(2 * time.Millisecond)
+	dead := receive(t, b, "Q", "G")
+	want(t, dead, "dead#1", "old#1")
+	if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("Q"), dead[0].Handle, "dead"); err != nil {
+		t.Fatal(err)
+	}
+	for b.timers.Stats().Pending > 3 {
+		time.Sleep(time.Millisecond)
+	}
+	h.fill(1)
+	return h
+}
+
+// fill writes n segments' worth.
+func (h *oldPayloads) fill(n int) {
+	body := strings.Repeat("x", 4<<10)
+	for range n * 16 {
+		send(h.t, h.b, "F", msg("fill", body))
+	}
+}
+
+// retain drops what is old. Checkpoints are made in the background, and what a
+// restart would replay is not dropped.
+func (h *oldPayloads) retain() {
+	h.t.Helper()
+	for h.b.wal.First() < h.end {
+		h.b.retain(h.now)
+		if h.b.wal.First() < h.end {
+			h.fill(1)
+			if h.t.Context().Err() != nil {
+				h.t.Fatal("nothing was dropped")
+			}
+		}
+	}
+}
+
+func (h *oldPayloads) reopen(wipe ...string) {
+	h.t.Helper()
+	closeBroker(h.t, h.b)
+	for _, w := range wipe {
+		if err := os.RemoveAll(filepath.Join(h.dir, w)); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	h.b = open(h.t, h.dir, retaining)
+}
+
+// check sees that nothing is lost: it consumes, recalls and reschedules.
+func (h *oldPayloads) check() {
+	t, b := h.t, h.b
+	t.Helper()
+	want(t, receive(t, b, "D", "G2"), "moved#1")
+	dead := receive(t, b, DLQPrefix+"G", "G2")
+	want(t, dead, "dead#1")
+	if o := dead[0].Origin; o == nil || o.MessageID != "dead" {
+		t.Fatalf("dead letter's origin is %+v", o)
+	}
+	ps, err := b.Timers(t.Context(), TimerQuery{Topic: name("D"), Limit: 10})
+	if err != nil || len(ps) != 3 || ps[0].MessageID != "far1" || ps[2].MessageID != "far3" || ps[1].Keys[0] != "k-far2" {
+		t.Fatalf("pending: %+v, %v", ps, err)
+	}
+	if id, err := b.Recall(t.Context(), name("D"), h.handle["far1"]); err != nil || id != "far1" {
+		t.Fatalf("recall with the first handle: %q, %v", id, err)
+	}
+	recallErr(t, b, "D", h.handle["moved"])
+	if recallErr(t, b, "D", h.handle["far1"]) == "" {
+		t.Fatal("recalled twice")
+	}
+	if _, _, err := b.Reschedule(t.Context(), name("D"), h.handle["far2"], time.Now().UnixMilli()); err != nil {
+		t.Fatal(err)
+	}
+	got := receiveNext(t, b, "D", "G2")
+	want(t, []Delivered{got}, "far2#1")
+	if _, err := b.Recall(t.Context(), name("D"), ps[2].Handle); err != nil {
+		t.Fatalf("recall with a listed handle: %v", err)
+	}
+	if st := b.timers.Stats(); st.Pending != 0 {
+		t.Fatalf("%+v at the end", st)
+	}
+}
+
+func TestRetentionCopiesForwardWhatIsReferredTo(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		run  func(h *oldPayloads)
+	}{
+		{"and drops the rest", func(h *oldPayloads) { h.retain() }},
+		{"then a restart", func(h *oldPayloads) { h.retain(); h.reopen() }},
+		{"then the index is lost", func(h *oldPayloads) { h.retain(); h.reopen("consumequeue") }},
+		{"then twice more", func(h *oldPayloads) {
+			for range 3 {
+				h.retain()
+				h.end = h.b.wal.Committed()
+				h.fill(2)
+				h.reopen()
+				// Everything so far is old now, but entries keep the age of their move.
+			}
+		}},
+		{"after a kill between the copies and the drop", func(h *oldPayloads) {
+			h.fill(1)
+			limit, last, ok := h.b.wal.Expired(h.now, h.b.wal.Committed())
+			if !ok {
+				h.t.Fatal("nothing is old")
+			}
+			if n, err := h.b.copyForward(limit, last); err != nil || n == 0 {
+				h.t.Fatalf("copied %d bytes, %v", n, err)
+			}
+			h.kill()
+			h.retain()
+		}},
+		{"after a kill between the copies and their names", func(h *oldPayloads) {
+			limit, last, _ := h.b.wal.Expired(h.now, h.b.wal.Committed())
+			h.b.append = &refusing{h.b.append, record.KindRelocate}
+			if _, err := h.b.copyForward(limit, last); err == nil {
+				h.t.Fatal("the relocations were not refused")
+			}
+			h.kill()
+			h.retain()
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newOldPayloads(t)
+			c.run(h)
+			h.check()
+		})
+	}
+}
+
+// kill goes on with the files as they are at this moment, as after a kill -9.
+func (h *oldPayloads) kill() {
+	h.t.Helper()
+	dir := h.t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(h.dir)); err != nil {
+		h.t.Fatal(err)
+	}
+	h.dir = dir
+	h.b = open(h.t, dir, retaining)
+}
+
+// refusing is an appender that refuses records of one kind.
+type refusing struct {
+	appender
+	kind record.Kind
+}
+
+func (r *refusing) Submit(batch *commitlog.Batch) error {
+	for i := range batch.Len() {
+		if record.KindOf(batch.Head(i)) == r.kind {
+			return fmt.Errorf("refused: %v", r.kind)
+		}
+	}
+	return r.appender.Submit(batch)
+}
