@@ -41,6 +41,10 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		return b.indexDiscard(record.Command(rec))
 	case record.KindTimerCancel, record.KindTimerMove:
 		return b.applyTimer(pos, rec, kind, time)
+	case record.KindCopy, record.KindDeadLetterCopy:
+		return nil // until a record names it
+	case record.KindRelocate:
+		return b.indexRelocate(record.Command(rec))
 	case record.KindTopicPut:
 		return b.topics.ApplyPut(record.Command(rec))
 	case record.KindTopicDelete:
@@ -88,6 +92,8 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		return b.transactions.ApplyRollback(record.Command(rec), time)
 	case record.KindTransactionCheck:
 		return b.transactions.ApplyCheck(record.Command(rec))
+	case record.KindTransactionMove:
+		return b.transactions.ApplyMove(record.Command(rec))
 	case record.KindIdentity:
 		return b.applyIdentity(record.Command(rec))
 	}
@@ -190,7 +196,7 @@ func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) 
 			return err
 		}
 		entry = consumequeue.Entry{
-			Position: c.Position, Size: c.Size, Flags: consumequeue.FlagMoved,
+			Position: c.Payload, Size: c.Size, Flags: consumequeue.FlagMoved,
 			TagHash: c.TagHash, GroupHash: c.GroupHash, StoreTime: c.StoreTime,
 		}
 	}

@@ -82,10 +82,11 @@ type Broker struct {
 	identity identity // set by the dispatcher
 
 	sequence   sequencer
-	wakes      wakes // the dispatcher's
-	live       bool  // the dispatcher's: what it applies is new, not replayed
+	wakes      wakes       // the dispatcher's
+	moved      movedRanges // housekeep's
+	live       bool        // the dispatcher's: what it applies is new, not replayed
 	tableOp    chan struct{}
-	deadOp     chan struct{} // held while dead letters are settled
+	deadOp     chan struct{} // held while dead letters are settled, and by retention
 	lites      *lite.Table
 	liteSubs   lite.Subscriptions
 	liteGate   chan struct{} // held by the one sender that makes lite topics

@@ -122,7 +122,7 @@ func (b *Broker) HalfMessage(ctx context.Context, id string) (*Delivery, error) 
 	if !ok {
 		return nil, transactionError(transaction.ErrUnknown)
 	}
-	l, err := b.loadEntry(consumequeue.Entry{Position: h.Position, Size: h.Size}, h.Key.Queue(), record.NoOffset)
+	l, err := b.loadEntry(consumequeue.Entry{Position: h.Payload, Size: h.Size}, h.Key.Queue(), record.NoOffset)
 	if err != nil {
 		return nil, err
 	}

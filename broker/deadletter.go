@@ -46,7 +46,11 @@ type deadLetter struct {
 }
 
 func (dl *deadLetter) append(dst []byte, to record.QueueKey) []byte {
-	dst, start := record.BeginMove(dst, record.KindDeadLetter, to)
+	return dl.appendAs(record.KindDeadLetter, dst, to)
+}
+
+func (dl *deadLetter) appendAs(kind record.Kind, dst []byte, to record.QueueKey) []byte {
+	dst, start := record.BeginMove(dst, kind, to)
 	for _, v := range []uint64{
 		uint64(dl.Group), uint64(dl.Topic), uint64(dl.Queue), uint64(dl.Offset), dl.LeaseID,
 		uint64(dl.Position), uint64(dl.Size), uint64(dl.TagHash), uint64(dl.GroupHash), uint64(dl.Attempt),

@@ -230,6 +230,7 @@ func (b *Broker) visitDead(dlq topic.Topic, off record.QueueOffset, e consumeque
 		return err
 	}
 	defer func() { v.Release() }()
+	lost := false
 	if e.Flags&consumequeue.FlagIndirect != 0 {
 		old, err := parseDeadLetter(v.Bytes())
 		if err != nil {
@@ -238,15 +239,17 @@ func (b *Broker) visitDead(dlq topic.Topic, off record.QueueOffset, e consumeque
 		b.describeDead(&dl, &old, dlq)
 		v.Release()
 		v, err = b.viewRecord(old.Position, int(old.Size))
-		if errors.Is(err, errTrimmed) {
-			dl.State = DeadLost
-			v = commitlog.View{}
-		} else if err != nil {
+		lost = errors.Is(err, errTrimmed)
+		if err != nil && !lost {
 			return err
 		}
 	}
 	var m *record.Message
-	if dl.State != DeadLost {
+	if lost {
+		if dl.State == DeadOpen {
+			dl.State = DeadLost
+		}
+	} else {
 		msg, err := record.ParseMessage(v.Bytes())
 		if err != nil {
 			return damaged(dl.payload.pos, err)
@@ -451,7 +454,7 @@ type settling struct {
 	report  func(DeadLetterProgress) error
 
 	progress DeadLetterProgress
-	pending  []settlement
+	pending  []record.QueueOffset
 	next     time.Time // when the rate allows the next batch
 }
 
@@ -481,13 +484,8 @@ func (s *settling) run(ctx context.Context) (DeadLetterProgress, error) {
 	if s.rate > 0 {
 		size = min(max(s.rate/10, 1), deadBatch)
 	}
-	_, err = s.b.walkDead(ctx, s.dlq, &s.filter, 0, high, func(dl *DeadLetter, m *record.Message) error {
-		rec, err := s.prepare(dl, m)
-		if err != nil {
-			s.failed(err)
-			return nil
-		}
-		s.pending = append(s.pending, settlement{dl.Offset, rec})
+	_, err = s.b.walkDead(ctx, s.dlq, &s.filter, 0, high, func(dl *DeadLetter, _ *record.Message) error {
+		s.pending = append(s.pending, dl.Offset)
 		if len(s.pending) < size {
 			return nil
 		}
@@ -541,9 +539,9 @@ func (s *settling) pace(ctx context.Context) error {
 	}
 }
 
-// commit is decided and applied by one at a time: between the look whether a
-// dead letter is still open and the record that settles it nobody else may
-// settle it.
+// commit decides about what is pending and waits until that is applied. One does
+// so at a time: between the look at a dead letter and the record that settles it
+// nobody else may settle it, nor retention move its payload.
 func (s *settling) commit(ctx context.Context) error {
 	select {
 	case s.b.deadOp <- struct{}{}:
@@ -551,20 +549,42 @@ func (s *settling) commit(ctx context.Context) error {
 		return ctx.Err()
 	}
 	defer func() { <-s.b.deadOp }()
-	key := record.Key(s.dlq.ID, 0)
-	s.pending = slices.DeleteFunc(s.pending, func(d settlement) bool {
-		var e [1]consumequeue.Entry
-		n, err := s.b.index.Read(key, d.offset, e[:])
-		return err != nil || n == 0 || e[0].Flags&settled != 0
-	})
-	if len(s.pending) == 0 {
-		return nil
+	decided, err := s.decide()
+	if err != nil || len(decided) == 0 {
+		return err
 	}
 	batch := &commitlog.Batch{}
-	s.seal(batch, s.pending)
+	s.seal(batch, decided)
 	if err := s.b.commit(batch); err != nil {
 		return err
 	}
-	s.progress.Done += int64(len(s.pending))
+	s.progress.Done += int64(len(decided))
 	return nil
+}
+
+// decide looks at what is pending once more.
+func (s *settling) decide() (decided []settlement, err error) {
+	key := record.Key(s.dlq.ID, 0)
+	for _, off := range s.pending {
+		var e [1]consumequeue.Entry
+		n, err := s.b.index.Read(key, off, e[:])
+		if isTrimmed(err) || err == nil && n == 0 {
+			continue
+		}
+		if err == nil {
+			err = s.b.visitDead(s.dlq, off, e[0], &DeadLetterFilter{}, func(dl *DeadLetter, m *record.Message) error {
+				rec, err := s.prepare(dl, m)
+				if err != nil {
+					s.failed(err)
+					return nil
+				}
+				decided = append(decided, settlement{off, rec})
+				return nil
+			})
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return decided, nil
 }

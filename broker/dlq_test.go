@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -399,9 +400,16 @@ func FuzzSettlingRecords(f *testing.F) {
 	f.Add(r.append(nil, record.Key(1, 2)))
 	dl := deadLetter{Group: 1, Topic: 2, Queue: 3, Offset: 4, LeaseID: 5, Position: 6, Size: 7, Attempt: 8, LeaseEnd: 9, Owner: "c", TopicName: "T", MessageID: "m", Reason: "r"}
 	f.Add(dl.append(nil, record.Key(1, 2)))
+	f.Add(appendDiscard(nil, 7, []record.QueueOffset{1, 2, 1 << 40}))
 	f.Fuzz(func(t *testing.T, rec []byte) {
 		if len(rec) < 40 {
 			return
+		}
+		if dlq, offsets, err := parseDiscard(record.Command(rec)); err == nil {
+			dlq2, again, err := parseDiscard(record.Command(appendDiscard(nil, dlq, offsets)))
+			if err != nil || dlq2 != dlq || !slices.Equal(again, offsets) {
+				t.Errorf("%d %v came back as %d %v, %v", dlq, offsets, dlq2, again, err)
+			}
 		}
 		if r, err := parseRedrive(rec); err == nil {
 			again, err := parseRedrive(r.append(nil, record.KeyOf(rec)))
@@ -418,4 +426,63 @@ func FuzzSettlingRecords(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestSettledDeadLettersStaySettledWhereRetentionTookTheirRecords(t *testing.T) {
+	for _, wipe := range []string{"", "consumequeue"} {
+		t.Run("without "+wipe, func(t *testing.T) {
+			small := func(o *Options) {
+				o.SegmentSize, o.RetentionSize, o.CheckpointEvery = 64<<10, 256<<10, 16<<10
+			}
+			dir := t.TempDir()
+			b := open(t, dir, small)
+			makeTopic(t, b, "T", topic.Normal, 1)
+			makeTopic(t, b, "filler", topic.Normal, 1)
+			// drop writes until retention has taken everything below pos.
+			drop := func(pos record.Position) {
+				t.Helper()
+				for tries := 0; b.wal.First() <= pos; tries++ {
+					if tries == 1000 {
+						t.Fatalf("the log still begins at %d, below %d", b.wal.First(), pos)
+					}
+					send(t, b, "filler", Outgoing{ID: "f", Body: make([]byte, 16<<10)})
+					b.retain(time.Now())
+				}
+			}
+			send(t, b, "T", numbered(4)...)
+			sent := b.wal.Committed()
+			for range 8 { // into other segments than the messages
+				send(t, b, "filler", Outgoing{ID: "f", Body: make([]byte, 16<<10)})
+			}
+			for now := time.Now().UnixMilli(); time.Now().UnixMilli() <= now; { // what died is younger than the segment
+			}
+			for _, m := range receive(t, b, "T", "G") {
+				if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("T"), m.Handle, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			died := b.wal.Committed()
+			drop(sent) // copies the payloads
+			p, err := b.Redrive(t.Context(), name("G"), RedriveRequest{Filter: DeadLetterFilter{MessageID: "id-1"}}, nil)
+			if err != nil || p.Done != 1 {
+				t.Fatalf("%+v, %v", p, err)
+			}
+			if p, err := b.Discard(t.Context(), name("G"), DeadLetterFilter{MessageID: "id-2"}, false, nil); err != nil || p.Done != 1 {
+				t.Fatalf("%+v, %v", p, err)
+			}
+			drop(died) // and now the copies are all that is known of them
+			closeBroker(t, b)
+			if wipe != "" {
+				removeAll(t, filepath.Join(dir, wipe))
+			}
+			b = open(t, dir, small)
+			if got := states(listDead(t, b, DeadLetterFilter{Settled: true})); got != "id-0=open id-1=redriven id-2=discarded id-3=open" {
+				t.Fatal(got)
+			}
+			redriven(t, b, RedriveRequest{}, DeadLetterProgress{Matched: 2, Done: 2})
+			if got := received(t, b, "T", "G"); got != "id-1 id-0 id-3" {
+				t.Fatalf("the topic has %s", got)
+			}
+		})
+	}
 }

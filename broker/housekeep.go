@@ -95,10 +95,25 @@ func (b *Broker) releaseOf(c session.Client, delay time.Duration, which func(inf
 // restart would replay.
 func (b *Broker) retain(now time.Time) {
 	floor := record.Position(b.checkpt.replayFrom.Load())
-	if oldest, ok := b.transactions.Oldest(); ok {
-		floor = min(floor, oldest) // an undecided message is not dropped, however old
+	limit, last, ok := b.wal.Expired(now, floor)
+	if !ok {
+		return
 	}
-	dropped, err := b.wal.Retain(now, floor)
+	select {
+	case b.deadOp <- struct{}{}: // or a payload could go while a redrive names it
+		defer func() { <-b.deadOp }()
+	case <-b.ctx.Done():
+		return
+	}
+	copied, err := b.copyForward(limit, last)
+	if err != nil {
+		b.log.Error("retention waits: what is still referred to was not copied forward", "error", err)
+		return
+	}
+	if copied > 0 {
+		b.log.Info("retention copied forward what is still referred to", "bytes", copied, "below", limit)
+	}
+	dropped, err := b.wal.Retain(now, limit)
 	if err != nil {
 		b.log.Error("retention failed", "error", err)
 	}

@@ -142,8 +142,18 @@ func (b *Broker) reserveTimer(ctx context.Context, topicName record.Resource, ha
 	if err := b.dispatcher.Await(ctx, r.Position+1); err != nil {
 		return scheduler.Timer{}, Errorf(Unavailable, "the broker is shutting down: %w", err)
 	}
-	t, err := b.timers.Reserve(r.Due, r.Position, b.timerOrigin)
-	return t, timerError(err, r.Due)
+	for tries := 0; ; tries++ {
+		t, err := b.timers.Reserve(r.Due, r.Position, b.timerOrigin)
+		if !errors.Is(err, scheduler.ErrTaken) || tries == 100 {
+			return t, timerError(err, r.Due)
+		}
+		// Somebody else is deciding; what, the next try can tell.
+		select {
+		case <-ctx.Done():
+			return scheduler.Timer{}, timerError(err, r.Due)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // timerError says to a client why a delayed message cannot be recalled.

@@ -61,6 +61,15 @@ func appendDiscard(dst []byte, dlq record.TopicID, offsets []record.QueueOffset)
 	return record.EndCommand(dst, start)
 }
 
+func parseDiscard(data []byte) (dlq record.TopicID, offsets []record.QueueOffset, err error) {
+	d := record.NewDecoder(data)
+	dlq = record.TopicID(d.Uint32())
+	for n := d.Count(1); n > 0 && !d.Failed(); n-- {
+		offsets = append(offsets, record.QueueOffset(d.Uvarint()))
+	}
+	return dlq, offsets, d.Err()
+}
+
 // indexRedrive puts the entry of a redrive record into the index.
 func (b *Broker) indexRedrive(rec []byte) error {
 	r, err := parseRedrive(rec)
@@ -84,18 +93,37 @@ func (b *Broker) indexRedrive(rec []byte) error {
 
 // indexDiscard marks the entries of a discard record.
 func (b *Broker) indexDiscard(data []byte) error {
-	d := record.NewDecoder(data)
-	dlq := record.TopicID(d.Uint32())
-	for n := d.Count(1); n > 0 && !d.Failed(); n-- {
-		off := record.QueueOffset(d.Uvarint())
-		if d.Failed() {
-			break
-		}
+	dlq, offsets, err := parseDiscard(data)
+	if err != nil {
+		return err
+	}
+	for _, off := range offsets {
 		if err := b.settleEntry(dlq, off, consumequeue.FlagDiscarded); err != nil {
 			return err
 		}
 	}
-	return d.Err()
+	return nil
+}
+
+// settle is indexRedrive and indexDiscard for entries that a rebuild of the index
+// knows from relocate records only so far.
+func (m relocations) settle(rec []byte, kind record.Kind) error {
+	mark := func(dlq record.TopicID, off record.QueueOffset, flag consumequeue.Flags) {
+		if e, ok := m[record.Key(dlq, 0)][off]; ok {
+			e.Flags |= flag
+			m[record.Key(dlq, 0)][off] = e
+		}
+	}
+	if kind == record.KindRedrive {
+		r, err := parseRedrive(rec)
+		mark(r.DLQ, r.Offset, consumequeue.FlagRedriven)
+		return err
+	}
+	dlq, offsets, err := parseDiscard(record.Command(rec))
+	for _, off := range offsets {
+		mark(dlq, off, consumequeue.FlagDiscarded)
+	}
+	return err
 }
 
 // settleEntry marks a dead letter, in place. One that retention has taken needs

@@ -138,29 +138,64 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 	if err != nil {
 		return fmt.Errorf("broker: %w", err)
 	}
-	d := dispatch.New(b.wal.Reader(b.wal.First()), b.wal.First(), 1<<62, dispatch.Sinks{
-		Apply: func(pos record.Position, rec []byte, kind record.Kind, time int64) error {
-			if kind.Placed() {
-				if err := b.indexPlaced(pos, rec, kind); err != nil {
+	moved := relocations{}
+	err = b.replay(ctx, to, func(_ record.Position, rec []byte, kind record.Kind, _ int64) error {
+		if kind == record.KindRelocate {
+			return moved.collect(record.Command(rec))
+		}
+		if kind == record.KindRedrive || kind == record.KindDiscard {
+			return moved.settle(rec, kind)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = b.replay(ctx, to, func(pos record.Position, rec []byte, kind record.Kind, time int64) error {
+		if kind.Placed() {
+			if key := record.KeyOf(rec); b.topicExists(key.Topic()) {
+				if err := moved.begin(b.index, key, record.OffsetOf(rec)); err != nil {
 					return err
 				}
 			}
-			if kind == record.KindDiscard {
-				return b.indexDiscard(record.Command(rec))
+			if err := b.indexPlaced(pos, rec, kind); err != nil {
+				return err
 			}
-			return b.applyTimer(pos, rec, kind, time)
-		},
-		Wake:       func() {},
-		Checkpoint: func(record.Position) {},
+		}
+		switch kind {
+		case record.KindDiscard:
+			return b.indexDiscard(record.Command(rec))
+		case record.KindRelocate:
+			return b.indexRelocate(record.Command(rec))
+		}
+		return b.applyTimer(pos, rec, kind, time)
+	})
+	if err != nil {
+		return err
+	}
+	for key, end := range ends {
+		if key.Topic() == record.TimerTopic { // whose numbers start anew
+			continue
+		}
+		if b.topicExists(key.Topic()) {
+			if err := moved.begin(b.index, key, end); err != nil {
+				return err
+			}
+		}
+		b.index.Reserve(key, end)
+	}
+	b.log.Info("consume queues rebuilt from the log", "from", b.wal.First(), "to", to)
+	return nil
+}
+
+// replay calls apply for all records below to that are still in the log.
+func (b *Broker) replay(ctx context.Context, to record.Position, apply func(record.Position, []byte, record.Kind, int64) error) error {
+	first := b.wal.First()
+	d := dispatch.New(b.wal.Reader(first), first, 1<<62, dispatch.Sinks{
+		Apply: apply, Wake: func() {}, Checkpoint: func(record.Position) {},
 	})
 	if err := d.CatchUp(ctx, to); err != nil {
 		return fmt.Errorf("broker: rebuild the consume queues: %w", err)
 	}
-	for key, end := range ends {
-		if key.Topic() != record.TimerTopic { // whose numbers start anew
-			b.index.Reserve(key, end)
-		}
-	}
-	b.log.Info("consume queues rebuilt from the log", "from", b.wal.First(), "to", to)
 	return nil
 }

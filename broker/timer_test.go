@@ -233,7 +233,7 @@ func TestPendingMessagesSurvive(t *testing.T) {
 	}
 }
 
-func TestTimersAreListedCancelledAndRescheduledByID(t *testing.T) {
+func TestTimersAreListedAndFoundByID(t *testing.T) {
 	b := open(t, t.TempDir())
 	makeTopic(t, b, "D", topic.Delay, 1)
 	makeTopic(t, b, "M", topic.Mixed, 1)
@@ -270,13 +270,21 @@ func TestTimersAreListedCancelledAndRescheduledByID(t *testing.T) {
 	check(list(TimerQuery{Limit: 2}), "m3 m2")
 	check(list(TimerQuery{From: far.Add(-15 * time.Minute).UnixMilli()}), "m1 m0")
 	check(list(TimerQuery{To: far.Add(-15 * time.Minute).UnixMilli()}), "m3 m2")
-	if err := b.CancelTimer(t.Context(), name("D"), "m2"); err != nil {
+	find := func(id string) string {
+		t.Helper()
+		h, err := b.FindTimer(t.Context(), name("D"), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	if _, err := b.Recall(t.Context(), name("D"), find("m2")); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.CancelTimer(t.Context(), name("D"), "m2"); ReasonOf(err) != MessageNotFound {
-		t.Fatalf("cancelled twice: %v", err)
+	if _, err := b.FindTimer(t.Context(), name("D"), "m2"); ReasonOf(err) != MessageNotFound {
+		t.Fatalf("found after the recall: %v", err)
 	}
-	h, err := b.RescheduleTimer(t.Context(), name("D"), "m0", far.Add(-40*time.Minute))
+	h, _, err := b.Reschedule(t.Context(), name("D"), find("m0"), far.Add(-40*time.Minute).UnixMilli())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"math"
 	"slices"
-	"time"
 
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -158,8 +157,9 @@ func (b *Broker) timerOrigin(t scheduler.Timer) (record.Position, error) {
 	return first, err
 }
 
-// findTimer finds the recall handle of a pending message by its id.
-func (b *Broker) findTimer(ctx context.Context, topicName record.Resource, messageID string) (handle string, err error) {
+// FindTimer returns the recall handle of a pending message, by its id. It looks
+// through all pending messages of the topic. MessageNotFound when there is none.
+func (b *Broker) FindTimer(ctx context.Context, topicName record.Resource, messageID string) (handle string, err error) {
 	found, err := b.Timers(ctx, TimerQuery{Topic: topicName, MessageID: messageID, Limit: 1})
 	if err != nil {
 		return "", err
@@ -168,25 +168,4 @@ func (b *Broker) findTimer(ctx context.Context, topicName record.Resource, messa
 		return "", Errorf(MessageNotFound, "no pending message of topic %q has the id %q", clip(topicName.String()), clip(messageID))
 	}
 	return found[0].Handle, nil
-}
-
-// CancelTimer is Recall by message id. It looks through all pending messages.
-func (b *Broker) CancelTimer(ctx context.Context, topicName record.Resource, messageID string) error {
-	handle, err := b.findTimer(ctx, topicName, messageID)
-	if err != nil {
-		return err
-	}
-	_, err = b.Recall(ctx, topicName, handle)
-	return err
-}
-
-// RescheduleTimer is Reschedule by message id. It looks through all pending
-// messages.
-func (b *Broker) RescheduleTimer(ctx context.Context, topicName record.Resource, messageID string, due time.Time) (newHandle string, err error) {
-	handle, err := b.findTimer(ctx, topicName, messageID)
-	if err != nil {
-		return "", err
-	}
-	newHandle, _, err = b.Reschedule(ctx, topicName, handle, due.UnixMilli())
-	return newHandle, err
 }

@@ -536,11 +536,28 @@ func TestEveryStageSurvivesAKill(t *testing.T) {
 	}
 }
 
-func TestRetentionKeepsUndecidedMessages(t *testing.T) {
-	b := open(t, t.TempDir(), func(o *Options) { o.RetentionSize = 2 << 20 })
+func TestRetentionCopiesUndecidedMessagesForward(t *testing.T) {
+	dir := t.TempDir()
+	small := func(o *Options) { o.RetentionSize, o.TransactionCheckAfter = 2<<20, time.Hour }
+	b := open(t, dir, small)
 	makeTopic(t, b, "T", topic.Mixed, 1)
-	id := sendHalf(t, b, "T", msg("1", "kept"))
-	fill := func() {
+	tagged := func(r *ReceiveRequest) { r.Filter = "A" }
+	want(t, receive(t, b, "T", "G", tagged)) // groups that come later begin at the end
+	want(t, receive(t, b, "T", "H"))
+	m := msg("1", "kept")
+	m.Tag = "A"
+	kept := sendHalf(t, b, "T", m)
+	parked := sendHalf(t, b, "T", msg("2", "parked"))
+	dropped := sendHalf(t, b, "T", msg("3", "dropped"))
+	tx, err := b.Transaction(t.Context(), parked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.commit(record1(transaction.AppendCheck(nil, []transaction.Check{{Position: tx.Position, Checks: 15, Parked: true}}))); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // the second and third time they are copies already
+		before := b.wal.First()
 		for range 8 {
 			send(t, b, "T", msg("f", strings.Repeat("x", 700<<10)))
 		}
@@ -548,16 +565,38 @@ func TestRetentionKeepsUndecidedMessages(t *testing.T) {
 			if err := b.checkpt.final(); err != nil {
 				t.Fatal(err)
 			}
+			send(t, b, "T", msg("f", "x"))
 		}
 		b.retain(time.Now())
+		if now := b.wal.First(); now <= before || now <= tx.Position {
+			t.Fatalf("the log begins at %d, before at %d: the messages hold it", now, before)
+		}
 	}
-	fill()
-	end(t, b, "T", id, transaction.Committed)
-	var last Delivered
-	for ms := receive(t, b, "T", "G"); len(ms) > 0; ms = receive(t, b, "T", "G") {
-		last = ms[len(ms)-1]
+	state := b.transactions.AppendSnapshot(nil)
+	closeBroker(t, b)
+	b = open(t, dir, small)
+	if got := b.transactions.AppendSnapshot(nil); !bytes.Equal(got, state) {
+		t.Fatalf("after a restart\n%x, before\n%x", got, state)
 	}
-	if string(last.Message.Body) != "kept" {
-		t.Fatalf("the last message has %d bytes", len(last.Message.Body))
+	d, err := b.HalfMessage(t.Context(), parked)
+	if err != nil || string(d.Messages[0].Message.Body) != "parked" {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	d.Release()
+	end(t, b, "T", kept, transaction.Committed)
+	end(t, b, "T", dropped, transaction.RolledBack)
+	if tx, err := b.SettleTransaction(t.Context(), parked, transaction.Committed); err != nil || tx.Decision == nil {
+		t.Fatal(tx, err)
+	}
+	closeBroker(t, b)
+	removeAll(t, dir+"/consumequeue")
+	b = open(t, dir, small)
+	want(t, receive(t, b, "T", "G", tagged), "kept#1")
+	var last []string
+	for ms := receive(t, b, "T", "H"); len(ms) > 0; ms = receive(t, b, "T", "H") {
+		last = bodies(ms)
+	}
+	if n := len(last); n < 2 || last[n-2] != "kept#1" || last[n-1] != "parked#1" {
+		t.Fatalf("%d received last", n)
 	}
 }

@@ -19,13 +19,31 @@ func (l *Log) DropBefore(pos record.Position) (int, error) {
 // now, oldest first, none of which reaches beyond floor: what the caller still
 // refers to is at floor or above. It returns how many.
 func (l *Log) Retain(now time.Time, floor record.Position) (int, error) {
+	return l.dropWhile(l.expired(now, floor))
+}
+
+// Expired returns where the log would begin after Retain, and the time, Unix ms,
+// of the last frame that would go; ok is false when none would.
+func (l *Log) Expired(now time.Time, floor record.Position) (pos record.Position, last int64, ok bool) {
+	segs, gone := *l.segs.Load(), l.expired(now, floor)
+	for _, s := range segs[:len(segs)-1] {
+		if !gone(s) {
+			break
+		}
+		pos, last, ok = s.end(), s.endTime/1e6, true
+	}
+	return pos, last, ok
+}
+
+// expired returns what Retain asks of each segment in turn.
+func (l *Log) expired(now time.Time, floor record.Position) func(*segment) bool {
 	floor = min(floor, l.Durable())
 	total := int64(0)
 	for _, s := range *l.segs.Load() {
 		total += s.size
 	}
 	age, size := l.opt.Retention.Age, l.opt.Retention.Size
-	return l.dropWhile(func(s *segment) bool {
+	return func(s *segment) bool {
 		if s.end() > floor {
 			return false
 		}
@@ -35,7 +53,7 @@ func (l *Log) Retain(now time.Time, floor record.Position) (int, error) {
 		}
 		total -= s.size
 		return true
-	})
+	}
 }
 
 // dropWhile removes segments from the front as long as f says so and one is

@@ -10,8 +10,8 @@ import (
 //
 //   - off = max appends.
 //   - off in [min, max) is replay: e replaces what is there, normally the same
-//     bytes. Only where they differ could a Read at the same moment find the entry
-//     corrupt.
+//     bytes; or a change of its flags. A Read at the same moment finds the one or
+//     the other.
 //   - off < min is replay of what was dropped, and does nothing.
 //   - off > max is a *GapError.
 //   - A queue seen for the first time begins at off, whatever it is: the log may

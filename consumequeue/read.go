@@ -17,7 +17,7 @@ var buffers = sync.Pool{New: func() any { return new(sealed) }}
 // A *RangeError, which is ErrOutOfRange, when from is below min or above max; a
 // *CorruptError when the entry at from fails its check (a bad entry further on
 // only ends the read before it). Any number of calls may run at once; they take
-// no lock that Put holds over I/O.
+// no lock that Put holds over I/O, but for a second look at a bad entry.
 func (s *Store) Read(key record.QueueKey, from record.QueueOffset, dst []Entry) (int, error) {
 	return s.read(key, from, dst, false)
 }

@@ -34,7 +34,7 @@ func (s *Scheduler) Reserve(due int64, pos record.Position, origin func(Timer) (
 	mixed, copied := b.mixed, b.copied
 	s.mu.Unlock()
 	var e [readBatch]consumequeue.Entry
-	off, found, err := s.locate(minute, b, mixed, &Timer{Position: pos, offset: -1}, e[:])
+	off, found, err := s.locate(minute, b, mixed, &Timer{Due: due, Position: pos, offset: -1}, e[:])
 	if err != nil {
 		return Timer{}, err
 	}
@@ -224,9 +224,14 @@ func (s *Scheduler) read(minute uint32, at *record.QueueOffset, dst []consumeque
 	return n, err
 }
 
+// is reports whether an entry of its bucket is the timer's.
+func (t *Timer) is(e *consumequeue.Entry) bool {
+	return e.Position == t.Position && msOf(e) == int(t.Due%minuteMs)
+}
+
 // locate finds a timer in its bucket by position: at once with a good hint,
 // else by halving, or where positions do not ascend by looking at all. Of
-// several with one position it finds the one that is not settled.
+// several that were moved to and fro it finds the one that is not settled.
 func (s *Scheduler) locate(minute uint32, b *bucket, mixed bool, t *Timer, e []consumequeue.Entry) (off record.QueueOffset, found bool, err error) {
 	for {
 		off, found, err = s.search(minute, b, mixed, t, e)
@@ -243,7 +248,7 @@ func (s *Scheduler) search(minute uint32, b *bucket, mixed bool, t *Timer, e []c
 		if _, err := s.index.ReadHot(key, off, e[:1]); err != nil {
 			return 0, false, err
 		}
-		if e[0].Position == t.Position && (!mixed || !s.isSettled(b, off)) {
+		if t.is(&e[0]) && (!mixed || !s.isSettled(b, off)) {
 			return off, true, nil
 		}
 	}
@@ -255,7 +260,7 @@ func (s *Scheduler) search(minute uint32, b *bucket, mixed bool, t *Timer, e []c
 			}
 			switch {
 			case e[0].Position == t.Position:
-				return mid, true, nil
+				return mid, t.is(&e[0]), nil
 			case e[0].Position < t.Position:
 				lo = mid + 1
 			default:
@@ -270,7 +275,7 @@ func (s *Scheduler) search(minute uint32, b *bucket, mixed bool, t *Timer, e []c
 			return 0, false, err
 		}
 		for i := range e[:n] {
-			if e[i].Position == t.Position {
+			if t.is(&e[i]) {
 				off, found = at+record.QueueOffset(i), true
 				if !s.isSettled(b, off) {
 					return off, true, nil

@@ -17,7 +17,8 @@
 // holds two commands that contradict each other:
 //
 //	Resume, TakeReady, BeginScan/EndScan    reserve messages for a new lease
-//	BeginAck, BeginMove, BeginRelease        reserve one lease for its end or change
+//	BeginAck, BeginMove, BeginRelease,
+//	BeginSkip                               reserve one lease for its end or change
 //	Apply*                                  make it so, and drop the reservation
 //
 // Reservations are this node's memory only; they are not part of snapshots. An

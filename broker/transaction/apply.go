@@ -12,7 +12,7 @@ func (t *Table) ApplyHalf(pos record.Position, rec []byte) error {
 	if err != nil {
 		return err
 	}
-	r := &row{Half: Half{Position: pos, Size: uint32(len(rec)), Key: m.Key(), Born: m.BornTime, Stored: m.StoreTime}}
+	r := &row{Half: Half{Position: pos, Payload: pos, Size: uint32(len(rec)), Key: m.Key(), Born: m.BornTime, Stored: m.StoreTime}}
 	var bad error
 	err = m.Properties.Each(func(f record.Field, _, value []byte) bool {
 		switch f {
@@ -110,6 +110,21 @@ func (t *Table) ApplyCheck(data []byte) error {
 		}
 	}
 	return d.Err()
+}
+
+// ApplyMove takes in that a half message is held by another record.
+func (t *Table) ApplyMove(data []byte) error {
+	d := record.NewDecoder(data)
+	pos, payload, size := record.Position(d.Uvarint()), record.Position(d.Uvarint()), d.Uint32()
+	if err := d.Err(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r := t.rows[pos]; r != nil {
+		r.Payload, r.Size = payload, size
+	}
+	return nil
 }
 
 // DropTopic forgets the half messages of a deleted topic.

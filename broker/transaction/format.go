@@ -12,10 +12,11 @@ import (
 // repeats what the queue's entry needs, so that an index can be rebuilt without
 // this package's state. After the move header:
 //
-//	position uvarint | size uvarint (of the half record)
+//	position uvarint | payload position uvarint | payload size uvarint
 //	| tag hash uvarint | group hash uvarint | source 1
 //
 // Rollback: position uvarint | source 1
+// Move:     position uvarint | payload position uvarint | payload size uvarint
 //
 // Check: half messages that were asked about, or parked, or opened again:
 //
@@ -26,6 +27,7 @@ import (
 // Commit is what a commit record says.
 type Commit struct {
 	Position  record.Position
+	Payload   record.Position
 	Size      uint32
 	TagHash   uint32
 	GroupHash uint32
@@ -36,7 +38,7 @@ type Commit struct {
 // AppendCommit encodes the commit of h.
 func AppendCommit(dst []byte, h Half, s Source) []byte {
 	dst, start := record.BeginMove(dst, record.KindTransactionEnd, h.Key)
-	for _, v := range []uint64{uint64(h.Position), uint64(h.Size), uint64(h.TagHash), uint64(h.GroupHash)} {
+	for _, v := range []uint64{uint64(h.Position), uint64(h.Payload), uint64(h.Size), uint64(h.TagHash), uint64(h.GroupHash)} {
 		dst = binary.AppendUvarint(dst, v)
 	}
 	return record.EndCommand(append(dst, byte(s)), start)
@@ -50,7 +52,8 @@ func ParseCommit(rec []byte) (Commit, error) {
 	}
 	d := record.NewDecoder(data)
 	c := Commit{
-		Position: record.Position(d.Uvarint()), Size: d.Uint32(), TagHash: d.Uint32(), GroupHash: d.Uint32(),
+		Position: record.Position(d.Uvarint()), Payload: record.Position(d.Uvarint()), Size: d.Uint32(),
+		TagHash: d.Uint32(), GroupHash: d.Uint32(),
 		Source: Source(d.Byte()), StoreTime: stored,
 	}
 	return c, d.Err()
@@ -61,6 +64,15 @@ func AppendRollback(dst []byte, pos record.Position, s Source) []byte {
 	dst, start := record.BeginCommand(dst, record.KindTransactionRollback)
 	dst = binary.AppendUvarint(dst, uint64(pos))
 	return record.EndCommand(append(dst, byte(s)), start)
+}
+
+// AppendMove encodes that the half message at pos is held by another record.
+func AppendMove(dst []byte, pos, payload record.Position, size uint32) []byte {
+	dst, start := record.BeginCommand(dst, record.KindTransactionMove)
+	for _, v := range []uint64{uint64(pos), uint64(payload), uint64(size)} {
+		dst = binary.AppendUvarint(dst, v)
+	}
+	return record.EndCommand(dst, start)
 }
 
 // Check is where a half message stands after it was asked about.
@@ -103,7 +115,7 @@ const standingMin = 4 // bytes, at least
 // Snapshot:
 //
 //	half messages: count, each
-//	    standing as in a check record | size uvarint | topic uvarint | queue uvarint
+//	    standing as in a check record | payload position - position uvarint | size uvarint | topic uvarint | queue uvarint
 //	    | tag hash uvarint | group hash uvarint | born varint | stored varint (Unix ms)
 //	    | recovery varint (ms) | message id string
 //	decisions: count, each
@@ -122,6 +134,7 @@ func (t *Table) AppendSnapshot(dst []byte) []byte {
 	for _, r := range rows {
 		dst = appendStanding(dst, Check{r.Position, r.Checks, r.next, r.Parked}, last)
 		last = r.Position
+		dst = binary.AppendUvarint(dst, uint64(r.Payload-r.Position))
 		for _, v := range []uint32{r.Size, uint32(r.Key.Topic()), r.Key.Queue(), r.TagHash, r.GroupHash} {
 			dst = binary.AppendUvarint(dst, uint64(v))
 		}
@@ -148,11 +161,11 @@ func (t *Table) Restore(d *record.Decoder) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var last record.Position
-	for n := d.Count(standingMin + 9); n > 0 && !d.Failed(); n-- {
+	for n := d.Count(standingMin + 10); n > 0 && !d.Failed(); n-- {
 		c := readStanding(d, last)
 		last = c.Position
 		r := &row{next: c.Next, Half: Half{
-			Position: c.Position, Checks: c.Checks, Parked: c.Parked,
+			Position: c.Position, Checks: c.Checks, Parked: c.Parked, Payload: c.Position + record.Position(d.Uvarint()),
 			Size: d.Uint32(), Key: record.Key(record.TopicID(d.Uint32()), d.Uint32()),
 			TagHash: d.Uint32(), GroupHash: d.Uint32(),
 			Born: d.Varint(), Stored: d.Varint(), Recovery: d.Varint(), MessageID: d.String(),

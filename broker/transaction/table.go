@@ -18,8 +18,9 @@ const (
 
 // Half is a half message that nobody has decided on.
 type Half struct {
-	Position  record.Position
-	Size      uint32          // of its record, in bytes
+	Position  record.Position // of the record it came with: its name
+	Payload   record.Position // of the record that holds it now: that one, or a copy
+	Size      uint32          // of that record, in bytes
 	Key       record.QueueKey // where it goes when committed
 	TagHash   uint32
 	GroupHash uint32
@@ -219,16 +220,4 @@ func (t *Table) Counts() (open, parked int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.due), len(t.rows) - len(t.due)
-}
-
-// Oldest returns the lowest position of a half message; false if there is none.
-func (t *Table) Oldest() (pos record.Position, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for p := range t.rows {
-		if !ok || p < pos {
-			pos, ok = p, true
-		}
-	}
-	return pos, ok
 }

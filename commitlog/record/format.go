@@ -159,6 +159,7 @@ const (
 	// Half messages: what happens to them besides their commit, which is a move.
 	KindTransactionRollback Kind = 40
 	KindTransactionCheck    Kind = 41
+	KindTransactionMove     Kind = 42 // its payload has been copied forward
 
 	// Lite topics.
 	KindLitePut    Kind = 52
@@ -184,7 +185,8 @@ var kindNames = map[Kind]string{
 	KindOffsetCommit: "offset-commit", KindCursor: "cursor", KindIdentity: "identity",
 	KindLitePut: "lite-put", KindLiteDelete: "lite-delete",
 	KindTransactionRollback: "transaction-rollback", KindTransactionCheck: "transaction-check",
-	KindTimerCancel: "timer-cancel", KindTimerMove: "timer-move", KindCopy: "copy", KindRelocate: "relocate",
+	KindTransactionMove: "transaction-move",
+	KindTimerCancel:     "timer-cancel", KindTimerMove: "timer-move", KindCopy: "copy", KindRelocate: "relocate",
 	KindDeadLetterCopy: "dead-letter-copy",
 }
 

@@ -2240,6 +2240,563 @@ func (x *SettleTransactionResponse) GetTransaction() *Transaction {
 	return nil
 }
 
+// A delayed message that is not due yet.
+type Timer struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	MessageId string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// What names it to Cancel, Reschedule and RecallMessage.
+	Handle string   `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
+	Tag    string   `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
+	Keys   []string `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Where it will go.
+	Queue  uint32                 `protobuf:"varint,5,opt,name=queue,proto3" json:"queue,omitempty"`
+	Due    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=due,proto3" json:"due,omitempty"`
+	Born   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=born,proto3" json:"born,omitempty"`
+	Stored *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=stored,proto3" json:"stored,omitempty"`
+	// Of the body, as stored.
+	Bytes         int64 `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Timer) Reset() {
+	*x = Timer{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Timer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Timer) ProtoMessage() {}
+
+func (x *Timer) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Timer.ProtoReflect.Descriptor instead.
+func (*Timer) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Timer) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *Timer) GetHandle() string {
+	if x != nil {
+		return x.Handle
+	}
+	return ""
+}
+
+func (x *Timer) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *Timer) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Timer) GetQueue() uint32 {
+	if x != nil {
+		return x.Queue
+	}
+	return 0
+}
+
+func (x *Timer) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *Timer) GetBorn() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Born
+	}
+	return nil
+}
+
+func (x *Timer) GetStored() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
+func (x *Timer) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type ListTimersRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Only messages with this key. Empty: all.
+	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// Only the message with this id. Empty: all.
+	MessageId string `protobuf:"bytes,4,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// Only those due in [from, to). Unset: no bound.
+	From *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
+	To   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=to,proto3" json:"to,omitempty"`
+	// 1 to 1000. 0: 100.
+	Limit         int32 `protobuf:"varint,7,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTimersRequest) Reset() {
+	*x = ListTimersRequest{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTimersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTimersRequest) ProtoMessage() {}
+
+func (x *ListTimersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTimersRequest.ProtoReflect.Descriptor instead.
+func (*ListTimersRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListTimersRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *ListTimersRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ListTimersRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ListTimersRequest) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *ListTimersRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ListTimersRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ListTimersRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListTimersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By due time.
+	Timers        []*Timer `protobuf:"bytes,1,rep,name=timers,proto3" json:"timers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTimersResponse) Reset() {
+	*x = ListTimersResponse{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTimersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTimersResponse) ProtoMessage() {}
+
+func (x *ListTimersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTimersResponse.ProtoReflect.Descriptor instead.
+func (*ListTimersResponse) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ListTimersResponse) GetTimers() []*Timer {
+	if x != nil {
+		return x.Timers
+	}
+	return nil
+}
+
+type CancelTimerRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Finding a message by its id looks through all that are pending.
+	//
+	// Types that are valid to be assigned to Which:
+	//
+	//	*CancelTimerRequest_Handle
+	//	*CancelTimerRequest_MessageId
+	Which         isCancelTimerRequest_Which `protobuf_oneof:"which"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelTimerRequest) Reset() {
+	*x = CancelTimerRequest{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelTimerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelTimerRequest) ProtoMessage() {}
+
+func (x *CancelTimerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelTimerRequest.ProtoReflect.Descriptor instead.
+func (*CancelTimerRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *CancelTimerRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *CancelTimerRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CancelTimerRequest) GetWhich() isCancelTimerRequest_Which {
+	if x != nil {
+		return x.Which
+	}
+	return nil
+}
+
+func (x *CancelTimerRequest) GetHandle() string {
+	if x != nil {
+		if x, ok := x.Which.(*CancelTimerRequest_Handle); ok {
+			return x.Handle
+		}
+	}
+	return ""
+}
+
+func (x *CancelTimerRequest) GetMessageId() string {
+	if x != nil {
+		if x, ok := x.Which.(*CancelTimerRequest_MessageId); ok {
+			return x.MessageId
+		}
+	}
+	return ""
+}
+
+type isCancelTimerRequest_Which interface {
+	isCancelTimerRequest_Which()
+}
+
+type CancelTimerRequest_Handle struct {
+	Handle string `protobuf:"bytes,3,opt,name=handle,proto3,oneof"`
+}
+
+type CancelTimerRequest_MessageId struct {
+	MessageId string `protobuf:"bytes,4,opt,name=message_id,json=messageId,proto3,oneof"`
+}
+
+func (*CancelTimerRequest_Handle) isCancelTimerRequest_Which() {}
+
+func (*CancelTimerRequest_MessageId) isCancelTimerRequest_Which() {}
+
+type CancelTimerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MessageId     string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelTimerResponse) Reset() {
+	*x = CancelTimerResponse{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelTimerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelTimerResponse) ProtoMessage() {}
+
+func (x *CancelTimerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelTimerResponse.ProtoReflect.Descriptor instead.
+func (*CancelTimerResponse) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *CancelTimerResponse) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+type RescheduleTimerRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Types that are valid to be assigned to Which:
+	//
+	//	*RescheduleTimerRequest_Handle
+	//	*RescheduleTimerRequest_MessageId
+	Which isRescheduleTimerRequest_Which `protobuf_oneof:"which"`
+	// A time that is past means now.
+	Due           *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=due,proto3" json:"due,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RescheduleTimerRequest) Reset() {
+	*x = RescheduleTimerRequest{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RescheduleTimerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RescheduleTimerRequest) ProtoMessage() {}
+
+func (x *RescheduleTimerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RescheduleTimerRequest.ProtoReflect.Descriptor instead.
+func (*RescheduleTimerRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *RescheduleTimerRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *RescheduleTimerRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RescheduleTimerRequest) GetWhich() isRescheduleTimerRequest_Which {
+	if x != nil {
+		return x.Which
+	}
+	return nil
+}
+
+func (x *RescheduleTimerRequest) GetHandle() string {
+	if x != nil {
+		if x, ok := x.Which.(*RescheduleTimerRequest_Handle); ok {
+			return x.Handle
+		}
+	}
+	return ""
+}
+
+func (x *RescheduleTimerRequest) GetMessageId() string {
+	if x != nil {
+		if x, ok := x.Which.(*RescheduleTimerRequest_MessageId); ok {
+			return x.MessageId
+		}
+	}
+	return ""
+}
+
+func (x *RescheduleTimerRequest) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+type isRescheduleTimerRequest_Which interface {
+	isRescheduleTimerRequest_Which()
+}
+
+type RescheduleTimerRequest_Handle struct {
+	Handle string `protobuf:"bytes,3,opt,name=handle,proto3,oneof"`
+}
+
+type RescheduleTimerRequest_MessageId struct {
+	MessageId string `protobuf:"bytes,4,opt,name=message_id,json=messageId,proto3,oneof"`
+}
+
+func (*RescheduleTimerRequest_Handle) isRescheduleTimerRequest_Which() {}
+
+func (*RescheduleTimerRequest_MessageId) isRescheduleTimerRequest_Which() {}
+
+type RescheduleTimerResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	MessageId string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// Names it from now on; the handle it had is void.
+	Handle        string `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RescheduleTimerResponse) Reset() {
+	*x = RescheduleTimerResponse{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RescheduleTimerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RescheduleTimerResponse) ProtoMessage() {}
+
+func (x *RescheduleTimerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RescheduleTimerResponse.ProtoReflect.Descriptor instead.
+func (*RescheduleTimerResponse) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RescheduleTimerResponse) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *RescheduleTimerResponse) GetHandle() string {
+	if x != nil {
+		return x.Handle
+	}
+	return ""
+}
+
 type ServerInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2248,7 +2805,7 @@ type ServerInfoRequest struct {
 
 func (x *ServerInfoRequest) Reset() {
 	*x = ServerInfoRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[31]
+	mi := &file_gantry_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2817,7 @@ func (x *ServerInfoRequest) String() string {
 func (*ServerInfoRequest) ProtoMessage() {}
 
 func (x *ServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[31]
+	mi := &file_gantry_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2830,7 @@ func (x *ServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*ServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 type ServerInfoResponse struct {
@@ -2299,7 +2856,7 @@ type ServerInfoResponse struct {
 
 func (x *ServerInfoResponse) Reset() {
 	*x = ServerInfoResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[32]
+	mi := &file_gantry_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2868,7 @@ func (x *ServerInfoResponse) String() string {
 func (*ServerInfoResponse) ProtoMessage() {}
 
 func (x *ServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[32]
+	mi := &file_gantry_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2881,7 @@ func (x *ServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*ServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ServerInfoResponse) GetName() string {
@@ -2547,7 +3104,51 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"settlement\x18\x02 \x01(\x0e2\x15.gantry.v1.SettlementR\n" +
 	"settlement\"U\n" +
 	"\x19SettleTransactionResponse\x128\n" +
-	"\vtransaction\x18\x01 \x01(\v2\x16.gantry.v1.TransactionR\vtransaction\"\x13\n" +
+	"\vtransaction\x18\x01 \x01(\v2\x16.gantry.v1.TransactionR\vtransaction\"\xa2\x02\n" +
+	"\x05Timer\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x16\n" +
+	"\x06handle\x18\x02 \x01(\tR\x06handle\x12\x10\n" +
+	"\x03tag\x18\x03 \x01(\tR\x03tag\x12\x12\n" +
+	"\x04keys\x18\x04 \x03(\tR\x04keys\x12\x14\n" +
+	"\x05queue\x18\x05 \x01(\rR\x05queue\x12,\n" +
+	"\x03due\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12.\n" +
+	"\x04born\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x04born\x122\n" +
+	"\x06stored\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06stored\x12\x14\n" +
+	"\x05bytes\x18\t \x01(\x03R\x05bytes\"\xea\x01\n" +
+	"\x11ListTimersRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x04 \x01(\tR\tmessageId\x12.\n" +
+	"\x04from\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x14\n" +
+	"\x05limit\x18\a \x01(\x05R\x05limit\">\n" +
+	"\x12ListTimersResponse\x12(\n" +
+	"\x06timers\x18\x01 \x03(\v2\x10.gantry.v1.TimerR\x06timers\"\x8c\x01\n" +
+	"\x12CancelTimerRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
+	"\x06handle\x18\x03 \x01(\tH\x00R\x06handle\x12\x1f\n" +
+	"\n" +
+	"message_id\x18\x04 \x01(\tH\x00R\tmessageIdB\a\n" +
+	"\x05which\"4\n" +
+	"\x13CancelTimerResponse\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\"\xbe\x01\n" +
+	"\x16RescheduleTimerRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
+	"\x06handle\x18\x03 \x01(\tH\x00R\x06handle\x12\x1f\n" +
+	"\n" +
+	"message_id\x18\x04 \x01(\tH\x00R\tmessageId\x12,\n" +
+	"\x03due\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x03dueB\a\n" +
+	"\x05which\"P\n" +
+	"\x17RescheduleTimerResponse\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x16\n" +
+	"\x06handle\x18\x02 \x01(\tR\x06handle\"\x13\n" +
 	"\x11ServerInfoRequest\"\xa2\x02\n" +
 	"\x12ServerInfoResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -2583,7 +3184,7 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x06COMMIT\x10\x01\x12\f\n" +
 	"\bROLLBACK\x10\x02\x12\v\n" +
-	"\aRECHECK\x10\x032\xf0\a\n" +
+	"\aRECHECK\x10\x032\xe3\t\n" +
 	"\n" +
 	"Management\x12L\n" +
 	"\vCreateTopic\x12\x1d.gantry.v1.CreateTopicRequest\x1a\x1e.gantry.v1.CreateTopicResponse\x12L\n" +
@@ -2600,6 +3201,10 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\x13DescribeTransaction\x12%.gantry.v1.DescribeTransactionRequest\x1a&.gantry.v1.DescribeTransactionResponse\x12^\n" +
 	"\x11SettleTransaction\x12#.gantry.v1.SettleTransactionRequest\x1a$.gantry.v1.SettleTransactionResponse\x12I\n" +
 	"\n" +
+	"ListTimers\x12\x1c.gantry.v1.ListTimersRequest\x1a\x1d.gantry.v1.ListTimersResponse\x12L\n" +
+	"\vCancelTimer\x12\x1d.gantry.v1.CancelTimerRequest\x1a\x1e.gantry.v1.CancelTimerResponse\x12X\n" +
+	"\x0fRescheduleTimer\x12!.gantry.v1.RescheduleTimerRequest\x1a\".gantry.v1.RescheduleTimerResponse\x12I\n" +
+	"\n" +
 	"ServerInfo\x12\x1c.gantry.v1.ServerInfoRequest\x1a\x1d.gantry.v1.ServerInfoResponseB5Z3github.com/gantry-mq/gantry/proto/gantryv1;gantryv1b\x06proto3"
 
 var (
@@ -2615,7 +3220,7 @@ func file_gantry_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_gantry_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_gantry_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_gantry_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_gantry_v1_admin_proto_goTypes = []any{
 	(TopicType)(0),                      // 0: gantry.v1.TopicType
 	(TransactionState)(0),               // 1: gantry.v1.TransactionState
@@ -2651,28 +3256,35 @@ var file_gantry_v1_admin_proto_goTypes = []any{
 	(*DescribeTransactionResponse)(nil), // 31: gantry.v1.DescribeTransactionResponse
 	(*SettleTransactionRequest)(nil),    // 32: gantry.v1.SettleTransactionRequest
 	(*SettleTransactionResponse)(nil),   // 33: gantry.v1.SettleTransactionResponse
-	(*ServerInfoRequest)(nil),           // 34: gantry.v1.ServerInfoRequest
-	(*ServerInfoResponse)(nil),          // 35: gantry.v1.ServerInfoResponse
-	nil,                                 // 36: gantry.v1.DescribeTransactionResponse.PropertiesEntry
-	(*timestamppb.Timestamp)(nil),       // 37: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 38: google.protobuf.Duration
+	(*Timer)(nil),                       // 34: gantry.v1.Timer
+	(*ListTimersRequest)(nil),           // 35: gantry.v1.ListTimersRequest
+	(*ListTimersResponse)(nil),          // 36: gantry.v1.ListTimersResponse
+	(*CancelTimerRequest)(nil),          // 37: gantry.v1.CancelTimerRequest
+	(*CancelTimerResponse)(nil),         // 38: gantry.v1.CancelTimerResponse
+	(*RescheduleTimerRequest)(nil),      // 39: gantry.v1.RescheduleTimerRequest
+	(*RescheduleTimerResponse)(nil),     // 40: gantry.v1.RescheduleTimerResponse
+	(*ServerInfoRequest)(nil),           // 41: gantry.v1.ServerInfoRequest
+	(*ServerInfoResponse)(nil),          // 42: gantry.v1.ServerInfoResponse
+	nil,                                 // 43: gantry.v1.DescribeTransactionResponse.PropertiesEntry
+	(*timestamppb.Timestamp)(nil),       // 44: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 45: google.protobuf.Duration
 }
 var file_gantry_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: gantry.v1.Topic.type:type_name -> gantry.v1.TopicType
-	37, // 1: gantry.v1.Topic.created:type_name -> google.protobuf.Timestamp
-	38, // 2: gantry.v1.Topic.lite_ttl:type_name -> google.protobuf.Duration
+	44, // 1: gantry.v1.Topic.created:type_name -> google.protobuf.Timestamp
+	45, // 2: gantry.v1.Topic.lite_ttl:type_name -> google.protobuf.Duration
 	0,  // 3: gantry.v1.CreateTopicRequest.type:type_name -> gantry.v1.TopicType
-	38, // 4: gantry.v1.CreateTopicRequest.lite_ttl:type_name -> google.protobuf.Duration
+	45, // 4: gantry.v1.CreateTopicRequest.lite_ttl:type_name -> google.protobuf.Duration
 	3,  // 5: gantry.v1.CreateTopicResponse.topic:type_name -> gantry.v1.Topic
 	3,  // 6: gantry.v1.DescribeTopicResponse.topic:type_name -> gantry.v1.Topic
 	4,  // 7: gantry.v1.DescribeTopicResponse.queues:type_name -> gantry.v1.TopicQueue
 	3,  // 8: gantry.v1.ListTopicsResponse.topics:type_name -> gantry.v1.Topic
-	38, // 9: gantry.v1.RetrySteps.steps:type_name -> google.protobuf.Duration
-	38, // 10: gantry.v1.ExponentialRetry.initial:type_name -> google.protobuf.Duration
-	38, // 11: gantry.v1.ExponentialRetry.max:type_name -> google.protobuf.Duration
+	45, // 9: gantry.v1.RetrySteps.steps:type_name -> google.protobuf.Duration
+	45, // 10: gantry.v1.ExponentialRetry.initial:type_name -> google.protobuf.Duration
+	45, // 11: gantry.v1.ExponentialRetry.max:type_name -> google.protobuf.Duration
 	13, // 12: gantry.v1.Group.steps:type_name -> gantry.v1.RetrySteps
 	14, // 13: gantry.v1.Group.exponential:type_name -> gantry.v1.ExponentialRetry
-	37, // 14: gantry.v1.Group.created:type_name -> google.protobuf.Timestamp
+	44, // 14: gantry.v1.Group.created:type_name -> google.protobuf.Timestamp
 	13, // 15: gantry.v1.CreateGroupRequest.steps:type_name -> gantry.v1.RetrySteps
 	14, // 16: gantry.v1.CreateGroupRequest.exponential:type_name -> gantry.v1.ExponentialRetry
 	15, // 17: gantry.v1.CreateGroupResponse.group:type_name -> gantry.v1.Group
@@ -2680,48 +3292,61 @@ var file_gantry_v1_admin_proto_depIdxs = []int32{
 	22, // 19: gantry.v1.DescribeGroupResponse.topics:type_name -> gantry.v1.GroupTopic
 	24, // 20: gantry.v1.DescribeGroupResponse.clients:type_name -> gantry.v1.Client
 	23, // 21: gantry.v1.GroupTopic.queues:type_name -> gantry.v1.GroupQueue
-	37, // 22: gantry.v1.Client.last_seen:type_name -> google.protobuf.Timestamp
+	44, // 22: gantry.v1.Client.last_seen:type_name -> google.protobuf.Timestamp
 	15, // 23: gantry.v1.ListGroupsResponse.groups:type_name -> gantry.v1.Group
 	1,  // 24: gantry.v1.Transaction.state:type_name -> gantry.v1.TransactionState
-	37, // 25: gantry.v1.Transaction.born:type_name -> google.protobuf.Timestamp
-	37, // 26: gantry.v1.Transaction.stored:type_name -> google.protobuf.Timestamp
-	37, // 27: gantry.v1.Transaction.next_check:type_name -> google.protobuf.Timestamp
-	37, // 28: gantry.v1.Transaction.decided:type_name -> google.protobuf.Timestamp
+	44, // 25: gantry.v1.Transaction.born:type_name -> google.protobuf.Timestamp
+	44, // 26: gantry.v1.Transaction.stored:type_name -> google.protobuf.Timestamp
+	44, // 27: gantry.v1.Transaction.next_check:type_name -> google.protobuf.Timestamp
+	44, // 28: gantry.v1.Transaction.decided:type_name -> google.protobuf.Timestamp
 	27, // 29: gantry.v1.ListTransactionsResponse.transactions:type_name -> gantry.v1.Transaction
 	27, // 30: gantry.v1.DescribeTransactionResponse.transaction:type_name -> gantry.v1.Transaction
-	36, // 31: gantry.v1.DescribeTransactionResponse.properties:type_name -> gantry.v1.DescribeTransactionResponse.PropertiesEntry
+	43, // 31: gantry.v1.DescribeTransactionResponse.properties:type_name -> gantry.v1.DescribeTransactionResponse.PropertiesEntry
 	2,  // 32: gantry.v1.SettleTransactionRequest.settlement:type_name -> gantry.v1.Settlement
 	27, // 33: gantry.v1.SettleTransactionResponse.transaction:type_name -> gantry.v1.Transaction
-	38, // 34: gantry.v1.ServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	5,  // 35: gantry.v1.Management.CreateTopic:input_type -> gantry.v1.CreateTopicRequest
-	7,  // 36: gantry.v1.Management.DeleteTopic:input_type -> gantry.v1.DeleteTopicRequest
-	9,  // 37: gantry.v1.Management.DescribeTopic:input_type -> gantry.v1.DescribeTopicRequest
-	11, // 38: gantry.v1.Management.ListTopics:input_type -> gantry.v1.ListTopicsRequest
-	16, // 39: gantry.v1.Management.CreateGroup:input_type -> gantry.v1.CreateGroupRequest
-	18, // 40: gantry.v1.Management.DeleteGroup:input_type -> gantry.v1.DeleteGroupRequest
-	20, // 41: gantry.v1.Management.DescribeGroup:input_type -> gantry.v1.DescribeGroupRequest
-	25, // 42: gantry.v1.Management.ListGroups:input_type -> gantry.v1.ListGroupsRequest
-	28, // 43: gantry.v1.Management.ListTransactions:input_type -> gantry.v1.ListTransactionsRequest
-	30, // 44: gantry.v1.Management.DescribeTransaction:input_type -> gantry.v1.DescribeTransactionRequest
-	32, // 45: gantry.v1.Management.SettleTransaction:input_type -> gantry.v1.SettleTransactionRequest
-	34, // 46: gantry.v1.Management.ServerInfo:input_type -> gantry.v1.ServerInfoRequest
-	6,  // 47: gantry.v1.Management.CreateTopic:output_type -> gantry.v1.CreateTopicResponse
-	8,  // 48: gantry.v1.Management.DeleteTopic:output_type -> gantry.v1.DeleteTopicResponse
-	10, // 49: gantry.v1.Management.DescribeTopic:output_type -> gantry.v1.DescribeTopicResponse
-	12, // 50: gantry.v1.Management.ListTopics:output_type -> gantry.v1.ListTopicsResponse
-	17, // 51: gantry.v1.Management.CreateGroup:output_type -> gantry.v1.CreateGroupResponse
-	19, // 52: gantry.v1.Management.DeleteGroup:output_type -> gantry.v1.DeleteGroupResponse
-	21, // 53: gantry.v1.Management.DescribeGroup:output_type -> gantry.v1.DescribeGroupResponse
-	26, // 54: gantry.v1.Management.ListGroups:output_type -> gantry.v1.ListGroupsResponse
-	29, // 55: gantry.v1.Management.ListTransactions:output_type -> gantry.v1.ListTransactionsResponse
-	31, // 56: gantry.v1.Management.DescribeTransaction:output_type -> gantry.v1.DescribeTransactionResponse
-	33, // 57: gantry.v1.Management.SettleTransaction:output_type -> gantry.v1.SettleTransactionResponse
-	35, // 58: gantry.v1.Management.ServerInfo:output_type -> gantry.v1.ServerInfoResponse
-	47, // [47:59] is the sub-list for method output_type
-	35, // [35:47] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	44, // 34: gantry.v1.Timer.due:type_name -> google.protobuf.Timestamp
+	44, // 35: gantry.v1.Timer.born:type_name -> google.protobuf.Timestamp
+	44, // 36: gantry.v1.Timer.stored:type_name -> google.protobuf.Timestamp
+	44, // 37: gantry.v1.ListTimersRequest.from:type_name -> google.protobuf.Timestamp
+	44, // 38: gantry.v1.ListTimersRequest.to:type_name -> google.protobuf.Timestamp
+	34, // 39: gantry.v1.ListTimersResponse.timers:type_name -> gantry.v1.Timer
+	44, // 40: gantry.v1.RescheduleTimerRequest.due:type_name -> google.protobuf.Timestamp
+	45, // 41: gantry.v1.ServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	5,  // 42: gantry.v1.Management.CreateTopic:input_type -> gantry.v1.CreateTopicRequest
+	7,  // 43: gantry.v1.Management.DeleteTopic:input_type -> gantry.v1.DeleteTopicRequest
+	9,  // 44: gantry.v1.Management.DescribeTopic:input_type -> gantry.v1.DescribeTopicRequest
+	11, // 45: gantry.v1.Management.ListTopics:input_type -> gantry.v1.ListTopicsRequest
+	16, // 46: gantry.v1.Management.CreateGroup:input_type -> gantry.v1.CreateGroupRequest
+	18, // 47: gantry.v1.Management.DeleteGroup:input_type -> gantry.v1.DeleteGroupRequest
+	20, // 48: gantry.v1.Management.DescribeGroup:input_type -> gantry.v1.DescribeGroupRequest
+	25, // 49: gantry.v1.Management.ListGroups:input_type -> gantry.v1.ListGroupsRequest
+	28, // 50: gantry.v1.Management.ListTransactions:input_type -> gantry.v1.ListTransactionsRequest
+	30, // 51: gantry.v1.Management.DescribeTransaction:input_type -> gantry.v1.DescribeTransactionRequest
+	32, // 52: gantry.v1.Management.SettleTransaction:input_type -> gantry.v1.SettleTransactionRequest
+	35, // 53: gantry.v1.Management.ListTimers:input_type -> gantry.v1.ListTimersRequest
+	37, // 54: gantry.v1.Management.CancelTimer:input_type -> gantry.v1.CancelTimerRequest
+	39, // 55: gantry.v1.Management.RescheduleTimer:input_type -> gantry.v1.RescheduleTimerRequest
+	41, // 56: gantry.v1.Management.ServerInfo:input_type -> gantry.v1.ServerInfoRequest
+	6,  // 57: gantry.v1.Management.CreateTopic:output_type -> gantry.v1.CreateTopicResponse
+	8,  // 58: gantry.v1.Management.DeleteTopic:output_type -> gantry.v1.DeleteTopicResponse
+	10, // 59: gantry.v1.Management.DescribeTopic:output_type -> gantry.v1.DescribeTopicResponse
+	12, // 60: gantry.v1.Management.ListTopics:output_type -> gantry.v1.ListTopicsResponse
+	17, // 61: gantry.v1.Management.CreateGroup:output_type -> gantry.v1.CreateGroupResponse
+	19, // 62: gantry.v1.Management.DeleteGroup:output_type -> gantry.v1.DeleteGroupResponse
+	21, // 63: gantry.v1.Management.DescribeGroup:output_type -> gantry.v1.DescribeGroupResponse
+	26, // 64: gantry.v1.Management.ListGroups:output_type -> gantry.v1.ListGroupsResponse
+	29, // 65: gantry.v1.Management.ListTransactions:output_type -> gantry.v1.ListTransactionsResponse
+	31, // 66: gantry.v1.Management.DescribeTransaction:output_type -> gantry.v1.DescribeTransactionResponse
+	33, // 67: gantry.v1.Management.SettleTransaction:output_type -> gantry.v1.SettleTransactionResponse
+	36, // 68: gantry.v1.Management.ListTimers:output_type -> gantry.v1.ListTimersResponse
+	38, // 69: gantry.v1.Management.CancelTimer:output_type -> gantry.v1.CancelTimerResponse
+	40, // 70: gantry.v1.Management.RescheduleTimer:output_type -> gantry.v1.RescheduleTimerResponse
+	42, // 71: gantry.v1.Management.ServerInfo:output_type -> gantry.v1.ServerInfoResponse
+	57, // [57:72] is the sub-list for method output_type
+	42, // [42:57] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_admin_proto_init() }
@@ -2739,13 +3364,21 @@ func file_gantry_v1_admin_proto_init() {
 		(*CreateGroupRequest_Exponential)(nil),
 	}
 	file_gantry_v1_admin_proto_msgTypes[22].OneofWrappers = []any{}
+	file_gantry_v1_admin_proto_msgTypes[34].OneofWrappers = []any{
+		(*CancelTimerRequest_Handle)(nil),
+		(*CancelTimerRequest_MessageId)(nil),
+	}
+	file_gantry_v1_admin_proto_msgTypes[36].OneofWrappers = []any{
+		(*RescheduleTimerRequest_Handle)(nil),
+		(*RescheduleTimerRequest_MessageId)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_admin_proto_rawDesc), len(file_gantry_v1_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   34,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -18,7 +18,7 @@ import (
 
 var (
 	rounds     = flag.Int("rounds", 2, "rounds, each on a new data directory; durabilities take turns")
-	roundTime  = flag.Duration("round-time", 14*time.Second, "how long a round kills")
+	roundTime  = flag.Duration("round-time", 9*time.Second, "how long a round kills")
 	seed       = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what the clients and the killer do")
 	keep       = flag.String("history", "", "write the histories to files that begin with this")
 	serverRace = flag.Bool("server-race", false, "build the server with the race detector")

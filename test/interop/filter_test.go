@@ -4,6 +4,7 @@ package interop
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -50,6 +51,48 @@ func TestTagFiltersMatchExactly(t *testing.T) {
 					}
 				}
 				exactly(t, c, f.expression, want)
+			}
+		})
+	}
+}
+
+func TestSQLFiltersSeeTagsAndProperties(t *testing.T) {
+	const topic = "sql"
+	shared.admin(t, "topic", "create", topic, "--type", "normal", "--queues", "2")
+	messages := []message{
+		message{Body: "cheap", Tag: "A", Properties: map[string]string{"price": "5", "city": "Köln"}}.known("cheap"),
+		message{Body: "dear", Tag: "B", Properties: map[string]string{"price": "95.5"}}.known("dear"),
+		message{Body: "no price", Tag: "A"}.known("no price"),
+	}
+	sent := map[string]message{}
+	for i, id := range produce(t, shared, "java", topic, messages) {
+		sent[id] = messages[i]
+	}
+	filters := map[string][]string{
+		"price BETWEEN 1 AND 10":           {"cheap"}, // against an integer, 95.5 is not a number
+		"price IS NOT NULL AND price>10.0": {"dear"},
+		"TAGS = 'A' OR price > 90.0":       {"cheap", "dear", "no price"},
+		"city = 'Köln'":                    {"cheap"},
+	}
+	for _, language := range languages {
+		t.Run(language, func(t *testing.T) {
+			var roles []role
+			for expression := range filters {
+				roles = append(roles, role{Name: expression, Kind: "push", Topic: topic, Group: fmt.Sprintf("sql-%s-%d", language, len(roles)), Filter: expression, SQL: true})
+			}
+			c := start(t, shared, language, roles...)
+			for expression, names := range filters {
+				c.await(t, expression+" has its messages", patience, func() bool { return len(c.all(expression, "message")) >= len(names) })
+			}
+			time.Sleep(time.Second) // what should not come has had its chance
+			for expression, names := range filters {
+				want := map[string]message{}
+				for id, m := range sent {
+					if slices.Contains(names, m.Properties["case"]) {
+						want[id] = m
+					}
+				}
+				exactly(t, c, expression, want)
 			}
 		})
 	}

@@ -161,11 +161,13 @@ type role struct {
 	Topic      string              `json:"topic"`
 	Group      string              `json:"group,omitempty"`
 	Filter     string              `json:"filter,omitempty"`
+	SQL        bool                `json:"sql,omitempty"`
 	Fail       map[string]int      `json:"fail,omitempty"`
 	Plan       map[string][]string `json:"plan,omitempty"`
 	InvisibleS int                 `json:"invisible_s,omitempty"`
 	IntervalMS int                 `json:"interval_ms,omitempty"`
 	Retry      bool                `json:"retry,omitempty"`
+	Stay       bool                `json:"stay,omitempty"`
 	Messages   []message           `json:"messages,omitempty"`
 }
 
@@ -176,6 +178,8 @@ type message struct {
 	Keys       []string          `json:"keys,omitempty"`
 	Properties map[string]string `json:"properties,omitempty"`
 	Group      string            `json:"group,omitempty"`
+	DelayS     int               `json:"delay_s,omitempty"`
+	Tx         string            `json:"transaction,omitempty"`
 }
 
 type event struct {

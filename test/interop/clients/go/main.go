@@ -30,11 +30,13 @@ type role struct {
 	Topic      string              `json:"topic"`
 	Group      string              `json:"group"`
 	Filter     string              `json:"filter"`
+	SQL        bool                `json:"sql"`
 	Fail       map[string]int      `json:"fail"`
 	Plan       map[string][]string `json:"plan"`
 	InvisibleS int                 `json:"invisible_s"`
 	IntervalMS int                 `json:"interval_ms"`
 	Retry      bool                `json:"retry"`
+	Stay       bool                `json:"stay"`
 	Messages   []message           `json:"messages"`
 }
 
@@ -45,6 +47,8 @@ type message struct {
 	Keys       []string          `json:"keys"`
 	Properties map[string]string `json:"properties"`
 	Group      string            `json:"group"`
+	DelayS     int               `json:"delay_s"`
+	Tx         string            `json:"transaction"` // "commit", "rollback", or "leave" it to the checker
 }
 
 type event map[string]any
@@ -72,7 +76,11 @@ func (r *role) config(endpoint string) *rmq.Config {
 }
 
 func (r *role) subscription() map[string]*rmq.FilterExpression {
-	return map[string]*rmq.FilterExpression{r.Topic: rmq.NewFilterExpression(r.Filter)}
+	filter := rmq.NewFilterExpression(r.Filter)
+	if r.SQL {
+		filter = rmq.NewFilterExpressionWithType(r.Filter, rmq.SQL92)
+	}
+	return map[string]*rmq.FilterExpression{r.Topic: filter}
 }
 
 // deliveries counts how often this process has seen each message: a client that retries by itself does not raise the attempt.
@@ -96,8 +104,12 @@ func (r *role) delivered(mv *rmq.MessageView, nth int, action string) {
 	})
 }
 
-func (r *role) produce(endpoint string) {
-	p, err := rmq.NewProducer(r.config(endpoint), rmq.WithTopics(r.Topic))
+func (r *role) produce(endpoint string, stop <-chan struct{}) {
+	options := []rmq.ProducerOption{rmq.WithTopics(r.Topic)}
+	if len(r.Messages) > 0 && r.Messages[0].Tx != "" {
+		options = append(options, rmq.WithTransactionChecker(&rmq.TransactionChecker{Check: r.check}))
+	}
+	p, err := rmq.NewProducer(r.config(endpoint), options...)
 	if err == nil {
 		err = p.Start()
 	}
@@ -121,10 +133,23 @@ func (r *role) produce(endpoint string) {
 		}
 		time.Sleep(time.Duration(r.IntervalMS) * time.Millisecond)
 	}
+	if r.Stay {
+		r.emit("done", nil)
+		<-stop
+	}
 	if err := p.GracefulStop(); err != nil {
 		r.fail("stop", err)
 	}
 	r.emit("closed", nil)
+}
+
+// check resolves a transaction that was left open, as the message's property "resolve" says.
+func (r *role) check(mv *rmq.MessageView) rmq.TransactionResolution {
+	r.delivered(mv, 1, "check")
+	if mv.GetProperties()["resolve"] == "commit" {
+		return rmq.COMMIT
+	}
+	return rmq.ROLLBACK
 }
 
 func (r *role) send(p rmq.Producer, m message) (string, error) {
@@ -146,11 +171,32 @@ func (r *role) send(p rmq.Producer, m message) (string, error) {
 	for k, v := range m.Properties {
 		msg.AddProperty(k, v)
 	}
+	if m.DelayS != 0 {
+		msg.SetDelayTimestamp(time.Now().Add(time.Duration(m.DelayS) * time.Second))
+	}
+	if m.Tx != "" {
+		return sendInTransaction(p, msg, m.Tx)
+	}
 	receipts, err := p.Send(context.Background(), msg)
 	if err != nil {
 		return "", err
 	}
 	return receipts[0].MessageID, nil
+}
+
+func sendInTransaction(p rmq.Producer, msg *rmq.Message, end string) (string, error) {
+	tx := p.BeginTransaction()
+	receipts, err := p.SendWithTransaction(context.Background(), msg, tx)
+	if err != nil {
+		return "", err
+	}
+	switch end {
+	case "commit":
+		err = tx.Commit()
+	case "rollback":
+		err = tx.RollBack()
+	}
+	return receipts[0].MessageID, err
 }
 
 func (r *role) push(endpoint string, stop <-chan struct{}) {
@@ -268,7 +314,7 @@ func main() {
 		roles.Go(func() {
 			switch r.Kind {
 			case "produce":
-				r.produce(s.Endpoint)
+				r.produce(s.Endpoint, stop)
 			case "push":
 				r.push(s.Endpoint, stop)
 			case "simple":

@@ -5,7 +5,8 @@
 const { createHash } = require('node:crypto');
 const { readFileSync } = require('node:fs');
 const { setTimeout: sleep } = require('node:timers/promises');
-const { Producer, PushConsumer, SimpleConsumer, ConsumeResult } = require('rocketmq-client-nodejs');
+const { Producer, PushConsumer, SimpleConsumer, ConsumeResult, FilterExpression } = require('rocketmq-client-nodejs');
+const { FilterType, TransactionResolution } = require('rocketmq-client-nodejs/proto/apache/rocketmq/v2/definition_pb');
 
 let stopped = false;
 const stop = new Promise(resolve => {
@@ -48,14 +49,16 @@ class Role {
   }
 
   async produce() {
-    const producer = new Producer({ endpoints: this.endpoint, namespace: '', topics: [ this.spec.topic ] });
+    const messages = this.spec.messages ?? [];
+    const options = { endpoints: this.endpoint, namespace: '', topics: [ this.spec.topic ] };
+    if (messages[0]?.transaction) options.checker = { check: async view => this.check(view) };
+    const producer = new Producer(options);
     await producer.startup();
     this.emit('started');
-    for (const [ index, message ] of (this.spec.messages ?? []).entries()) {
+    for (const [ index, message ] of messages.entries()) {
       for (;;) {
         try {
-          const receipt = await producer.send(this.message(message));
-          this.emit('sent', { index, id: receipt.messageId });
+          this.emit('sent', { index, id: await this.send(producer, message) });
           break;
         } catch (e) {
           this.emit('error', { op: 'send', index, message: String(e) });
@@ -65,8 +68,27 @@ class Role {
       }
       if (this.spec.interval_ms) await sleep(this.spec.interval_ms);
     }
+    if (this.spec.stay) {
+      this.emit('done');
+      await stop;
+    }
     await producer.shutdown();
     this.emit('closed');
+  }
+
+  async send(producer, m) {
+    if (!m.transaction) return (await producer.send(this.message(m))).messageId;
+    const transaction = producer.beginTransaction();
+    const receipt = await producer.send(this.message(m), transaction);
+    if (m.transaction === 'commit') await transaction.commit();
+    if (m.transaction === 'rollback') await transaction.rollback();
+    return receipt.messageId;
+  }
+
+  // Resolves a transaction that was left open, as the message's property "resolve" says.
+  check(view) {
+    this.delivered(view, 1, 'check');
+    return view.properties.get('resolve') === 'commit' ? TransactionResolution.COMMIT : TransactionResolution.ROLLBACK;
   }
 
   message(m) {
@@ -78,6 +100,7 @@ class Role {
     };
     if (m.tag) options.tag = m.tag;
     if (m.group) options.messageGroup = m.group;
+    if (m.delay_s) options.deliveryTimestamp = new Date(Date.now() + m.delay_s * 1000);
     return options;
   }
 
@@ -128,9 +151,10 @@ class Role {
   }
 
   consumerOptions() {
+    const filter = new FilterExpression(this.spec.filter, this.spec.sql ? FilterType.SQL : FilterType.TAG);
     return {
       endpoints: this.endpoint, namespace: '', consumerGroup: this.spec.group,
-      subscriptions: new Map([[ this.spec.topic, this.spec.filter ]]),
+      subscriptions: new Map([[ this.spec.topic, filter ]]),
     };
   }
 }

@@ -13,7 +13,8 @@ import time
 from collections import defaultdict
 
 from rocketmq import ClientConfiguration, Credentials, FilterExpression, Message, Producer, PushConsumer, SimpleConsumer
-from rocketmq import ConsumeResult, MessageListener
+from rocketmq import ConsumeResult, MessageListener, TransactionChecker, TransactionResolution
+from rocketmq.grpc_protocol import FilterType
 
 stop = threading.Event()
 out = threading.Lock()
@@ -39,7 +40,8 @@ class Role:
             return self.seen[message.message_id]
 
     def subscription(self):
-        return {self.spec["topic"]: FilterExpression(self.spec["filter"])}
+        kind = FilterType.SQL if self.spec.get("sql") else FilterType.TAG
+        return {self.spec["topic"]: FilterExpression(self.spec["filter"], kind)}
 
     def delivered(self, m, nth, action):
         self.emit(
@@ -54,14 +56,15 @@ class Role:
             self.emit("error", op="start", message=f"{type(e).__name__}: {e}")
 
     def produce(self):
-        producer = Producer(self.config, [self.spec["topic"]])
+        messages = self.spec.get("messages") or []
+        checker = Checker(self) if messages and messages[0].get("transaction") else None
+        producer = Producer(self.config, [self.spec["topic"]], checker)
         producer.startup()
         self.emit("started")
-        for i, spec in enumerate(self.spec.get("messages") or []):
+        for i, spec in enumerate(messages):
             while True:
                 try:
-                    receipt = producer.send(self.message(spec))
-                    self.emit("sent", index=i, id=receipt.message_id)
+                    self.emit("sent", index=i, id=self.send(producer, spec))
                     break
                 except Exception as e:
                     self.emit("error", op="send", index=i, message=f"{type(e).__name__}: {e}")
@@ -69,8 +72,23 @@ class Role:
                         break
                     time.sleep(0.2)
             time.sleep(self.spec.get("interval_ms", 0) / 1000)
+        if self.spec.get("stay"):
+            self.emit("done")
+            stop.wait()
         producer.shutdown()
         self.emit("closed")
+
+    def send(self, producer, spec):
+        end = spec.get("transaction")
+        if not end:
+            return producer.send(self.message(spec)).message_id
+        transaction = producer.begin_transaction()
+        receipt = producer.send(self.message(spec), transaction)
+        if end == "commit":
+            transaction.commit()
+        elif end == "rollback":
+            transaction.rollback()
+        return receipt.message_id
 
     def message(self, spec):
         m = Message()
@@ -88,6 +106,8 @@ class Role:
             m.add_property(k, v)
         if spec.get("group"):
             m.message_group = spec["group"]
+        if spec.get("delay_s"):
+            m.delivery_timestamp = int(time.time()) + spec["delay_s"]  # whole seconds
         return m
 
     def push(self):
@@ -133,6 +153,18 @@ class Listener(MessageListener):
             return ConsumeResult.FAILURE
         self.role.delivered(message, nth, "ok")
         return ConsumeResult.SUCCESS
+
+
+class Checker(TransactionChecker):
+    """Resolves a transaction that was left open, as the message's property "resolve" says."""
+
+    def __init__(self, role):
+        self.role = role
+
+    def check(self, message):
+        self.role.delivered(message, 1, "check")
+        commit = message.properties.get("resolve") == "commit"
+        return TransactionResolution.COMMIT if commit else TransactionResolution.ROLLBACK
 
 
 def act(consumer, message, action):

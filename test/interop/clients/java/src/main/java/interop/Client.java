@@ -26,6 +26,9 @@ import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
 import org.apache.rocketmq.client.apis.message.MessageBuilder;
 import org.apache.rocketmq.client.apis.message.MessageView;
 import org.apache.rocketmq.client.apis.producer.Producer;
+import org.apache.rocketmq.client.apis.producer.ProducerBuilder;
+import org.apache.rocketmq.client.apis.producer.Transaction;
+import org.apache.rocketmq.client.apis.producer.TransactionResolution;
 
 /**
  * Drives the official RocketMQ Java client for the interop suite. It plays the roles of a spec file (see ../../README.md of the clients)
@@ -39,11 +42,13 @@ public final class Client {
     private record Spec(String endpoint, List<Role> roles) {
     }
 
-    private record Body(String body, String body_file, String tag, List<String> keys, Map<String, String> properties, String group) {
+    private record Body(String body, String body_file, String tag, List<String> keys, Map<String, String> properties, String group,
+        int delay_s, String transaction) {
     }
 
-    private record Role(String name, String kind, String topic, String group, String filter, Map<String, Integer> fail,
-        Map<String, List<String>> plan, int invisible_s, int interval_ms, boolean retry, List<Body> messages) {
+    private record Role(String name, String kind, String topic, String group, String filter, boolean sql,
+        Map<String, Integer> fail, Map<String, List<String>> plan, int invisible_s, int interval_ms, boolean retry, boolean stay,
+        List<Body> messages) {
     }
 
     private final Role role;
@@ -123,7 +128,8 @@ public final class Client {
     }
 
     private Map<String, FilterExpression> subscription() {
-        return Collections.singletonMap(role.topic, new FilterExpression(role.filter, FilterExpressionType.TAG));
+        FilterExpressionType type = role.sql ? FilterExpressionType.SQL92 : FilterExpressionType.TAG;
+        return Collections.singletonMap(role.topic, new FilterExpression(role.filter, type));
     }
 
     private void delivered(MessageView view, int nth, String action) {
@@ -141,9 +147,13 @@ public final class Client {
     }
 
     private void produce() throws Exception {
-        Producer producer = PROVIDER.newProducerBuilder().setClientConfiguration(configuration).setTopics(role.topic).build();
-        emit("started");
         List<Body> messages = role.messages == null ? List.of() : role.messages;
+        ProducerBuilder builder = PROVIDER.newProducerBuilder().setClientConfiguration(configuration).setTopics(role.topic);
+        if (!messages.isEmpty() && messages.get(0).transaction != null) {
+            builder.setTransactionChecker(this::check);
+        }
+        Producer producer = builder.build();
+        emit("started");
         for (int i = 0; i < messages.size(); i++) {
             while (true) {
                 try {
@@ -159,8 +169,18 @@ public final class Client {
             }
             Thread.sleep(role.interval_ms);
         }
+        if (role.stay) {
+            emit("done");
+            STOP.await();
+        }
         producer.close();
         emit("closed");
+    }
+
+    /** Resolves a transaction that was left open, as the message's property "resolve" says. */
+    private TransactionResolution check(MessageView view) {
+        delivered(view, 1, "check");
+        return "commit".equals(view.getProperties().get("resolve")) ? TransactionResolution.COMMIT : TransactionResolution.ROLLBACK;
     }
 
     private String send(Producer producer, Body spec) throws Exception {
@@ -178,7 +198,20 @@ public final class Client {
         if (spec.group != null) {
             builder.setMessageGroup(spec.group);
         }
-        return producer.send(builder.build()).getMessageId().toString();
+        if (spec.delay_s != 0) {
+            builder.setDeliveryTimestamp(System.currentTimeMillis() + spec.delay_s * 1000L);
+        }
+        if (spec.transaction == null) {
+            return producer.send(builder.build()).getMessageId().toString();
+        }
+        Transaction transaction = producer.beginTransaction();
+        String id = producer.send(builder.build(), transaction).getMessageId().toString();
+        switch (spec.transaction) {
+            case "commit" -> transaction.commit();
+            case "rollback" -> transaction.rollback();
+            default -> { }
+        }
+        return id;
     }
 
     private void push() throws Exception {

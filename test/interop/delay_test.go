@@ -1,0 +1,36 @@
+//go:build interop
+
+package interop
+
+import (
+	"testing"
+	"time"
+)
+
+func TestDelayedMessageArrivesWhenItIsDue(t *testing.T) {
+	const topic, delay = "delayed", 5
+	shared.admin(t, "topic", "create", topic, "--type", "delay", "--queues", "2")
+	consumer := start(t, shared, "go", role{Name: "push", Kind: "push", Topic: topic, Group: "delayed", Filter: "*"})
+	producers := map[string]*client{}
+	for _, language := range languages {
+		later, past := message{Body: "later", DelayS: delay}, message{Body: "past", DelayS: -20}
+		producers[language] = start(t, shared, language, role{Name: "produce", Kind: "produce", Topic: topic,
+			Messages: []message{later.known(language + "/later"), past.known(language + "/past")}})
+	}
+	for _, language := range languages {
+		t.Run(language, func(t *testing.T) {
+			producers[language].produced(t, "produce", 2)
+			for _, sent := range producers[language].all("produce", "sent") {
+				name, want := language+"/later", delay*time.Second
+				if sent.Index == 1 {
+					name, want = language+"/past", 0
+				}
+				consumer.await(t, name+" arrives", patience, func() bool { return len(consumer.ofCase("push", name)) > 0 })
+				waited := time.Duration(consumer.ofCase("push", name)[0].AtMS-sent.AtMS) * time.Millisecond
+				if waited < want-1100*time.Millisecond || waited > want+3*time.Second { // Python names whole seconds
+					t.Errorf("%s arrived after %v, want %v", name, waited, want)
+				}
+			}
+		})
+	}
+}
