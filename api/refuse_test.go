@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/topic"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
@@ -100,12 +101,12 @@ func TestBadInputIsRefusedByName(t *testing.T) {
 		{"control character in a key", send(func(m *v2.Message) { m.SystemProperties.Keys = []string{"a\x00"} }), v2.Code_ILLEGAL_MESSAGE_KEY, "key"},
 		{"blank id", send(func(m *v2.Message) { m.SystemProperties.MessageId = " " }), v2.Code_ILLEGAL_MESSAGE_ID, "id"},
 		{"group too long", send(func(m *v2.Message) { m.SystemProperties.MessageGroup = ptr(long(64)) }), v2.Code_ILLEGAL_MESSAGE_GROUP, "63"},
-		{"due in two days", send(func(m *v2.Message) {
-			m.SystemProperties.DeliveryTimestamp = timestamppb.New(time.Now().Add(48 * time.Hour))
-		}), v2.Code_ILLEGAL_DELIVERY_TIME, "24h"},
+		{"due in two years", send(func(m *v2.Message) {
+			m.SystemProperties.DeliveryTimestamp = timestamppb.New(time.Now().Add(2 * 366 * 24 * time.Hour))
+		}), v2.Code_ILLEGAL_DELIVERY_TIME, broker.DefaultMaxDelay.String()},
 		{"due beyond all time", send(func(m *v2.Message) {
 			m.SystemProperties.DeliveryTimestamp = &timestamppb.Timestamp{Seconds: 1<<63 - 1}
-		}), v2.Code_ILLEGAL_DELIVERY_TIME, "24h"},
+		}), v2.Code_ILLEGAL_DELIVERY_TIME, broker.DefaultMaxDelay.String()},
 		{"ordered message to a plain topic", send(func(m *v2.Message) { m.SystemProperties.MessageGroup = ptr("g") }), v2.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE, "type"},
 		{"plain message to a fifo topic", send(func(m *v2.Message) { m.Topic = name("fifo") }), v2.Code_MESSAGE_PROPERTY_CONFLICT_WITH_TYPE, "type"},
 		{"recovery too long", send(func(m *v2.Message) {

@@ -79,7 +79,7 @@ func (b *Broker) Recall(ctx context.Context, topicName record.Resource, handle s
 func (b *Broker) Reschedule(ctx context.Context, topicName record.Resource, handle string, due int64) (newHandle, messageID string, err error) {
 	now := time.Now().UnixMilli()
 	if due > now+b.opts.MaxDelay.Milliseconds() {
-		return "", "", Errorf(IllegalDeliveryTime, "the delivery time is %v ahead, the limit is %v", time.Duration(due-now)*time.Millisecond, b.opts.MaxDelay)
+		return "", "", tooFarAhead(due, b.opts.MaxDelay)
 	}
 	t, err := b.reserveTimer(ctx, topicName, handle)
 	if err != nil {

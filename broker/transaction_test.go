@@ -542,9 +542,12 @@ func TestRetentionCopiesUndecidedMessagesForward(t *testing.T) {
 	b := open(t, dir, small)
 	makeTopic(t, b, "T", topic.Mixed, 1)
 	tagged := func(r *ReceiveRequest) { r.Filter = "A" }
-	want(t, receive(t, b, "T", "G", tagged)) // groups that come later begin at the end
-	want(t, receive(t, b, "T", "H"))
-	m := msg("1", "kept")
+	m := msg("0", "first")
+	m.Tag = "A"
+	send(t, b, "T", m)
+	ack(t, b, "T", "G", receive(t, b, "T", "G", tagged)...) // groups that come later begin at the end
+	ack(t, b, "T", "H", receive(t, b, "T", "H")...)
+	m = msg("1", "kept")
 	m.Tag = "A"
 	kept := sendHalf(t, b, "T", m)
 	parked := sendHalf(t, b, "T", msg("2", "parked"))

@@ -104,6 +104,10 @@ var reservedKeys = func() map[string]bool {
 	return m
 }()
 
+func tooFarAhead(due int64, limit time.Duration) error {
+	return Errorf(IllegalDeliveryTime, "the delivery time %s is more than the limit of %v ahead", time.UnixMilli(due).UTC().Format(time.RFC3339), limit)
+}
+
 // hasControl reports an ISO control character (U+0000-1F, U+007F-9F) or bytes
 // that are not UTF-8.
 func hasControl(s string) bool {
@@ -172,7 +176,7 @@ func checkMessage(m *Outgoing, now int64, maxDelay time.Duration) error {
 	case len(m.Trace) > 1024 || hasControl(m.Trace):
 		return Errorf(BadRequest, "the trace context is longer than 1024 bytes or has a control character")
 	case m.DueTime > now+maxDelay.Milliseconds():
-		return Errorf(IllegalDeliveryTime, "the delivery time is %v ahead, the limit is %v", time.Duration(m.DueTime-now)*time.Millisecond, maxDelay)
+		return tooFarAhead(m.DueTime, maxDelay)
 	}
 	if m.HasGroup {
 		switch {

@@ -28,7 +28,7 @@ const drainTimeout = 20 * time.Second
 type serveFlags struct {
 	data, listen, http, advertise string
 	durability                    string
-	retentionAge                  time.Duration
+	retentionAge, maxDelay        time.Duration
 	retentionSize, segmentSize    byteSize
 	logLevel, logFormat           string
 	allowRemote, pprof            bool
@@ -56,6 +56,7 @@ second signal ends it at once. Acknowledged messages survive either way.`,
 		"unsafe-async: it is in the page cache; a crash of the machine or a power cut loses\n"+
 		"the acknowledged messages of the last 200 ms, a crash of the broker alone none\n")
 	flags.DurationVar(&f.retentionAge, "retention-age", 0, "drop messages older than this, a segment at a time (0: keep)")
+	flags.DurationVar(&f.maxDelay, "max-delay", broker.DefaultMaxDelay, "refuse delivery times further ahead (the reference broker's limit is 24h)")
 	flags.Var(&f.retentionSize, "retention-size", "drop the oldest segments while the log is larger than this, as `SIZE` like 50GiB (0: keep)")
 	flags.Var(&f.segmentSize, "segment-size", "`SIZE` of one file of the log; disk space is taken and given back in this unit")
 	flags.BoolVar(&f.autoCreateGroups, "auto-create-groups", true, "let consumer groups come into being at their first use")
@@ -111,6 +112,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		SegmentSize:      int64(f.segmentSize),
 		RetentionAge:     f.retentionAge,
 		RetentionSize:    int64(f.retentionSize),
+		MaxDelay:         f.maxDelay,
 		AutoCreateGroups: f.autoCreateGroups,
 		Logger:           logger,
 		Fatal: func(err error) {

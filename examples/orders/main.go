@@ -40,11 +40,8 @@ func run() error {
 	if err := ship(ctx, &c); err != nil {
 		return err
 	}
-	if err := c.stop(); err != nil {
-		return err
-	}
-	fmt.Printf("every count was as it must be, in %.0f s\n", time.Since(begun).Seconds())
-	return nil
+	fmt.Printf("every count was as it must be, in %.0f s; stopping the clients\n", time.Since(begun).Seconds())
+	return c.stop()
 }
 
 // buy places orders, and follows them until each is paid or cancelled.

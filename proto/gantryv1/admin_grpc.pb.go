@@ -33,6 +33,9 @@ const (
 	Management_ListTransactions_FullMethodName    = "/gantry.v1.Management/ListTransactions"
 	Management_DescribeTransaction_FullMethodName = "/gantry.v1.Management/DescribeTransaction"
 	Management_SettleTransaction_FullMethodName   = "/gantry.v1.Management/SettleTransaction"
+	Management_ListTimers_FullMethodName          = "/gantry.v1.Management/ListTimers"
+	Management_CancelTimer_FullMethodName         = "/gantry.v1.Management/CancelTimer"
+	Management_RescheduleTimer_FullMethodName     = "/gantry.v1.Management/RescheduleTimer"
 	Management_ServerInfo_FullMethodName          = "/gantry.v1.Management/ServerInfo"
 )
 
@@ -79,6 +82,14 @@ type ManagementClient interface {
 	// Decides about a half message by hand. The first decision counts, whoever
 	// takes it: the same one again succeeds, another one is FAILED_PRECONDITION.
 	SettleTransaction(ctx context.Context, in *SettleTransactionRequest, opts ...grpc.CallOption) (*SettleTransactionResponse, error)
+	// Delayed messages that are not due yet, the soonest first.
+	ListTimers(ctx context.Context, in *ListTimersRequest, opts ...grpc.CallOption) (*ListTimersResponse, error)
+	// Cancels a delayed message: it is never delivered. FAILED_PRECONDITION or
+	// INVALID_ARGUMENT when it was delivered or cancelled before, and the message
+	// says which.
+	CancelTimer(ctx context.Context, in *CancelTimerRequest, opts ...grpc.CallOption) (*CancelTimerResponse, error)
+	// Makes a delayed message due at another time.
+	RescheduleTimer(ctx context.Context, in *RescheduleTimerRequest, opts ...grpc.CallOption) (*RescheduleTimerResponse, error)
 	// About the server that answers.
 	ServerInfo(ctx context.Context, in *ServerInfoRequest, opts ...grpc.CallOption) (*ServerInfoResponse, error)
 }
@@ -201,6 +212,36 @@ func (c *managementClient) SettleTransaction(ctx context.Context, in *SettleTran
 	return out, nil
 }
 
+func (c *managementClient) ListTimers(ctx context.Context, in *ListTimersRequest, opts ...grpc.CallOption) (*ListTimersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTimersResponse)
+	err := c.cc.Invoke(ctx, Management_ListTimers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managementClient) CancelTimer(ctx context.Context, in *CancelTimerRequest, opts ...grpc.CallOption) (*CancelTimerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelTimerResponse)
+	err := c.cc.Invoke(ctx, Management_CancelTimer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managementClient) RescheduleTimer(ctx context.Context, in *RescheduleTimerRequest, opts ...grpc.CallOption) (*RescheduleTimerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RescheduleTimerResponse)
+	err := c.cc.Invoke(ctx, Management_RescheduleTimer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *managementClient) ServerInfo(ctx context.Context, in *ServerInfoRequest, opts ...grpc.CallOption) (*ServerInfoResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ServerInfoResponse)
@@ -254,6 +295,14 @@ type ManagementServer interface {
 	// Decides about a half message by hand. The first decision counts, whoever
 	// takes it: the same one again succeeds, another one is FAILED_PRECONDITION.
 	SettleTransaction(context.Context, *SettleTransactionRequest) (*SettleTransactionResponse, error)
+	// Delayed messages that are not due yet, the soonest first.
+	ListTimers(context.Context, *ListTimersRequest) (*ListTimersResponse, error)
+	// Cancels a delayed message: it is never delivered. FAILED_PRECONDITION or
+	// INVALID_ARGUMENT when it was delivered or cancelled before, and the message
+	// says which.
+	CancelTimer(context.Context, *CancelTimerRequest) (*CancelTimerResponse, error)
+	// Makes a delayed message due at another time.
+	RescheduleTimer(context.Context, *RescheduleTimerRequest) (*RescheduleTimerResponse, error)
 	// About the server that answers.
 	ServerInfo(context.Context, *ServerInfoRequest) (*ServerInfoResponse, error)
 	mustEmbedUnimplementedManagementServer()
@@ -298,6 +347,15 @@ func (UnimplementedManagementServer) DescribeTransaction(context.Context, *Descr
 }
 func (UnimplementedManagementServer) SettleTransaction(context.Context, *SettleTransactionRequest) (*SettleTransactionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SettleTransaction not implemented")
+}
+func (UnimplementedManagementServer) ListTimers(context.Context, *ListTimersRequest) (*ListTimersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTimers not implemented")
+}
+func (UnimplementedManagementServer) CancelTimer(context.Context, *CancelTimerRequest) (*CancelTimerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelTimer not implemented")
+}
+func (UnimplementedManagementServer) RescheduleTimer(context.Context, *RescheduleTimerRequest) (*RescheduleTimerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RescheduleTimer not implemented")
 }
 func (UnimplementedManagementServer) ServerInfo(context.Context, *ServerInfoRequest) (*ServerInfoResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ServerInfo not implemented")
@@ -521,6 +579,60 @@ func _Management_SettleTransaction_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Management_ListTimers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTimersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagementServer).ListTimers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Management_ListTimers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagementServer).ListTimers(ctx, req.(*ListTimersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Management_CancelTimer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelTimerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagementServer).CancelTimer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Management_CancelTimer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagementServer).CancelTimer(ctx, req.(*CancelTimerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Management_RescheduleTimer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RescheduleTimerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagementServer).RescheduleTimer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Management_RescheduleTimer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagementServer).RescheduleTimer(ctx, req.(*RescheduleTimerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Management_ServerInfo_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ServerInfoRequest)
 	if err := dec(in); err != nil {
@@ -589,6 +701,18 @@ var Management_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SettleTransaction",
 			Handler:    _Management_SettleTransaction_Handler,
+		},
+		{
+			MethodName: "ListTimers",
+			Handler:    _Management_ListTimers_Handler,
+		},
+		{
+			MethodName: "CancelTimer",
+			Handler:    _Management_CancelTimer_Handler,
+		},
+		{
+			MethodName: "RescheduleTimer",
+			Handler:    _Management_RescheduleTimer_Handler,
 		},
 		{
 			MethodName: "ServerInfo",
