@@ -18,6 +18,9 @@ import (
 // applied the same log holds the same state.
 func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time int64) error {
 	b.timers.Advance(time)
+	if err := b.indexKeys(pos, rec, kind); err != nil {
+		return err
+	}
 	switch kind {
 	case record.KindMessage, record.KindDeadLetter, record.KindRedrive, record.KindTransactionEnd, record.KindTimerFired:
 		if err := b.applyPlaced(pos, rec, kind); err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/keyindex"
 	"github.com/gantry-mq/gantry/consumequeue"
 	"github.com/gantry-mq/gantry/scheduler"
 )
@@ -67,6 +68,7 @@ type Broker struct {
 	wal    *commitlog.Log
 	append appender
 	index  *consumequeue.Store
+	keys   *keyindex.Index
 
 	topics       *topic.Table
 	groups       *group.Table
@@ -81,21 +83,23 @@ type Broker struct {
 	handles  atomic.Pointer[handleKey]
 	identity identity // set by the dispatcher
 
-	sequence   sequencer
-	wakes      wakes       // the dispatcher's
-	moved      movedRanges // housekeep's
-	live       bool        // the dispatcher's: what it applies is new, not replayed
-	tableOp    chan struct{}
-	deadOp     chan struct{} // held while dead letters are settled, and by retention
-	lites      *lite.Table
-	liteSubs   lite.Subscriptions
-	liteGate   chan struct{} // held by the one sender that makes lite topics
-	liteMu     sync.Mutex
-	liteMade   map[liteName]uint32 // made and not applied yet
-	checkpt    checkpointer
-	firstLease uint64 // leases with lower ids are from before the start
-	counters   counters
-	opened     time.Time
+	sequence    sequencer
+	wakes       wakes       // the dispatcher's
+	keyHashes   []uint64    // the dispatcher's scratch memory
+	moved       movedRanges // housekeep's
+	retainAfter time.Time   // housekeep's
+	live        bool        // the dispatcher's: what it applies is new, not replayed
+	tableOp     chan struct{}
+	deadOp      chan struct{} // held while dead letters are settled, and by retention
+	lites       *lite.Table
+	liteSubs    lite.Subscriptions
+	liteGate    chan struct{} // held by the one sender that makes lite topics
+	liteMu      sync.Mutex
+	liteMade    map[liteName]uint32 // made and not applied yet
+	checkpt     checkpointer
+	firstLease  uint64 // leases with lower ids are from before the start
+	counters    counters
+	opened      time.Time
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
@@ -153,7 +157,8 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 func (b *Broker) open(ctx context.Context) error {
 	stateDir := filepath.Join(b.opts.Dir, "state")
 	indexDir := filepath.Join(b.opts.Dir, "consumequeue")
-	if err := prepareDirs(b.opts.Dir, stateDir, indexDir); err != nil {
+	keysDir := filepath.Join(b.opts.Dir, "keyindex")
+	if err := prepareDirs(b.opts.Dir, stateDir, indexDir, keysDir); err != nil {
 		return err
 	}
 	cp, found, skipped, err := dispatch.ReadCheckpoint(stateDir)
@@ -191,12 +196,21 @@ func (b *Broker) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	rebuildKeys, err := b.openKeys(cp, found, len(skipped) == 0, keysDir)
+	if err != nil {
+		return err
+	}
 	b.sequence.next = b.nextOffset
 	if err := b.restoreTimers(cp, found && !rebuild); err != nil {
 		return err
 	}
 	if rebuild {
 		if err := b.rebuildIndex(ctx, cp.Sections[sectionIndex], cp.Position); err != nil {
+			return err
+		}
+	}
+	if rebuildKeys {
+		if err := b.rebuildKeys(ctx, cp.Position); err != nil {
 			return err
 		}
 	}
@@ -276,6 +290,9 @@ func (b *Broker) closeStores() error {
 	}
 	if b.index != nil {
 		errs = append(errs, b.index.Close())
+	}
+	if b.keys != nil {
+		errs = append(errs, b.keys.Close())
 	}
 	return errors.Join(errs...)
 }

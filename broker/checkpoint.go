@@ -59,10 +59,16 @@ func (c *checkpointer) write(cp dispatch.Checkpoint) error {
 	if err := c.b.index.Flush(); err != nil {
 		return fmt.Errorf("broker: flush the consume queues: %w", err)
 	}
+	if err := c.b.keys.Flush(); err != nil {
+		return fmt.Errorf("broker: flush the key index: %w", err)
+	}
 	if err := dispatch.WriteCheckpoint(c.dir, cp); err != nil {
 		return err
 	}
 	if err := c.b.index.Persisted(); err != nil {
+		return fmt.Errorf("broker: %w", err)
+	}
+	if err := c.b.keys.Persisted(); err != nil {
 		return fmt.Errorf("broker: %w", err)
 	}
 	c.replayFrom.Store(uint64(c.last))

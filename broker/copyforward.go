@@ -64,7 +64,6 @@ type copier struct {
 	copied int64
 
 	batch    commitlog.Batch
-	views    []commitlog.View
 	then     []func(pos record.Position, size uint32) // by record of batch
 	reserved []scheduler.Timer
 	held     []record.Position // half messages, reserved
@@ -221,22 +220,23 @@ func (c *copier) add(pos record.Position, size uint32, then func(record.Position
 	if err != nil {
 		return err
 	}
+	defer v.Release()
 	m, err := record.ParseMessage(v.Bytes())
 	if err == nil {
 		err = m.VerifyBody()
 	}
 	if err != nil {
-		v.Release()
 		return damaged(pos, err)
 	}
-	c.views = append(c.views, v)
 	if m.Kind != record.KindCopy {
 		m.Kind = record.KindCopy
 		m.Properties = append([]byte(nil), m.Properties...)
 		m.Properties = record.AppendField(m.Properties, record.FieldOrigin,
 			string(binary.LittleEndian.AppendUint64(nil, uint64(pos))))
 	}
-	c.batch.Add(record.AppendHead(nil, &m), m.Body)
+	// All in the head: on a full disk the log takes no bodies any more, and this is
+	// what makes room.
+	c.batch.Add(append(record.AppendHead(nil, &m), m.Body...), nil)
 	c.then = append(c.then, then)
 	c.copied += int64(size)
 	if c.batch.Size() >= copyBatchBytes || c.batch.Len() >= copyBatchRecords {
@@ -287,16 +287,13 @@ func (c *copier) append(batch *commitlog.Batch, then []func(record.Position, uin
 		return err
 	}
 	for i, f := range then {
-		f(batch.Position(i), uint32(len(batch.Head(i))+len(batch.Body(i))))
+		f(batch.Position(i), uint32(len(batch.Head(i))))
 	}
 	return nil
 }
 
 // release gives back what the batch held.
 func (c *copier) release() {
-	for _, v := range c.views {
-		v.Release()
-	}
 	for _, t := range c.reserved {
 		c.b.timers.Release(t)
 	}

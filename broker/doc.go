@@ -7,6 +7,6 @@
 //
 // A Broker's methods may be called concurrently. Open starts, and Close joins:
 // the log's own goroutines; the dispatcher, the only one that changes state;
-// the lease timer; the session expiry; and housekeeping (checkpoints, retention,
-// release of leases whose clients are gone).
+// the lease timer; the session expiry; the checks of undecided transactions; and
+// housekeeping (checkpoints, retention, release of leases whose clients are gone).
 package broker

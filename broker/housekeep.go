@@ -13,6 +13,8 @@ const (
 	// back before the leases they hold are released (wire-contract 2.6.4).
 	clientGrace    = 60 * time.Second
 	housekeepEvery = 10 * time.Second
+	// copyPause follows a retention that copied more than it freed.
+	copyPause = 10 * time.Minute
 )
 
 // housekeep does what has no event of its own, until the broker closes.
@@ -27,7 +29,9 @@ func (b *Broker) housekeep() {
 			if now.Sub(b.opened) > clientGrace {
 				b.releaseDead()
 			}
-			b.retain(now)
+			if now.After(b.retainAfter) {
+				b.retain(now)
+			}
 			b.expireLite(now)
 		}
 	}
@@ -110,6 +114,11 @@ func (b *Broker) retain(now time.Time) {
 		b.log.Error("retention waits: what is still referred to was not copied forward", "error", err)
 		return
 	}
+	if copied > int64(limit-b.wal.First())/2 {
+		// Most of what would go is still needed: going on at once would only turn
+		// the disk over.
+		b.retainAfter = now.Add(copyPause)
+	}
 	if copied > 0 {
 		b.log.Info("retention copied forward what is still referred to", "bytes", copied, "below", limit)
 	}
@@ -122,6 +131,7 @@ func (b *Broker) retain(now time.Time) {
 		if err := b.index.DropBefore(first); err != nil {
 			b.log.Error("the consume queues did not drop what retention took", "error", err)
 		}
+		b.keys.DropBefore(first)
 		b.log.Info("retention dropped segments", "segments", dropped, "log_begins", first)
 	}
 }

@@ -61,6 +61,7 @@ const (
 	sectionLite
 	sectionTransactions
 	sectionTimers
+	sectionKeys
 	sectionCount
 )
 
@@ -75,6 +76,7 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 	sections[sectionIndex] = b.index.AppendSnapshot(nil)
 	sections[sectionTransactions] = b.transactions.AppendSnapshot(nil)
 	sections[sectionTimers] = b.timers.AppendSnapshot(nil)
+	sections[sectionKeys] = b.keys.AppendSnapshot(nil)
 	return dispatch.Checkpoint{Position: at, Sections: sections}
 }
 
@@ -84,7 +86,8 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir string) (rebuild bool, err error) {
 	var indexSnapshot []byte
 	if found {
-		if len(cp.Sections) != sectionCount {
+		// A build from before the key index wrote all but its section.
+		if n := len(cp.Sections); n != sectionCount && n != sectionKeys {
 			return false, fmt.Errorf("broker: the checkpoint has %d sections, want %d", len(cp.Sections), sectionCount)
 		}
 		for i, load := range map[int]func(*record.Decoder){
@@ -195,7 +198,7 @@ func (b *Broker) replay(ctx context.Context, to record.Position, apply func(reco
 		Apply: apply, Wake: func() {}, Checkpoint: func(record.Position) {},
 	})
 	if err := d.CatchUp(ctx, to); err != nil {
-		return fmt.Errorf("broker: rebuild the consume queues: %w", err)
+		return fmt.Errorf("broker: replay for a rebuild: %w", err)
 	}
 	return nil
 }

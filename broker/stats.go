@@ -20,8 +20,9 @@ type Stats struct {
 	DeadLetters uint64
 	Waiting     int // parked receives and pulls
 	Clients     int
-	HalfOpen    int // half messages that wait for their producer's decision
-	HalfParked  int // and for an operator's
+	Delayed     int64 // messages that are not due yet
+	HalfOpen    int   // half messages that wait for their producer's decision
+	HalfParked  int   // and for an operator's
 	Applied     record.Position
 	Checkpoints uint64
 	// CheckpointTime is how long the last checkpoint took to write.
@@ -107,6 +108,7 @@ func (b *Broker) Stats() Stats {
 		Log: b.wal.Stats(), Index: b.index.Stats(),
 	}
 	st.HalfOpen, st.HalfParked = b.transactions.Counts()
+	st.Delayed = b.timers.Stats().Pending
 	for _, tp := range b.topics.List() {
 		n := c.topic(tp.ID)
 		st.Topics = append(st.Topics, TopicStats{TopicStatus: b.topicStatus(tp), MessagesIn: n.messages, BytesIn: n.bytes})

@@ -42,13 +42,26 @@ func BenchmarkTimersDueInOneSecond(b *testing.B) {
 	for _, d := range []commitlog.Durability{commitlog.DurabilitySync, commitlog.DurabilityUnsafeAsync} {
 		b.Run(fmt.Sprint(d), func(b *testing.B) {
 			for b.Loop() {
-				timersDueInOneSecond(b, d, *timerCount)
+				timersDue(b, d, *timerCount, 1000)
 			}
 		})
 	}
 }
 
-func timersDueInOneSecond(b *testing.B, d commitlog.Durability, n int) {
+// A hundred a second: how late they are when nothing else is to be done.
+func BenchmarkTimersIdle(b *testing.B) {
+	for _, d := range []commitlog.Durability{commitlog.DurabilitySync, commitlog.DurabilityUnsafeAsync} {
+		b.Run(fmt.Sprint(d), func(b *testing.B) {
+			for b.Loop() {
+				timersDue(b, d, 1000, 10_000)
+			}
+		})
+	}
+}
+
+// timersDue sends n messages that come due within so many milliseconds and logs
+// how late they were visible to consumers.
+func timersDue(b *testing.B, d commitlog.Durability, n int, within int64) {
 	br := open(b, b.TempDir(), func(o *Options) { o.Durability, o.SegmentSize = d, 256<<20 })
 	defer closeBroker(b, br)
 	const queues = 8
@@ -57,7 +70,7 @@ func timersDueInOneSecond(b *testing.B, d commitlog.Durability, n int) {
 	began := time.Now()
 	second := began.Add(3*time.Second + time.Duration(n)*20*time.Microsecond).Truncate(time.Second).UnixMilli()
 	rng := rand.New(rand.NewPCG(1, 2))
-	sendTimers(b, br, n, func() int64 { return second + rng.Int64N(1000) })
+	sendTimers(b, br, n, func() int64 { return second + rng.Int64N(within) })
 	sendRate := float64(n) / time.Since(began).Seconds()
 	if time.Now().UnixMilli() > second-1000 {
 		b.Fatalf("sending took %v: too slow for this benchmark", time.Since(began))
@@ -105,8 +118,8 @@ func timersDueInOneSecond(b *testing.B, d commitlog.Durability, n int) {
 	at := func(p float64) string {
 		return (time.Duration(late[int(p*float64(len(late)-1))]) * time.Microsecond).String()
 	}
-	b.Logf("%d due in one second: sent at %.0f/s; visible late by min %s p50 %s p90 %s p99 %s p99.9 %s max %s; the last one %v after the second",
-		n, sendRate, at(0), at(.5), at(.9), at(.99), at(.999), at(1), done.Sub(time.UnixMilli(second+1000)).Round(time.Millisecond))
+	b.Logf("%d due in %d ms: sent at %.0f/s; visible late by min %s p50 %s p90 %s p99 %s p99.9 %s max %s; the last one %v after the end",
+		n, within, sendRate, at(0), at(.5), at(.9), at(.99), at(.999), at(1), done.Sub(time.UnixMilli(second+within)).Round(time.Millisecond))
 	b.Logf("histogram: %s", histogram(late))
 	if late[0] < 0 {
 		b.Errorf("one was visible %d us before it was due", -late[0])

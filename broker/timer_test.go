@@ -190,6 +190,7 @@ func TestPendingMessagesSurvive(t *testing.T) {
 		name    string
 		between func(t *testing.T, dir string)
 	}{
+		{"a kill", nil},
 		{"a restart", wipe()},
 		{"the loss of the index", wipe("consumequeue")},
 		{"the loss of the state", wipe("state")},
@@ -211,8 +212,16 @@ func TestPendingMessagesSurvive(t *testing.T) {
 			if _, err := b.Recall(t.Context(), name("D"), h["m1"]); err != nil {
 				t.Fatal(err)
 			}
-			closeBroker(t, b)
-			c.between(t, dir)
+			if c.between == nil {
+				killed := t.TempDir() // the files as they are at this moment
+				if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
+					t.Fatal(err)
+				}
+				dir = killed
+			} else {
+				closeBroker(t, b)
+				c.between(t, dir)
+			}
 			b = open(t, dir)
 			want(t, []Delivered{receiveNext(t, b, "D", "G")}, "m2#1")
 			want(t, receive(t, b, "D", "G"))
@@ -230,6 +239,24 @@ func TestPendingMessagesSurvive(t *testing.T) {
 				t.Fatalf("%+v, want 1 pending", st)
 			}
 		})
+	}
+}
+
+func TestTimersOfADeletedTopicFireIntoNothing(t *testing.T) {
+	b := open(t, t.TempDir())
+	makeTopic(t, b, "D", topic.Delay, 1)
+	makeTopic(t, b, "E", topic.Delay, 1)
+	due := time.Now().Add(200 * time.Millisecond)
+	send(t, b, "D", delayed("lost", "lost", due))
+	send(t, b, "E", delayed("kept", "kept", due.Add(time.Millisecond)))
+	if err := b.DeleteTopic(t.Context(), name("D")); err != nil {
+		t.Fatal(err)
+	}
+	makeTopic(t, b, "D", topic.Delay, 1)
+	want(t, []Delivered{receiveNext(t, b, "E", "G")}, "kept#1")
+	want(t, receive(t, b, "D", "G"))
+	if st := b.Stats(); st.Delayed != 0 {
+		t.Fatalf("%d still delayed", st.Delayed)
 	}
 }
 

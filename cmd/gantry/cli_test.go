@@ -200,6 +200,18 @@ func TestReceiveFiltersByProperties(t *testing.T) {
 	}
 }
 
+func TestDelayedMessageIsNotThereBeforeItsTime(t *testing.T) {
+	s := serve(t, t.TempDir())
+	s.run(t, "topic", "create", "t", "--type", "delay")
+	if out := s.run(t, "send", "t", "later", "--delay", "1h"); !strings.Contains(out, "waits for its time") {
+		t.Errorf("sent:\n%s", out)
+	}
+	s.run(t, "send", "t", "soon", "--delay", "1s")
+	if out := s.run(t, "receive", "t", "--group", "g", "--wait", "20s"); !strings.Contains(out, "soon") {
+		t.Errorf("received %q, want the message that is due", out)
+	}
+}
+
 func TestUrgentMessagesComeFirst(t *testing.T) {
 	s := serve(t, t.TempDir())
 	s.run(t, "topic", "create", "t", "--type", "priority")

@@ -248,7 +248,11 @@ func (s *sender) flush(ctx context.Context) error {
 		if s.json {
 			err = printJSON(s.out, v)
 		} else if s.sent <= listSent {
-			_, err = fmt.Fprintf(s.out, "%s offset %d\n", clean(v.ID), v.Offset)
+			where := fmt.Sprintf("offset %d", v.Offset)
+			if v.Offset < 0 {
+				where = "waits for its time" // in no queue until it is due
+			}
+			_, err = fmt.Fprintf(s.out, "%s %s\n", clean(v.ID), where)
 		}
 		if err != nil {
 			return err

@@ -39,10 +39,10 @@ type Index struct {
 	mu       sync.Mutex
 	segments []*segment // the oldest first; the last may be raw and not full
 	last     record.Position
-	next     uint32   // id of the next segment
-	obsolete []string // files that the next snapshot does not name
-	covered  []string // that the last snapshot does not name
-	failed   error    // why nothing may be put any more
+	next     uint32     // id of the next segment
+	obsolete []string   // files that the next snapshot does not name
+	covered  [][]string // and of each snapshot that is not persisted yet, those that it was the first not to
+	failed   error      // why nothing may be put any more
 	closed   bool
 
 	checkpoint sync.Mutex // makes Flush, Persisted and a seal take turns
@@ -137,7 +137,7 @@ func (x *Index) AppendSnapshot(dst []byte) []byte {
 		s.sum()
 		img.segments = append(img.segments, s.meta)
 	}
-	x.covered = append(x.covered, x.obsolete...)
+	x.covered = append(x.covered, x.obsolete)
 	x.obsolete = nil
 	return appendSnapshot(dst, img)
 }
@@ -151,21 +151,30 @@ func (x *Index) Flush() error {
 	err := x.failed
 	created := x.created
 	x.created = false
-	segments := x.hold()
+	var full, growing []*segment
+	for _, s := range x.segments {
+		switch {
+		case s.sealed:
+			continue
+		case s.full:
+			full = append(full, s)
+		default:
+			growing = append(growing, s)
+		}
+		s.refs++
+	}
 	x.mu.Unlock()
-	defer x.release(segments...)
+	defer x.release(append(full, growing...)...)
 	if err != nil {
 		return err
 	}
-	for _, s := range segments {
-		if s.sealed {
-			continue
+	for _, s := range full {
+		if err := x.seal(s); err != nil {
+			return x.fail(err)
 		}
-		if s.full {
-			if err := x.seal(s); err != nil {
-				return x.fail(err)
-			}
-		} else if err := s.file.Datasync(); err != nil {
+	}
+	for _, s := range growing {
+		if err := s.file.Datasync(); err != nil {
 			return x.fail(err)
 		}
 	}
@@ -177,22 +186,26 @@ func (x *Index) Flush() error {
 	return nil
 }
 
-// Persisted says that the snapshot appended last is durable and the one before it
-// will not be used again. An error means that a file could not be removed; the
-// next Persisted tries again.
+// Persisted says that the oldest snapshot of which it was not said yet is durable,
+// and those before it will not be used again. An error means that a file could
+// not be removed; the next Persisted tries again.
 func (x *Index) Persisted() error {
 	x.checkpoint.Lock()
 	defer x.checkpoint.Unlock()
 	x.mu.Lock()
-	covered := x.covered
-	x.covered = nil
+	if len(x.covered) == 0 {
+		x.mu.Unlock()
+		return nil
+	}
+	covered := x.covered[0]
+	x.covered = x.covered[1:]
 	x.mu.Unlock()
 	var errs []error
-	for i, name := range covered {
+	for _, name := range covered {
 		if err := x.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("keyindex: %w", err))
 			x.mu.Lock()
-			x.covered = append(x.covered, covered[i])
+			x.obsolete = append(x.obsolete, name)
 			x.mu.Unlock()
 		}
 	}

@@ -17,7 +17,7 @@ func (x *Index) Put(pos record.Position, hashes []uint64) error {
 		defer x.mu.Unlock()
 		return x.failed
 	}
-	if pos <= x.last && x.last != 0 {
+	if pos <= x.last {
 		x.mu.Unlock()
 		return nil
 	}
@@ -106,8 +106,7 @@ func (x *Index) seal(s *segment) error {
 		entries[i] = getEntry(s.raw[i*entryLen:])
 	}
 	slices.SortFunc(entries, entry.compare)
-	m := s.meta
-	m.sealed = true
+	m := meta{id: s.id, sealed: true, count: s.count, first: s.first, last: s.last}
 	fence := make([]entry, blocksOf(len(entries)))
 	f, err := x.fs.Create(x.path(m), sealedSize(len(entries)))
 	if err != nil {

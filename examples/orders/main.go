@@ -30,7 +30,7 @@ func run() error {
 	os.Setenv("rocketmq.client.logLevel", "error")
 	rmq.ResetLogger()
 
-	ctx, cancel := context.WithTimeout(context.Background(), 75*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	begun := time.Now()
 	var c clients
@@ -111,7 +111,7 @@ func buy(ctx context.Context, c *clients) error {
 		return err
 	}
 	fmt.Printf("delay, recall  %3d were paid, and their timeouts recalled; %d cancelled by a timeout after %v, none early, at most %v late\n",
-		len(isPaid), len(isUnpaid), payWithin, t.latest.Round(time.Millisecond))
+		len(isPaid), len(isUnpaid), payWithin, t.lateness().Round(time.Millisecond))
 
 	for name, j := range map[string]*journal{"orders": &t.open, "fulfilment": &europe} { // by now, nothing that was rolled back may be in
 		if _, err := j.seen(); err != nil {

@@ -93,6 +93,12 @@ func (t *till) expire(mv *rmq.MessageView) bool {
 	return true
 }
 
+func (t *till) lateness() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.latest
+}
+
 // tooLate recalls every timeout once more: the ones that were recalled before, and the ones that arrived. All must be refused.
 func (t *till) tooLate(ctx context.Context) error {
 	t.mu.Lock()

@@ -42,4 +42,4 @@ gantry group create cancellations
 gantry group create warehouse --fifo --max-attempts 3 --retry-steps 1s
 gantry group create auditors
 
-timeout 90 orders
+TMPDIR="$tmp" timeout 90 orders

@@ -1,0 +1,117 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/gantry-mq/gantry/broker/dispatch"
+	"github.com/gantry-mq/gantry/broker/transaction"
+	"github.com/gantry-mq/gantry/commitlog/keyindex"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/scheduler"
+)
+
+// indexKeys puts a record into the key index: a message under its id and keys,
+// what is done with a payload under the payload's position. It belongs to the
+// dispatcher; what is there already is passed over, so a replay may call it too.
+func (b *Broker) indexKeys(pos record.Position, rec []byte, kind record.Kind) error {
+	hashes := b.keyHashes[:0]
+	switch kind {
+	case record.KindMessage, record.KindHalf, record.KindDelayed, record.KindCopy:
+		m, err := record.ParseMessage(rec)
+		if err != nil {
+			return err
+		}
+		err = m.Properties.Each(func(f record.Field, _, value []byte) bool {
+			switch f {
+			case record.FieldMessageID:
+				hashes = append(hashes, keyindex.ID(m.Topic, value))
+			case record.FieldKey:
+				hashes = append(hashes, keyindex.Key(m.Topic, value))
+			}
+			return true
+		})
+		if err != nil {
+			return err
+		}
+	default:
+		payload, ok, err := movedPayload(rec, kind)
+		if err != nil || !ok {
+			return err
+		}
+		hashes = append(hashes, keyindex.Move(payload))
+	}
+	b.keyHashes = hashes
+	return b.keys.Put(pos, hashes)
+}
+
+// movedPayload returns the position of the payload that a record does something
+// with; false for records that leave payloads alone. A rollback is not among
+// them: a half message that is neither open nor committed was rolled back.
+func movedPayload(rec []byte, kind record.Kind) (pos record.Position, ok bool, err error) {
+	switch kind {
+	case record.KindTransactionEnd:
+		c, err := transaction.ParseCommit(rec)
+		return c.Position, true, err
+	case record.KindTimerFired:
+		t, _, err := scheduler.ParseFired(rec)
+		return t.Position, true, err
+	case record.KindDeadLetter, record.KindDeadLetterCopy:
+		dl, err := parseDeadLetter(rec)
+		return dl.Position, true, err
+	case record.KindRedrive:
+		r, err := parseRedrive(rec)
+		return r.Position, true, err
+	case record.KindTimerCancel, record.KindTimerMove:
+		c, err := parseTimerChange(rec, kind)
+		return c.from, true, err
+	}
+	return 0, false, nil
+}
+
+// timerChange is what a timer-cancel or timer-move record says of payloads. The
+// records are drawn in package scheduler.
+type timerChange struct {
+	from, to record.Position // to = 0: cancelled
+	due      int64           // from now on, Unix ms
+}
+
+func parseTimerChange(rec []byte, kind record.Kind) (c timerChange, err error) {
+	d := record.NewDecoder(record.Command(rec))
+	c.from = record.Position(d.Uvarint())
+	if kind == record.KindTimerMove {
+		d.Uvarint() // its due time so far
+		d.Uvarint() // a hint
+		c.to, c.due = record.Position(d.Uvarint()), int64(d.Uvarint())
+	}
+	if d.Failed() {
+		return timerChange{}, fmt.Errorf("%w: timer change", record.ErrMalformed)
+	}
+	return c, nil
+}
+
+// openKeys opens the key index as the checkpoint says. rebuild says that it is
+// empty and must be made again from the log, as of the consume queues.
+func (b *Broker) openKeys(cp dispatch.Checkpoint, found, newest bool, dir string) (rebuild bool, err error) {
+	opts := keyindex.Options{Logger: b.log}
+	if found && newest && len(cp.Sections) > sectionKeys {
+		if b.keys, err = keyindex.Open(dir, opts, cp.Sections[sectionKeys]); err == nil {
+			return false, nil
+		}
+		b.log.Warn("the key index does not fit the checkpoint: it is rebuilt from the log", "error", err)
+	}
+	b.keys, err = keyindex.Open(dir, opts, nil)
+	return found, err
+}
+
+// rebuildKeys puts all records below to.
+func (b *Broker) rebuildKeys(ctx context.Context, to record.Position) error {
+	err := b.replay(ctx, to, func(pos record.Position, rec []byte, kind record.Kind, _ int64) error {
+		return b.indexKeys(pos, rec, kind)
+	})
+	if err != nil {
+		return err
+	}
+	b.log.Info("key index rebuilt from the log", "from", b.wal.First(), "to", to)
+	return nil
+}
