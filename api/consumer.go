@@ -131,6 +131,7 @@ func (m *messaging) ChangeInvisibleDuration(ctx context.Context, req *v2.ChangeI
 }
 
 func (m *messaging) ForwardMessageToDeadLetterQueue(ctx context.Context, req *v2.ForwardMessageToDeadLetterQueueRequest) (*v2.ForwardMessageToDeadLetterQueueResponse, error) {
-	err := m.broker.ForwardToDeadLetter(ctx, resource(req.GetGroup()), resource(req.GetTopic()), req.GetReceiptHandle(), req.GetMessageId())
+	err := m.broker.ForwardToDeadLetter(ctx, resource(req.GetGroup()), resource(req.GetTopic()), req.GetReceiptHandle(),
+		req.GetDeliveryAttempt(), req.GetMaxDeliveryAttempts())
 	return &v2.ForwardMessageToDeadLetterQueueResponse{Status: statusFor(m.log, err)}, nil
 }

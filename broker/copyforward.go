@@ -82,6 +82,9 @@ func (c *copier) timers(limit record.Position) error {
 		taken := 0
 		var err error
 		scanErr := c.b.timers.Below(limit, func(t scheduler.Timer) bool {
+			if err = c.room(t.Size); err != nil {
+				return false
+			}
 			t, err = c.b.timers.ReserveAgain(t)
 			switch {
 			case errors.Is(err, scheduler.ErrTaken):
@@ -120,6 +123,9 @@ func (c *copier) timers(limit record.Position) error {
 // wait until they name the copy.
 func (c *copier) halves(limit record.Position) error {
 	for _, h := range c.b.transactions.List(func(h *transaction.Half) bool { return h.Payload < limit }) {
+		if err := c.room(h.Size); err != nil {
+			return err
+		}
 		h, busy, err := c.b.transactions.Begin(h.Position)
 		for ; busy != nil; h, busy, err = c.b.transactions.Begin(h.Position) {
 			select {
@@ -177,6 +183,9 @@ func (c *copier) queue(key record.QueueKey, limit record.Position, dropped int64
 
 // entry copies what one entry refers to, if that is below limit.
 func (c *copier) entry(r relocation, limit record.Position) error {
+	if err := c.room(r.Entry.Size); err != nil {
+		return err
+	}
 	relocate := func(pos record.Position, size uint32) {
 		r.Entry.Position, r.Entry.Size = pos, size
 		r.Entry.Flags |= consumequeue.FlagCopied
@@ -213,6 +222,19 @@ func (c *copier) entry(r relocation, limit record.Position) error {
 	return nil
 }
 
+// room makes room in the batch for one more record. It comes before whatever the
+// record's owner is reserved with, because it may end all reservations.
+func (c *copier) room(size uint32) error {
+	most := int64(copyBatchBytes)
+	if segment := c.b.opts.SegmentSize; segment > 0 {
+		most = min(most, segment/4) // a batch fits a segment
+	}
+	if int64(c.batch.Size())+int64(size) > most || c.batch.Len() >= copyBatchRecords {
+		return c.flush()
+	}
+	return nil
+}
+
 // add copies the payload at pos with the next batch, and calls then when it is
 // known where it went.
 func (c *copier) add(pos record.Position, size uint32, then func(record.Position, uint32)) error {
@@ -239,9 +261,6 @@ func (c *copier) add(pos record.Position, size uint32, then func(record.Position
 	c.batch.Add(append(record.AppendHead(nil, &m), m.Body...), nil)
 	c.then = append(c.then, then)
 	c.copied += int64(size)
-	if c.batch.Size() >= copyBatchBytes || c.batch.Len() >= copyBatchRecords {
-		return c.flush()
-	}
 	return nil
 }
 

@@ -1,9 +1,11 @@
 package broker
 
 import (
+	"encoding/base64"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
 )
 
 // A history in which the oldest segments hold what younger entries refer to:
@@ -53,7 +56,7 @@ func newOldPayloads(t *testing.T) *oldPayloads {
 	time.Sleep(2 * time.Millisecond)
 	dead := receive(t, b, "Q", "G")
 	want(t, dead, "dead#1", "old#1")
-	if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("Q"), dead[0].Handle, "dead"); err != nil {
+	if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("Q"), dead[0].Handle, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	for b.timers.Stats().Pending > 3 {
@@ -195,6 +198,80 @@ func TestPendingMessagesOutliveManyRetentions(t *testing.T) {
 	}
 	h.reopen("consumequeue")
 	h.checkPending()
+}
+
+// More than a batch may take, in segments hardly larger.
+func TestManyPendingMessagesAreCopiedInBatches(t *testing.T) {
+	h := &oldPayloads{t: t, dir: t.TempDir()}
+	h.b = open(t, h.dir, retaining)
+	makeTopic(t, h.b, "D", topic.Delay, 4)
+	makeTopic(t, h.b, "F", topic.Normal, 1)
+	far := time.Now().Add(time.Hour)
+	body := strings.Repeat("x", 1000)
+	for i := range 300 {
+		send(t, h.b, "D", delayed(fmt.Sprint("m", i), body, far.Add(time.Duration(i%7)*time.Minute)))
+	}
+	for range 2 {
+		h.end = h.b.wal.Committed()
+		h.fill(1)
+		h.now = time.Now().Add(retainAge)
+		h.retain()
+	}
+	ps, err := h.b.Timers(t.Context(), TimerQuery{Topic: name("D"), Limit: MaxTimerList})
+	if err != nil || len(ps) != 300 {
+		t.Fatalf("%d pending, %v", len(ps), err)
+	}
+	seen := map[string]bool{}
+	for _, p := range ps {
+		if seen[p.MessageID] = true; p.Bytes != len(body) {
+			t.Fatalf("%+v", p)
+		}
+	}
+	if len(seen) != 300 {
+		t.Fatalf("%d different", len(seen))
+	}
+}
+
+func FuzzParseRelocate(f *testing.F) {
+	f.Add(record.Command(appendRelocate(nil, []relocation{{record.Key(1, 2), 3, consumequeue.Entry{Position: 4, Size: 5, Flags: 6, TagHash: 7, GroupHash: 8, StoreTime: 9}}})))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		rs, err := parseRelocate(data)
+		if err != nil {
+			return
+		}
+		again, err := parseRelocate(record.Command(appendRelocate(nil, rs)))
+		if err != nil || !slices.Equal(again, rs) {
+			t.Fatalf("%+v became %+v, %v", rs, again, err)
+		}
+	})
+}
+
+func TestRecallHandleIsSealed(t *testing.T) {
+	k := newHandleKey([]byte("secret"))
+	r := recall{7, 1_700_000_000_123, 1 << 40}
+	s := k.sealRecall(r)
+	if got, ok := k.openRecall(s); !ok || got != r {
+		t.Fatalf("%+v, %v", got, ok)
+	}
+	if _, _, ok := k.openTransaction(s); ok {
+		t.Fatal("a recall handle is a transaction id")
+	}
+	if _, ok := k.open(s); ok {
+		t.Fatal("a recall handle is a receipt handle")
+	}
+	raw, _ := base64.RawURLEncoding.DecodeString(s)
+	for bit := range len(raw) * 8 {
+		raw[bit/8] ^= 1 << (bit % 8)
+		if _, ok := k.openRecall(base64.RawURLEncoding.EncodeToString(raw)); ok {
+			t.Fatalf("good with bit %d flipped", bit)
+		}
+		raw[bit/8] ^= 1 << (bit % 8)
+	}
+	for n := range s {
+		if _, ok := k.openRecall(s[:n]); ok {
+			t.Fatalf("good when cut to %d", n)
+		}
+	}
 }
 
 // kill goes on with the files as they are at this moment, as after a kill -9.

@@ -139,8 +139,10 @@ func (b *Broker) buryBatch(sub *inflight.Sub, tp topic.Topic, g group.Group, hel
 	return batch, nil
 }
 
-// ForwardToDeadLetter moves a message that the consumer gives up.
-func (b *Broker) ForwardToDeadLetter(_ context.Context, groupName, topicName record.Resource, receipt, _ string) error {
+// ForwardToDeadLetter moves a message that the consumer gives up. attempts is
+// how often the consumer has tried, of maxAttempts: FIFO push consumers try
+// again by themselves under one lease. 0 = they do not say.
+func (b *Broker) ForwardToDeadLetter(_ context.Context, groupName, topicName record.Resource, receipt string, attempts, maxAttempts int32) error {
 	sub, err := b.subOf(groupName, topicName)
 	if err != nil {
 		return err
@@ -155,5 +157,10 @@ func (b *Broker) ForwardToDeadLetter(_ context.Context, groupName, topicName rec
 	}
 	tp, _ := b.topics.ByID(h.Key.Topic)
 	g, _ := b.groups.ByID(h.Key.Group)
-	return b.bury(sub, tp, g, []inflight.Held{held}, reasonForwarded)
+	held.Attempt = max(held.Attempt, min(attempts, MaxAttemptsLimit))
+	reason := reasonForwarded
+	if maxAttempts > 0 && attempts >= maxAttempts {
+		reason = reasonAttempts
+	}
+	return b.bury(sub, tp, g, []inflight.Held{held}, reason)
 }

@@ -25,7 +25,7 @@ func die(t testing.TB, b *Broker, topic string, msgs ...Outgoing) {
 	send(t, b, topic, msgs...)
 	for range msgs {
 		got := receive(t, b, topic, "G", func(r *ReceiveRequest) { r.Batch = 1; r.ClientID = "undoer"; r.Wait = time.Minute })
-		if err := b.ForwardToDeadLetter(t.Context(), name("G"), name(topic), got[0].Handle, ""); err != nil {
+		if err := b.ForwardToDeadLetter(t.Context(), name("G"), name(topic), got[0].Handle, 0, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -313,7 +313,7 @@ func TestRedriveLeavesWhatDiesMeanwhile(t *testing.T) {
 	die(t, b, "T", numbered(3)...)
 	p, err := b.Redrive(t.Context(), name("G"), RedriveRequest{Rate: 100}, func(p DeadLetterProgress) error {
 		for _, m := range receive(t, b, "T", "G") {
-			if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("T"), m.Handle, ""); err != nil {
+			if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("T"), m.Handle, 0, 0); err != nil {
 				return err
 			}
 		}
@@ -457,7 +457,7 @@ func TestSettledDeadLettersStaySettledWhereRetentionTookTheirRecords(t *testing.
 			for now := time.Now().UnixMilli(); time.Now().UnixMilli() <= now; { // what died is younger than the segment
 			}
 			for _, m := range receive(t, b, "T", "G") {
-				if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("T"), m.Handle, ""); err != nil {
+				if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("T"), m.Handle, 0, 0); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -484,5 +484,30 @@ func TestSettledDeadLettersStaySettledWhereRetentionTookTheirRecords(t *testing.
 				t.Fatalf("the topic has %s", got)
 			}
 		})
+	}
+}
+
+func TestForwardSaysHowOftenTheConsumerTried(t *testing.T) {
+	for _, c := range []struct {
+		attempts, of int32
+		reason       string
+		counted      int32
+	}{{0, 0, reasonForwarded, 1}, {2, 3, reasonForwarded, 2}, {3, 3, reasonAttempts, 3}, {1 << 30, 3, reasonAttempts, MaxAttemptsLimit}} {
+		b := open(t, t.TempDir())
+		makeTopic(t, b, "T", topic.Normal, 1)
+		send(t, b, "T", msg("1", "m"))
+		got := receive(t, b, "T", "G")
+		if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("T"), got[0].Handle, c.attempts, c.of); err != nil {
+			t.Fatal(err)
+		}
+		var dl DeadLetter
+		err := b.DeadLetter(t.Context(), name("G"), 0, func(found *DeadLetter, _ *record.Message) error {
+			dl = *found
+			return nil
+		})
+		if err != nil || dl.Reason != c.reason || dl.Attempts != c.counted {
+			t.Errorf("%+v: %q after %d attempts, %v", c, dl.Reason, dl.Attempts, err)
+		}
+		closeBroker(t, b)
 	}
 }

@@ -426,7 +426,7 @@ func (s *sim) nack(g *simGroup) {
 		p.handle, err = s.b.ChangeInvisible(s.t.Context(), name(g.name), name(g.topic), old, time.Hour, false)
 		p.by = ""
 	case 1:
-		err = s.b.ForwardToDeadLetter(s.t.Context(), name(g.name), name(g.topic), old, m.id)
+		err = s.b.ForwardToDeadLetter(s.t.Context(), name(g.name), name(g.topic), old, 0, 0)
 		p.settled, p.dead = true, true
 		s.buried[g.name] = append(s.buried[g.name], m)
 	default:

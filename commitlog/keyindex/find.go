@@ -34,6 +34,7 @@ func (x *Index) Find(hash uint64, before record.Position, f func(record.Position
 		seen = pos
 		return f(pos)
 	}
+	var block []byte
 	for i := len(segments) - 1; i >= 0; i-- {
 		s := segments[i]
 		if !s.sealed {
@@ -45,7 +46,10 @@ func (x *Index) Find(hash uint64, before record.Position, f func(record.Position
 		if s.first >= before {
 			continue
 		}
-		more, err := s.search(hash, before, visit)
+		if block == nil {
+			block = make([]byte, blockLen)
+		}
+		more, err := s.search(block, hash, before, visit)
 		if err != nil {
 			return fmt.Errorf("%w: %s: %w", ErrMissing, s.file.Name(), err)
 		}
@@ -67,19 +71,18 @@ func (s *segment) walk(hash uint64, at uint32, visit func(record.Position) bool)
 }
 
 // search reads the blocks of a sealed segment that may have entries of hash
-// below before.
-func (s *segment) search(hash uint64, before record.Position, visit func(record.Position) bool) (more bool, err error) {
+// below before. b is memory for one.
+func (s *segment) search(b []byte, hash uint64, before record.Position, visit func(record.Position) bool) (more bool, err error) {
 	if before == 0 {
 		return true, nil
 	}
 	want := entry{hash, before - 1}
 	block := max(0, sort.Search(len(s.fence), func(i int) bool { return s.fence[i].compare(want) > 0 })-1)
-	var b [blockLen]byte
 	for ; block < len(s.fence) && s.fence[block].hash <= hash; block++ {
-		if _, err := s.file.ReadAt(b[:], int64(block+1)*blockLen); err != nil {
+		if _, err := s.file.ReadAt(b, int64(block+1)*blockLen); err != nil {
 			return false, err
 		}
-		entries, err := checkBlock(b[:], s.id, block)
+		entries, err := checkBlock(b, s.id, block)
 		if err != nil {
 			return false, err
 		}

@@ -1,0 +1,570 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/broker/transaction"
+	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/keyindex"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
+)
+
+const (
+	// MaxMessagePage bounds one page of FindMessages.
+	MaxMessagePage = 1000
+
+	// messageScan is how many records one page looks at before it answers with what
+	// it has found.
+	messageScan = 8 << 10
+)
+
+// MessageState is what is known of a message as a whole, whatever groups have
+// done with it.
+type MessageState int
+
+const (
+	MessageQueued     MessageState = iota // in its queue, for every group to receive
+	MessageDead                           // the same, and at least one group has it among its open dead letters
+	MessageHalf                           // nobody has decided on its transaction
+	MessageParked                         // the same, and producers are not asked any more
+	MessageRolledBack                     // by its producer or an operator
+	MessageDelayed                        // until Due
+	MessageRecalled                       // before it was due
+	MessageGone                           // in the log still, but in no queue any more
+)
+
+func (s MessageState) String() string {
+	return [...]string{"queued", "dead letter", "half", "parked", "rolled back", "delayed", "recalled", "gone"}[s]
+}
+
+// FoundMessage is a message without its body.
+type FoundMessage struct {
+	Position record.Position // of the record that has its payload
+	ID       string
+	Tag      string
+	Keys     []string
+	Queue    uint32             // that it is in, or is to go to
+	Offset   record.QueueOffset // NoOffset while it is in no queue
+	State    MessageState
+	Stored   int64 // Unix ms; of a copy that retention made: when that was stored
+	Born     int64 // Unix ms
+	Due      int64 // Unix ms, 0 = it was not delayed
+	BodySize int   // bytes as stored
+	Places   []MessagePlace
+}
+
+// MessagePlace is a queue that a message was put into after it had been in
+// another: among a group's dead letters, or from there back into a topic.
+type MessagePlace struct {
+	Topic   record.Resource
+	Queue   uint32
+	Offset  record.QueueOffset
+	Time    int64 // Unix ms
+	Dead    bool
+	Reason  string // of a dead letter
+	Settled bool   // a dead letter that was redriven or discarded
+}
+
+// MessageQuery selects messages of a topic. Of ID and Key at most one is given.
+type MessageQuery struct {
+	Topic    record.Resource
+	ID, Key  string
+	From, To int64 // Unix ms, stored in [From, To); To 0 = no end
+	Limit    int   // 1 to MaxMessagePage
+	Page     string
+}
+
+// FindMessages returns messages of a topic, and where the next page begins, ""
+// after the last. A page may be short, or empty, before that.
+//
+// By id or key it finds all that the log still has, the newest first, pending
+// and undecided ones too. By time alone it finds those in queues, the oldest
+// first, by when they entered their queue.
+func (b *Broker) FindMessages(ctx context.Context, q MessageQuery) (page []FoundMessage, next string, err error) {
+	tp, err := b.Route(q.Topic)
+	if err != nil {
+		return nil, "", err
+	}
+	if q.To == 0 {
+		q.To = math.MaxInt64
+	}
+	switch {
+	case q.Limit < 1 || q.Limit > MaxMessagePage:
+		return nil, "", Errorf(BadRequest, "the limit is %d, it must be 1 to %d", q.Limit, MaxMessagePage)
+	case q.ID != "" && q.Key != "":
+		return nil, "", Errorf(BadRequest, "a message id and a key are given: one of them")
+	case q.ID != "":
+		return b.findByHash(ctx, tp, &q, keyindex.ID(tp.ID, q.ID))
+	case q.Key != "":
+		return b.findByHash(ctx, tp, &q, keyindex.Key(tp.ID, q.Key))
+	}
+	return b.findByTime(ctx, tp, &q)
+}
+
+// findByHash asks the key index. A page token is the position that the page
+// before ended at.
+func (b *Broker) findByHash(ctx context.Context, tp topic.Topic, q *MessageQuery, hash uint64) (page []FoundMessage, next string, err error) {
+	before := record.Position(math.MaxUint64)
+	if q.Page != "" {
+		at, err := strconv.ParseUint(q.Page, 10, 64)
+		if err != nil {
+			return nil, "", badPage(q.Page)
+		}
+		before = record.Position(at)
+	}
+	looked := 0
+	var failed error
+	err = b.keys.Find(hash, before, func(pos record.Position) bool {
+		if failed = ctx.Err(); failed != nil {
+			return false
+		}
+		if len(page) == q.Limit || looked == messageScan {
+			next = strconv.FormatUint(uint64(before), 10)
+			return false
+		}
+		before = pos
+		looked++
+		if pos < b.wal.First() {
+			return false // and so are all that follow
+		}
+		var m record.Message
+		var found FoundMessage
+		var v commitlog.View
+		if v, m, failed = b.viewMessage(pos); failed != nil {
+			if errors.Is(failed, errTrimmed) {
+				failed = nil
+			}
+			return failed == nil
+		}
+		defer v.Release()
+		if m.StoreTime < q.From && m.Kind != record.KindCopy {
+			return false // store times do not decrease along the log
+		}
+		var match bool
+		if found, match, failed = describe(pos, &m, q); failed != nil || !match || m.Topic != tp.ID {
+			return failed == nil
+		}
+		origin := pos
+		if o, ok := m.Properties.Lookup(record.FieldOrigin); ok {
+			if origin = originOf(o); origin >= b.wal.First() {
+				return true // the first copy is there and will be found
+			}
+		}
+		if failed = b.trace(&found, &m, origin); failed == nil {
+			page = append(page, found)
+		}
+		return failed == nil
+	})
+	if err = errors.Join(failed, err); err != nil {
+		return nil, "", err
+	}
+	return page, next, nil
+}
+
+func badPage(s string) error { return Errorf(BadRequest, "%q is not a page of this query", clip(s)) }
+
+// viewMessage maps the message record at a position.
+func (b *Broker) viewMessage(pos record.Position) (commitlog.View, record.Message, error) {
+	v, err := b.viewWhole(pos)
+	if err != nil {
+		return v, record.Message{}, err
+	}
+	m, err := record.ParseMessage(v.Bytes())
+	if err != nil {
+		v.Release()
+		return v, m, damaged(pos, err)
+	}
+	return v, m, nil
+}
+
+// viewWhole maps a record of which only the position is known.
+func (b *Broker) viewWhole(pos record.Position) (commitlog.View, error) {
+	v, err := b.wal.View(pos, 16)
+	if errors.Is(err, commitlog.ErrOutOfRange) && pos < b.wal.First() {
+		return v, errTrimmed
+	}
+	if err != nil {
+		return v, fmt.Errorf("broker: %w", err)
+	}
+	size := binary.LittleEndian.Uint32(v.Bytes())
+	v.Release()
+	if size > record.MaxSize {
+		return v, damaged(pos, record.ErrMalformed)
+	}
+	return b.viewRecord(pos, int(size))
+}
+
+// describe fills in what the record says, and whether the query wants it.
+func describe(pos record.Position, m *record.Message, q *MessageQuery) (f FoundMessage, match bool, err error) {
+	f = FoundMessage{
+		Position: pos, Queue: m.Queue, Offset: record.NoOffset, Stored: m.StoreTime, Born: m.BornTime, Due: m.DueTime, BodySize: len(m.Body),
+	}
+	byKey := q.Key == ""
+	err = m.Properties.Each(func(field record.Field, _, value []byte) bool {
+		switch field {
+		case record.FieldMessageID:
+			f.ID = string(value)
+		case record.FieldTag:
+			f.Tag = string(value)
+		case record.FieldKey:
+			f.Keys = append(f.Keys, string(value))
+			byKey = byKey || string(value) == q.Key
+		}
+		return true
+	})
+	if err != nil {
+		return f, false, damaged(pos, err)
+	}
+	return f, byKey && (q.ID == "" || f.ID == q.ID) && f.Stored >= q.From && f.Stored < q.To, nil
+}
+
+// trace finds out what became of a message: from the record itself, from the
+// table of half messages, and from what the log says of its payload.
+func (b *Broker) trace(f *FoundMessage, m *record.Message, origin record.Position) error {
+	f.State = MessageGone
+	if m.Kind == record.KindMessage {
+		if err := b.place(f, m.Key(), m.Offset); err != nil {
+			return err
+		}
+	}
+	pending := m.Kind == record.KindDelayed
+	if m.Kind == record.KindHalf {
+		f.State = MessageRolledBack // unless something below says otherwise
+		half, err := b.transactions.Get(f.Position)
+		switch {
+		case err == nil && half.Parked:
+			f.State = MessageParked
+		case err == nil:
+			f.State = MessageHalf
+		case !errors.Is(err, transaction.ErrUnknown) && !isDecided(err):
+			return err
+		}
+	}
+	// A payload that retention copied is named by its first position in older
+	// records and by that of the copy in newer ones.
+	at := []record.Position{origin}
+	if f.Position != origin {
+		at = append(at, f.Position)
+	}
+	for i := 0; i < len(at) && i < 16; i++ {
+		var moves []record.Position
+		if err := b.keys.Find(keyindex.Move(at[i]), math.MaxUint64, func(pos record.Position) bool {
+			moves = append(moves, pos)
+			return len(moves) < MaxMessagePage
+		}); err != nil {
+			return err
+		}
+		for j := len(moves) - 1; j >= 0; j-- { // in log order
+			to, still, err := b.traceMove(f, moves[j], at[i], pending)
+			if err != nil {
+				return err
+			}
+			pending = still
+			if to != 0 && to != f.Position && to != origin {
+				at = append(at, to)
+			}
+		}
+	}
+	if pending {
+		f.State = MessageDelayed
+	}
+	for _, p := range f.Places {
+		if p.Dead && !p.Settled {
+			f.State = MessageDead
+		}
+	}
+	return nil
+}
+
+func isDecided(err error) bool {
+	var d *transaction.DecidedError
+	return errors.As(err, &d)
+}
+
+// place says that a message is in a queue, if it still is.
+func (b *Broker) place(f *FoundMessage, key record.QueueKey, off record.QueueOffset) error {
+	_, ok, err := b.entryAt(key, off)
+	if ok {
+		f.Queue, f.Offset, f.State = key.Queue(), off, MessageQueued
+	}
+	return err
+}
+
+func (b *Broker) entryAt(key record.QueueKey, off record.QueueOffset) (consumequeue.Entry, bool, error) {
+	var e [1]consumequeue.Entry
+	n, err := b.index.Read(key, off, e[:])
+	if errors.Is(err, consumequeue.ErrOutOfRange) {
+		return e[0], false, nil
+	}
+	return e[0], n == 1, err
+}
+
+// traceMove takes in one record about a payload at from. to is where the payload
+// is from now on, 0 when it stays.
+func (b *Broker) traceMove(f *FoundMessage, pos, from record.Position, pending bool) (to record.Position, still bool, err error) {
+	if pos < b.wal.First() {
+		return 0, pending, nil
+	}
+	v, err := b.viewWhole(pos)
+	if errors.Is(err, errTrimmed) {
+		return 0, pending, nil
+	}
+	if err != nil {
+		return 0, pending, err
+	}
+	defer v.Release()
+	rec := v.Bytes()
+	kind := record.KindOf(rec)
+	if payload, ok, err := movedPayload(rec, kind); err != nil || !ok || payload != from {
+		return 0, pending, err // it only has the same hash
+	}
+	switch kind {
+	case record.KindTransactionEnd, record.KindTimerFired:
+		return 0, false, b.place(f, record.KeyOf(rec), record.OffsetOf(rec))
+	case record.KindTimerCancel:
+		f.State = MessageRecalled
+		return 0, false, nil
+	case record.KindTimerMove:
+		c, err := parseTimerChange(rec, kind)
+		f.Due = c.due
+		if c.to == from {
+			c.to = 0
+		}
+		return c.to, true, err
+	case record.KindDeadLetter, record.KindDeadLetterCopy:
+		dl, err := parseDeadLetter(rec)
+		if err != nil {
+			return 0, pending, damaged(pos, err)
+		}
+		return 0, pending, b.addPlace(f, rec, MessagePlace{Dead: true, Reason: dl.Reason, Time: dl.StoreTime})
+	case record.KindRedrive:
+		r, err := parseRedrive(rec)
+		if err != nil {
+			return 0, pending, damaged(pos, err)
+		}
+		return 0, pending, b.addPlace(f, rec, MessagePlace{Time: r.StoreTime})
+	}
+	return 0, pending, nil
+}
+
+// addPlace adds the place that a move put a message into, if it is still there.
+func (b *Broker) addPlace(f *FoundMessage, rec []byte, p MessagePlace) error {
+	key := record.KeyOf(rec)
+	tp, ok := b.topics.ByID(key.Topic())
+	if !ok {
+		return nil
+	}
+	p.Topic, p.Queue, p.Offset = tp.Name, key.Queue(), record.OffsetOf(rec)
+	for _, old := range f.Places {
+		if old.Topic == p.Topic && old.Queue == p.Queue && old.Offset == p.Offset {
+			return nil // a dead-letter record and its copy
+		}
+	}
+	e, ok, err := b.entryAt(key, p.Offset)
+	if ok {
+		p.Settled = e.Flags&settled != 0
+		f.Places = append(f.Places, p)
+	}
+	return err
+}
+
+// findByTime merges the queues by store time. A page token is the place of the
+// page's last message: its time, queue and offset.
+func (b *Broker) findByTime(ctx context.Context, tp topic.Topic, q *MessageQuery) (page []FoundMessage, next string, err error) {
+	type cursor struct {
+		at, end record.QueueOffset
+		e       consumequeue.Entry
+	}
+	at, queue, offset := q.From, uint32(0), record.NoOffset
+	if q.Page != "" {
+		if at, queue, offset, err = parsePlace(q.Page); err != nil {
+			return nil, "", err
+		}
+	}
+	cursors := make([]cursor, tp.Queues)
+	load := func(i uint32) error {
+		c := &cursors[i]
+		for c.at < c.end {
+			e, ok, err := b.entryAt(record.Key(tp.ID, i), c.at)
+			if err != nil {
+				return b.indexError(tp, i, c.at, err)
+			}
+			if ok {
+				if c.e = e; e.StoreTime >= q.To {
+					c.at = c.end
+				}
+				return nil
+			}
+			low, _, _ := b.index.Bounds(record.Key(tp.ID, i))
+			c.at = max(c.at+1, low) // retention passed by
+		}
+		return nil
+	}
+	for i := range cursors {
+		key, c := record.Key(tp.ID, uint32(i)), &cursors[i]
+		from := at
+		if uint32(i) < queue {
+			from++ // those of the same time were before the page's last
+		}
+		if c.at, err = b.index.OffsetAt(key, from); err != nil {
+			return nil, "", b.indexError(tp, uint32(i), 0, err)
+		}
+		if uint32(i) == queue {
+			c.at = max(c.at, offset+1)
+		}
+		_, c.end, _ = b.index.Bounds(key)
+		if err := load(uint32(i)); err != nil {
+			return nil, "", err
+		}
+	}
+	for looked := 0; ; looked++ {
+		if err := ctx.Err(); err != nil {
+			return nil, "", err
+		}
+		best := -1
+		for i := range cursors {
+			if c := &cursors[i]; c.at < c.end && (best < 0 || c.e.StoreTime < cursors[best].e.StoreTime) {
+				best = i
+			}
+		}
+		switch {
+		case best < 0:
+			return page, "", nil
+		case len(page) == q.Limit || looked == messageScan:
+			return page, fmt.Sprintf("%d-%d-%d", at, queue, offset), nil
+		}
+		c := &cursors[best]
+		at, queue, offset = c.e.StoreTime, uint32(best), c.at
+		f, err := b.foundAt(tp, queue, offset, c.e)
+		switch {
+		case err == nil:
+			page = append(page, f)
+		case !isTrimmed(err):
+			return nil, "", err
+		}
+		c.at++
+		if err := load(uint32(best)); err != nil {
+			return nil, "", err
+		}
+	}
+}
+
+func parsePlace(s string) (at int64, queue uint32, offset record.QueueOffset, err error) {
+	part := strings.Split(s, "-")
+	if len(part) != 3 {
+		return 0, 0, 0, badPage(s)
+	}
+	at, err1 := strconv.ParseInt(part[0], 10, 64)
+	q, err2 := strconv.ParseUint(part[1], 10, 32)
+	off, err3 := strconv.ParseInt(part[2], 10, 64)
+	if errors.Join(err1, err2, err3) != nil || at == math.MaxInt64 || off == math.MaxInt64 {
+		return 0, 0, 0, badPage(s)
+	}
+	return at, uint32(q), record.QueueOffset(off), nil
+}
+
+// foundAt describes the message at a queue offset.
+func (b *Broker) foundAt(tp topic.Topic, queue uint32, offset record.QueueOffset, e consumequeue.Entry) (FoundMessage, error) {
+	l, err := b.loadEntry(e, queue, offset)
+	if err != nil {
+		return FoundMessage{}, err
+	}
+	defer l.release()
+	return b.foundLoaded(tp, queue, offset, e, l)
+}
+
+func (b *Broker) foundLoaded(tp topic.Topic, queue uint32, offset record.QueueOffset, e consumequeue.Entry, l loaded) (FoundMessage, error) {
+	pos := e.Position
+	if l.origin != nil {
+		_, p, err := b.payloadOf(tp, queue, offset)
+		if err != nil {
+			return FoundMessage{}, err
+		}
+		pos = p.pos
+	}
+	f, _, err := describe(pos, &l.msg, &MessageQuery{To: math.MaxInt64})
+	if err != nil {
+		return f, err
+	}
+	origin := pos
+	if o, ok := l.msg.Properties.Lookup(record.FieldOrigin); ok {
+		origin = originOf(o)
+	}
+	if err := b.trace(&f, &l.msg, origin); err != nil {
+		return f, err
+	}
+	// Here it was found, whatever its own queue is.
+	f.Queue, f.Offset = queue, offset
+	if f.State == MessageGone {
+		f.State = MessageQueued
+	}
+	return f, nil
+}
+
+// MessageAt calls f with the message at a queue offset and its body, verified;
+// both are valid only during the call. MessageNotFound when there is none.
+func (b *Broker) MessageAt(topicName record.Resource, queue uint32, offset record.QueueOffset, f func(FoundMessage, *record.Message) error) error {
+	tp, err := b.Route(topicName)
+	if err != nil {
+		return err
+	}
+	notFound := Errorf(MessageNotFound, "the topic %q has no message at offset %d of queue %d", clip(topicName.String()), offset, queue)
+	if offset < 0 {
+		return notFound
+	}
+	e, ok, err := b.entryAt(record.Key(tp.ID, queue), offset)
+	if err != nil {
+		return b.indexError(tp, queue, offset, err)
+	}
+	if !ok {
+		return notFound
+	}
+	l, err := b.loadEntry(e, queue, offset)
+	if isTrimmed(err) {
+		return notFound
+	}
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	found, err := b.foundLoaded(tp, queue, offset, e, l)
+	if err != nil {
+		return err
+	}
+	return f(found, &l.msg)
+}
+
+// MessageByID is MessageAt for the newest message with an id.
+func (b *Broker) MessageByID(ctx context.Context, topicName record.Resource, id string, f func(FoundMessage, *record.Message) error) error {
+	if id == "" {
+		return Errorf(BadRequest, "the message id is empty")
+	}
+	page, _, err := b.FindMessages(ctx, MessageQuery{Topic: topicName, ID: id, Limit: 1})
+	if err != nil {
+		return err
+	}
+	notFound := Errorf(MessageNotFound, "the topic %q has no message with the id %q", clip(topicName.String()), clip(id))
+	if len(page) == 0 {
+		return notFound
+	}
+	v, m, err := b.viewMessage(page[0].Position)
+	if errors.Is(err, errTrimmed) {
+		return notFound
+	}
+	if err != nil {
+		return err
+	}
+	defer v.Release()
+	if err := m.VerifyBody(); err != nil {
+		return damaged(page[0].Position, err)
+	}
+	return f(page[0], &m)
+}
