@@ -40,7 +40,7 @@ func (f *fixture) die(topic, id, body string) {
 	for _, m := range got {
 		resp, err := f.ForwardMessageToDeadLetterQueue(as("undoer"), &v2.ForwardMessageToDeadLetterQueueRequest{
 			Group: &v2.Resource{Name: "g"}, Topic: &v2.Resource{Name: topic},
-			ReceiptHandle: m.SystemProperties.GetReceiptHandle(), MessageId: id, DeliveryAttempt: 1, MaxDeliveryAttempts: 1,
+			ReceiptHandle: m.SystemProperties.GetReceiptHandle(), MessageId: id, DeliveryAttempt: 1, MaxDeliveryAttempts: 3,
 		})
 		if err != nil || resp.GetStatus().GetCode() != v2.Code_OK {
 			f.t.Fatalf("%v, %v", resp, err)
