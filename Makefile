@@ -6,7 +6,7 @@ STORE_MB ?= 10000
 ROUNDS   ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint proto proto-check fuzz crash interop flights bench bench-smoke
+.PHONY: help build test race lint proto proto-check fuzz crash interop flights orders bench bench-smoke
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ interop: ## official clients in Go, Java, Python and Node.js against the real bi
 
 flights: ## the flights example: 336,776 messages through an official client, a kill -9 in the middle
 	examples/flights/run.sh
+
+orders: ## the orders example: transactions, delay, SQL, order and dead letters with an official client
+	examples/orders/run.sh
 
 bench: ## measure and rewrite docs/benchmarks.md (about 10 minutes, STORE_MB of disk)
 	$(GO) run ./test/bench -store-mb $(STORE_MB) -out docs/benchmarks.md

@@ -151,6 +151,7 @@ func New(b *broker.Broker, o Options) *Server {
 	v2.RegisterMessagingServiceServer(s.grpc, s.messaging)
 	gantryv1.RegisterManagementServer(s.grpc, newManagement(b, s.log, o))
 	gantryv1.RegisterDeadLettersServer(s.grpc, &deadLetters{broker: b, log: s.log})
+	gantryv1.RegisterMessagesServer(s.grpc, &messages{broker: b, log: s.log})
 	gantryv1.RegisterGroupOpsServer(s.grpc, &groupOps{broker: b, log: s.log})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)

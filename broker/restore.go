@@ -26,7 +26,7 @@ func FormatVersion() int { return formatVersion }
 // decimal number and a newline.
 func prepareDirs(dir string, subdirs ...string) error {
 	for _, d := range append([]string{dir}, subdirs...) {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("broker: %w", err)
 		}
 	}

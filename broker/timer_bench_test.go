@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,6 +84,7 @@ func timersDue(b *testing.B, d commitlog.Durability, n int, within int64) {
 	var samples []sample
 	time.Sleep(time.Until(time.UnixMilli(second)) - 10*time.Millisecond)
 	runtime.GC()
+	cpu := cpuTime()
 	for total := 0; total < n; time.Sleep(500 * time.Microsecond) {
 		s := sample{}
 		total = 0
@@ -93,6 +95,7 @@ func timersDue(b *testing.B, d commitlog.Durability, n int, within int64) {
 		s.at = time.Now().UnixMicro()
 		samples = append(samples, s)
 	}
+	cpu = cpuTime() - cpu
 	done := time.UnixMicro(samples[len(samples)-1].at)
 	var late []int64
 	for q := range uint32(queues) {
@@ -120,10 +123,18 @@ func timersDue(b *testing.B, d commitlog.Durability, n int, within int64) {
 	}
 	b.Logf("%d due in %d ms: sent at %.0f/s; visible late by min %s p50 %s p90 %s p99 %s p99.9 %s max %s; the last one %v after the end",
 		n, within, sendRate, at(0), at(.5), at(.9), at(.99), at(.999), at(1), done.Sub(time.UnixMilli(second+within)).Round(time.Millisecond))
+	b.Logf("%v of CPU, %v for each, this benchmark's looking included", cpu.Round(time.Millisecond), cpu/time.Duration(n))
 	b.Logf("histogram: %s", histogram(late))
 	if late[0] < 0 {
 		b.Errorf("one was visible %d us before it was due", -late[0])
 	}
+}
+
+// cpuTime is what the process has used of all processors.
+func cpuTime() time.Duration {
+	var r syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &r)
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 // histogram counts microseconds by powers of two of milliseconds.

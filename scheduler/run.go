@@ -26,11 +26,10 @@ const (
 	// maxNap bounds a sleep: the wall clock may jump meanwhile.
 	maxNap = int64(250)
 
-	// fireBatch moves are submitted at a time, and up to maxFlights batches are
-	// under way: enough to keep the log busy, few enough that a cancel need not be
-	// refused long before its timer's turn.
+	// fireBatch moves are submitted at a time, and up to maxFlights batches, 5 MB,
+	// are under way: enough to keep the log busy while the disk syncs.
 	fireBatch  = 1024
-	maxFlights = 16
+	maxFlights = 64
 
 	// retry is the pause after a refused append.
 	retry = 250 * time.Millisecond

@@ -83,7 +83,8 @@ const checkpointSuffix = ".ckpt"
 func WriteCheckpoint(dir string, c Checkpoint) error {
 	name := filepath.Join(dir, fmt.Sprintf("%020d%s", c.Position, checkpointSuffix))
 	tmp := name + ".tmp"
-	f, err := os.Create(tmp)
+	// Not for other users: it holds the secret of receipt handles.
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("dispatch: %w", err)
 	}
