@@ -248,6 +248,32 @@ func TestASecondSnapshotBeforeTheFirstIsPersistedTakesNoFileFromIt(t *testing.T)
 	open(t, "/k", Options{FS: fs.Kill(), SegmentEntries: 64}, first)
 }
 
+func TestFullDiskOnlyPutsSortingOff(t *testing.T) {
+	fs := crashtest.New()
+	x := open(t, "/k", Options{FS: fs, SegmentEntries: 64}, nil)
+	for i := range 64 {
+		if err := x.Put(record.Position(i+1), []uint64{uint64(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, room := range []int64{1500, 0} {
+		fs.SetCapacity(room)
+		snapshot := x.AppendSnapshot(nil)
+		if err := errors.Join(x.Flush(), x.Persisted()); err != nil {
+			t.Fatal(err)
+		}
+		if raw := x.Stats().Raw; raw == 0 != (room == 0) {
+			t.Errorf("room for %d bytes: %d raw segments", room, raw)
+		}
+		y := open(t, "/k", Options{FS: fs.Crash(crashtest.None, nil)}, snapshot)
+		for i := range 64 {
+			if got := found(t, y, uint64(i), 100); !slices.Equal(got, []record.Position{record.Position(i + 1)}) {
+				t.Fatal(i, got)
+			}
+		}
+	}
+}
+
 func TestRecordIsPutOnce(t *testing.T) {
 	x := open(t, t.TempDir(), Options{SegmentEntries: 64}, nil)
 	for _, pos := range []record.Position{10, 20, 10, 20} {

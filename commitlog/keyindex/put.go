@@ -1,11 +1,13 @@
 package keyindex
 
 import (
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"slices"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
 
 // Put adds the hashes of the record at pos. Positions ascend: one that is not
@@ -109,6 +111,10 @@ func (x *Index) seal(s *segment) error {
 	m := meta{id: s.id, sealed: true, count: s.count, first: s.first, last: s.last}
 	fence := make([]entry, blocksOf(len(entries)))
 	f, err := x.fs.Create(x.path(m), sealedSize(len(entries)))
+	if errors.Is(err, mmapfile.ErrNoSpace) {
+		x.log.Warn("no room to sort a segment of the key index, it stays as it is for now", "file", s.file.Name(), "error", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
