@@ -16,6 +16,9 @@ type checkpointer struct {
 	b    *Broker
 	dir  string
 	work chan dispatch.Checkpoint // capacity 1
+	// busy from the taking of a snapshot until its checkpoint is durable: what a
+	// second snapshot would let go, the first may still name.
+	busy atomic.Bool
 
 	last record.Position // newest written; the run goroutine's, then final's
 
@@ -31,7 +34,7 @@ func (c *checkpointer) init(b *Broker, dir string, at record.Position) {
 // take is called by the dispatcher. When the writer is still busy with the
 // checkpoint before, this one is left out: the next comes soon enough.
 func (c *checkpointer) take(at record.Position) {
-	if len(c.work) == 0 {
+	if c.busy.CompareAndSwap(false, true) {
 		c.work <- c.b.snapshot(at)
 	}
 }
@@ -46,6 +49,7 @@ func (c *checkpointer) run() {
 				c.b.fatal(err)
 				return
 			}
+			c.busy.Store(false)
 		}
 	}
 }
