@@ -37,9 +37,8 @@ type receiving struct {
 
 // found is one message about to be handed out, with its bytes.
 type found struct {
-	held    inflight.Held
-	loaded  loaded
-	resumed bool // its lease exists already
+	held   inflight.Held
+	loaded loaded
 }
 
 // Receive hands out messages under a lease. It waits up to req.Wait for a first
@@ -79,7 +78,7 @@ func (b *Broker) Receive(ctx context.Context, req ReceiveRequest) (*Delivery, er
 			b.counters.deliveries.Add(uint64(len(d.Messages)))
 			return d, nil
 		}
-		if r.more() {
+		if (req.Wait == 0 || wait.Err() == nil) && r.more() {
 			continue
 		}
 		if err := b.sleep(wait, w); err != nil {
@@ -184,7 +183,7 @@ func (r *receiving) collect() (*Delivery, error) {
 			r.release()
 			return nil, err
 		}
-		r.found = append(r.found, found{held: h, loaded: l, resumed: true})
+		r.found = append(r.found, found{held: h, loaded: l})
 	}
 	if len(r.found) > 0 {
 		return r.deliver(), nil
