@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -238,7 +239,7 @@ func TestLongPollIsWokenByAMessage(t *testing.T) {
 		got <- d.Messages
 	}()
 	for b.hub.Waiting() == 0 {
-		time.Sleep(time.Millisecond)
+		runtime.Gosched()
 	}
 	send(t, b, "T", msg("1", "hello"))
 	want(t, <-got, "hello#1")
@@ -254,7 +255,7 @@ func TestReceiveEndsWithItsClient(t *testing.T) {
 		done <- err
 	}()
 	for b.hub.Waiting() == 0 {
-		time.Sleep(time.Millisecond)
+		runtime.Gosched()
 	}
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
