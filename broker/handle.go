@@ -62,8 +62,37 @@ func (k *handleKey) sum(dst, fields []byte) []byte {
 	return dst
 }
 
-func (k *handleKey) seal(h handle) string {
+// sealed returns fields, at most handleFields bytes, with their MAC behind them,
+// as text. Every kind of handle begins with a byte of its own.
+func (k *handleKey) sealed(fields []byte) string {
 	var b [handleFields + sha256.Size]byte
+	n := copy(b[:handleFields], fields)
+	k.sum(b[:n], b[:n])
+	return base64.RawURLEncoding.EncodeToString(b[:n+handleMAC])
+}
+
+// opened fills fields with what sealed was given, and reports whether s is a
+// handle of that length that begins with kind.
+func (k *handleKey) opened(fields []byte, kind byte, s string) bool {
+	var b [handleLen]byte
+	n := len(fields)
+	if base64.RawURLEncoding.DecodedLen(len(s)) != n+handleMAC {
+		return false
+	}
+	if got, err := base64.RawURLEncoding.Strict().Decode(b[:], []byte(s)); err != nil || got != n+handleMAC {
+		return false
+	}
+	var want [sha256.Size]byte
+	k.sum(want[:0], b[:n])
+	if subtle.ConstantTimeCompare(want[:handleMAC], b[n:n+handleMAC]) != 1 || b[0] != kind {
+		return false
+	}
+	copy(fields, b[:n])
+	return true
+}
+
+func (k *handleKey) seal(h handle) string {
+	var b [handleFields]byte
 	le := binary.LittleEndian
 	b[0] = handleVersion
 	le.PutUint32(b[1:], uint32(h.Key.Group))
@@ -72,21 +101,12 @@ func (k *handleKey) seal(h handle) string {
 	le.PutUint64(b[13:], uint64(h.Offset))
 	le.PutUint64(b[21:], h.LeaseID)
 	le.PutUint64(b[29:], uint64(h.Deadline))
-	k.sum(b[:handleFields], b[:handleFields])
-	return base64.RawURLEncoding.EncodeToString(b[:handleLen])
+	return k.sealed(b[:])
 }
 
 func (k *handleKey) open(s string) (handle, bool) {
-	var b [handleLen]byte
-	if base64.RawURLEncoding.DecodedLen(len(s)) != handleLen {
-		return handle{}, false
-	}
-	if n, err := base64.RawURLEncoding.Strict().Decode(b[:], []byte(s)); err != nil || n != handleLen {
-		return handle{}, false
-	}
-	var want [sha256.Size]byte
-	k.sum(want[:0], b[:handleFields])
-	if subtle.ConstantTimeCompare(want[:handleMAC], b[handleFields:]) != 1 || b[0] != handleVersion {
+	var b [handleFields]byte
+	if !k.opened(b[:], handleVersion, s) {
 		return handle{}, false
 	}
 	le := binary.LittleEndian

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/broker/transaction"
@@ -69,25 +68,19 @@ func movedPayload(rec []byte, kind record.Kind) (pos record.Position, ok bool, e
 	return 0, false, nil
 }
 
-// timerChange is what a timer-cancel or timer-move record says of payloads. The
-// records are drawn in package scheduler.
+// timerChange is what a timer-cancel or timer-move record says of payloads.
 type timerChange struct {
 	from, to record.Position // to = 0: cancelled
 	due      int64           // from now on, Unix ms
 }
 
-func parseTimerChange(rec []byte, kind record.Kind) (c timerChange, err error) {
-	d := record.NewDecoder(record.Command(rec))
-	c.from = record.Position(d.Uvarint())
+func parseTimerChange(rec []byte, kind record.Kind) (timerChange, error) {
 	if kind == record.KindTimerMove {
-		d.Uvarint() // its due time so far
-		d.Uvarint() // a hint
-		c.to, c.due = record.Position(d.Uvarint()), int64(d.Uvarint())
+		old, t, err := scheduler.ParseMove(record.Command(rec))
+		return timerChange{from: old.Position, to: t.Position, due: t.Due}, err
 	}
-	if d.Failed() {
-		return timerChange{}, fmt.Errorf("%w: timer change", record.ErrMalformed)
-	}
-	return c, nil
+	t, err := scheduler.ParseCancel(record.Command(rec))
+	return timerChange{from: t.Position}, err
 }
 
 // openKeys opens the key index as the checkpoint says. rebuild says that it is

@@ -2,9 +2,6 @@ package broker
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"time"
@@ -24,7 +21,6 @@ import (
 const (
 	recallTag    = 'D'
 	recallFields = 21
-	recallLen    = recallFields + handleMAC
 )
 
 // recall names a delayed message.
@@ -35,27 +31,18 @@ type recall struct {
 }
 
 func (k *handleKey) sealRecall(r recall) string {
-	var b [recallFields + sha256.Size]byte
+	var b [recallFields]byte
 	le := binary.LittleEndian
 	b[0] = recallTag
 	le.PutUint32(b[1:], uint32(r.Topic))
 	le.PutUint64(b[5:], uint64(r.Due))
 	le.PutUint64(b[13:], uint64(r.Position))
-	k.sum(b[:recallFields], b[:recallFields])
-	return base64.RawURLEncoding.EncodeToString(b[:recallLen])
+	return k.sealed(b[:])
 }
 
 func (k *handleKey) openRecall(s string) (recall, bool) {
-	var b [recallLen]byte
-	if base64.RawURLEncoding.DecodedLen(len(s)) != recallLen {
-		return recall{}, false
-	}
-	if n, err := base64.RawURLEncoding.Strict().Decode(b[:], []byte(s)); err != nil || n != recallLen {
-		return recall{}, false
-	}
-	var want [sha256.Size]byte
-	k.sum(want[:0], b[:recallFields])
-	if subtle.ConstantTimeCompare(want[:handleMAC], b[recallFields:]) != 1 || b[0] != recallTag {
+	var b [recallFields]byte
+	if !k.opened(b[:], recallTag, s) {
 		return recall{}, false
 	}
 	le := binary.LittleEndian

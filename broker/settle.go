@@ -29,11 +29,11 @@ type TransactionFilter struct {
 }
 
 // Transactions lists undecided half messages, the oldest first.
-func (b *Broker) Transactions(ctx context.Context, f TransactionFilter) ([]Transaction, error) {
+func (b *Broker) Transactions(_ context.Context, f TransactionFilter) ([]Transaction, error) {
 	var after record.Position
 	if f.After != "" {
 		var err error
-		if _, after, err = b.openTransaction(ctx, f.After); err != nil {
+		if _, after, err = b.openTransaction(f.After); err != nil {
 			return nil, err
 		}
 	}
@@ -63,7 +63,7 @@ func (b *Broker) Transactions(ctx context.Context, f TransactionFilter) ([]Trans
 
 // Transaction returns one half message, decided or not.
 func (b *Broker) Transaction(ctx context.Context, id string) (Transaction, error) {
-	topic, pos, err := b.openTransaction(ctx, id)
+	topic, pos, err := b.openTransaction(id)
 	if err != nil {
 		return Transaction{}, err
 	}
@@ -83,7 +83,7 @@ func (b *Broker) Transaction(ctx context.Context, id string) (Transaction, error
 // SettleTransaction decides about a half message by hand, parked or not, and
 // returns it as it stands then. The rules are those of EndTransaction.
 func (b *Broker) SettleTransaction(ctx context.Context, id string, outcome transaction.Outcome) (Transaction, error) {
-	_, pos, err := b.openTransaction(ctx, id)
+	_, pos, err := b.openTransaction(id)
 	if err == nil {
 		err = b.decide(ctx, pos, "", outcome, transaction.FromOperator)
 	}
@@ -96,7 +96,7 @@ func (b *Broker) SettleTransaction(ctx context.Context, id string, outcome trans
 // RecheckTransaction has producers asked about a half message at once, and from
 // the first check on again, parked or not.
 func (b *Broker) RecheckTransaction(ctx context.Context, id string) (Transaction, error) {
-	_, pos, err := b.openTransaction(ctx, id)
+	_, pos, err := b.openTransaction(id)
 	if err == nil {
 		_, err = b.transactions.Get(pos)
 	}

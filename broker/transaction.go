@@ -2,9 +2,6 @@ package broker
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"strings"
@@ -24,50 +21,33 @@ import (
 const (
 	transactionTag    = 'T'
 	transactionFields = 13
-	transactionLen    = transactionFields + handleMAC
 )
 
 func (k *handleKey) sealTransaction(topic record.TopicID, pos record.Position) string {
-	var b [transactionFields + sha256.Size]byte
+	var b [transactionFields]byte
 	b[0] = transactionTag
 	binary.LittleEndian.PutUint32(b[1:], uint32(topic))
 	binary.LittleEndian.PutUint64(b[5:], uint64(pos))
-	k.sum(b[:transactionFields], b[:transactionFields])
-	return base64.RawURLEncoding.EncodeToString(b[:transactionLen])
+	return k.sealed(b[:])
 }
 
 func (k *handleKey) openTransaction(s string) (topic record.TopicID, pos record.Position, ok bool) {
-	var b [transactionLen]byte
-	if base64.RawURLEncoding.DecodedLen(len(s)) != transactionLen {
-		return 0, 0, false
-	}
-	if n, err := base64.RawURLEncoding.Strict().Decode(b[:], []byte(s)); err != nil || n != transactionLen {
-		return 0, 0, false
-	}
-	var want [sha256.Size]byte
-	k.sum(want[:0], b[:transactionFields])
-	if subtle.ConstantTimeCompare(want[:handleMAC], b[transactionFields:]) != 1 || b[0] != transactionTag {
+	var b [transactionFields]byte
+	if !k.opened(b[:], transactionTag, s) {
 		return 0, 0, false
 	}
 	return record.TopicID(binary.LittleEndian.Uint32(b[1:])), record.Position(binary.LittleEndian.Uint64(b[5:])), true
 }
 
-// openTransaction decodes a transaction id and waits until its half message is
-// applied: a send is answered before that.
-func (b *Broker) openTransaction(ctx context.Context, id string) (record.TopicID, record.Position, error) {
+// openTransaction decodes a transaction id. Its half message is applied: no id
+// leaves the broker before that.
+func (b *Broker) openTransaction(id string) (record.TopicID, record.Position, error) {
 	if strings.TrimSpace(id) == "" {
 		return 0, 0, Errorf(InvalidTransaction, "the transaction id is blank")
 	}
 	topic, pos, ok := b.handles.Load().openTransaction(id)
 	if !ok {
 		return 0, 0, Errorf(InvalidTransaction, "the transaction id is not one of this broker's")
-	}
-	if pos >= b.wal.Committed() {
-		// Stored in a mode that a crash may take the newest messages from.
-		return 0, 0, transactionError(transaction.ErrUnknown)
-	}
-	if err := b.dispatcher.Await(ctx, pos+1); err != nil {
-		return 0, 0, Errorf(Unavailable, "the broker is shutting down: %w", err)
 	}
 	return topic, pos, nil
 }
@@ -97,7 +77,7 @@ func (b *Broker) EndTransaction(ctx context.Context, topicName record.Resource, 
 	if err := checkTopicName(topicName); err != nil {
 		return err
 	}
-	of, pos, err := b.openTransaction(ctx, id)
+	of, pos, err := b.openTransaction(id)
 	if err != nil {
 		return err
 	}

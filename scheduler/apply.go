@@ -75,7 +75,7 @@ func (s *Scheduler) ApplyFired(t *Timer, now int64) error {
 
 // ApplyCancel applies the data of a timer-cancel record.
 func (s *Scheduler) ApplyCancel(data []byte, now int64) error {
-	t, err := parseCancel(data)
+	t, err := ParseCancel(data)
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func (s *Scheduler) ApplyCancel(data []byte, now int64) error {
 
 // ApplyMove applies the data of a timer-move record.
 func (s *Scheduler) ApplyMove(data []byte, now int64) error {
-	old, t, err := parseMove(data)
+	old, t, err := ParseMove(data)
 	if err != nil {
 		return err
 	}

@@ -159,7 +159,8 @@ func AppendCancel(dst []byte, t *Timer) []byte {
 	return record.EndCommand(appendName(dst, t), start)
 }
 
-func parseCancel(data []byte) (Timer, error) {
+// ParseCancel reads the data of a timer-cancel record: which timer it names.
+func ParseCancel(data []byte) (Timer, error) {
 	d := record.NewDecoder(data)
 	t := readName(d)
 	if err := d.Err(); err != nil {
@@ -185,7 +186,9 @@ func AppendMove(dst []byte, old, t *Timer) []byte {
 	return record.EndCommand(dst, start)
 }
 
-func parseMove(data []byte) (old, t Timer, err error) {
+// ParseMove reads the data of a timer-move record: which timer it names, and what
+// that is from now on.
+func ParseMove(data []byte) (old, t Timer, err error) {
 	d := record.NewDecoder(data)
 	old = readName(d)
 	t = Timer{

@@ -400,13 +400,13 @@ func FuzzDecoders(f *testing.F) {
 				t.Fatalf("%+v became %+v, %v", f, got, err)
 			}
 		}
-		if old, next, err := parseMove(b); err == nil {
-			o, n, err := parseMove(record.Command(AppendMove(nil, &old, &next)))
+		if old, next, err := ParseMove(b); err == nil {
+			o, n, err := ParseMove(record.Command(AppendMove(nil, &old, &next)))
 			if err != nil || o != old || n != next {
 				t.Fatalf("%+v %+v became %+v %+v, %v", old, next, o, n, err)
 			}
 		}
-		parseCancel(b)
+		ParseCancel(b)
 		s := New(newMemory())
 		d := record.NewDecoder(b)
 		if s.Restore(d); d.Err() == nil {

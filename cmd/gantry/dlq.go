@@ -92,12 +92,7 @@ func viewDeadMessage(m *gantryv1.DeadLetterMessage) deadMessageView {
 	if m.GetGzip() {
 		v.Encoding = "gzip"
 	}
-	for _, p := range m.GetProperties() {
-		if v.Properties == nil {
-			v.Properties = map[string]string{}
-		}
-		v.Properties[p.GetKey()] = p.GetValue()
-	}
+	v.Properties = properties(m.GetProperties())
 	return v
 }
 

@@ -134,12 +134,7 @@ func newMessageGet() *cobra.Command {
 		if r.GetGzip() {
 			v.Encoding = "gzip"
 		}
-		for _, p := range r.GetProperties() {
-			if v.Properties == nil {
-				v.Properties = map[string]string{}
-			}
-			v.Properties[p.GetKey()] = p.GetValue()
-		}
+		v.Properties = properties(r.GetProperties())
 		if c.json {
 			return printJSON(cmd.OutOrStdout(), v)
 		}

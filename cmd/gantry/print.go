@@ -111,3 +111,18 @@ func count[N int | int64 | uint32 | uint64](n N, noun string) string {
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }
+
+// properties is what a message's properties are in JSON; nil when there are none.
+func properties[P interface {
+	GetKey() string
+	GetValue() string
+}](list []P) map[string]string {
+	if len(list) == 0 {
+		return nil
+	}
+	m := make(map[string]string, len(list))
+	for _, p := range list {
+		m[p.GetKey()] = p.GetValue()
+	}
+	return m
+}
