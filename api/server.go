@@ -19,6 +19,7 @@ import (
 	"github.com/gantry-mq/gantry/broker"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
+	"github.com/gantry-mq/gantry/proto/wire"
 )
 
 // Bounds of the transport, together because they only make sense together.
@@ -132,6 +133,7 @@ func New(b *broker.Broker, o Options) *Server {
 	}
 
 	s.grpc = grpc.NewServer(
+		grpc.ForceServerCodecV2(wire.Codec{}),
 		grpc.Creds(newSniffer(certificate)),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxRecvMsgSize(maxRequestBytes),
