@@ -23,21 +23,26 @@ import (
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/keyindex"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
 	"github.com/gantry-mq/gantry/scheduler"
 )
 
 // Options of a broker. Dir must be given; the rest may be zero.
 type Options struct {
 	Dir          string               // data directory; made when missing
+	FS           mmapfile.FS          // nil = the operating system's
 	Durability   commitlog.Durability // when a send is answered
 	SegmentSize  int64                // bytes; 0 = the log's default
 	MaxMapped    int64                // bytes of log kept mapped; 0 = the log's default
 	RetentionAge time.Duration        // 0 = keep
 	// RetentionSize bounds the log in bytes; the oldest segments go first. 0 = keep.
-	RetentionSize    int64
-	CheckpointEvery  int64  // bytes of log between checkpoints; 0 = 64 MiB
-	BrokerName       string // as clients see it; "" = gantry
-	AutoCreateGroups bool   // a group comes into being when it is first named
+	RetentionSize   int64
+	CheckpointEvery int64 // bytes of log between checkpoints; 0 = 64 MiB
+	// Sizes of the indexes' files; 0 = the defaults of consumequeue and keyindex.
+	ArenaSize         int64
+	KeySegmentEntries int
+	BrokerName        string // as clients see it; "" = gantry
+	AutoCreateGroups  bool   // a group comes into being when it is first named
 	// MaxDelay is how far ahead a delivery time may be. 0 = DefaultMaxDelay; 24 h is
 	// what the reference broker's proxy takes.
 	MaxDelay time.Duration
@@ -113,6 +118,9 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	if opts.FS == nil {
+		opts.FS = mmapfile.OS
+	}
 	if opts.BrokerName == "" {
 		opts.BrokerName = "gantry"
 	}
@@ -158,10 +166,11 @@ func (b *Broker) open(ctx context.Context) error {
 	stateDir := filepath.Join(b.opts.Dir, "state")
 	indexDir := filepath.Join(b.opts.Dir, "consumequeue")
 	keysDir := filepath.Join(b.opts.Dir, "keyindex")
-	if err := prepareDirs(b.opts.Dir, stateDir, indexDir, keysDir); err != nil {
+	logDir := filepath.Join(b.opts.Dir, "commitlog")
+	if err := prepareDirs(b.opts.FS, b.opts.Dir, stateDir, indexDir, keysDir, logDir); err != nil {
 		return err
 	}
-	cp, found, skipped, err := dispatch.ReadCheckpoint(stateDir)
+	cp, found, skipped, err := dispatch.ReadCheckpoint(b.opts.FS, stateDir)
 	if err != nil {
 		return err
 	}
@@ -169,7 +178,8 @@ func (b *Broker) open(ctx context.Context) error {
 		b.log.Warn("checkpoint not usable, an older one is tried", "error", bad)
 	}
 	b.wal, err = commitlog.Open(commitlog.Options{
-		Dir:         filepath.Join(b.opts.Dir, "commitlog"),
+		Dir:         logDir,
+		FS:          b.opts.FS,
 		SegmentSize: b.opts.SegmentSize,
 		Durability:  b.opts.Durability,
 		MaxMapped:   b.opts.MaxMapped,

@@ -66,7 +66,7 @@ func (c *checkpointer) write(cp dispatch.Checkpoint) error {
 	if err := c.b.keys.Flush(); err != nil {
 		return fmt.Errorf("broker: flush the key index: %w", err)
 	}
-	if err := dispatch.WriteCheckpoint(c.dir, cp); err != nil {
+	if err := dispatch.WriteCheckpoint(c.b.opts.FS, c.dir, cp); err != nil {
 		return err
 	}
 	if err := c.b.index.Persisted(); err != nil {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,6 +12,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
 	"github.com/gantry-mq/gantry/scheduler"
 )
 
@@ -23,17 +24,17 @@ const formatVersion = 1
 func FormatVersion() int { return formatVersion }
 
 // prepareDirs makes the directories and checks the FORMAT file, which holds one
-// decimal number and a newline.
-func prepareDirs(dir string, subdirs ...string) error {
+// decimal number and a newline. It comes last, and makes their names durable.
+func prepareDirs(fsys mmapfile.FS, dir string, subdirs ...string) error {
 	for _, d := range append([]string{dir}, subdirs...) {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+		if err := fsys.MkdirAll(d); err != nil {
 			return fmt.Errorf("broker: %w", err)
 		}
 	}
 	name := filepath.Join(dir, "FORMAT")
-	b, err := os.ReadFile(name)
-	if errors.Is(err, os.ErrNotExist) {
-		if err := os.WriteFile(name, []byte(strconv.Itoa(formatVersion)+"\n"), 0o644); err != nil {
+	b, err := mmapfile.ReadFile(fsys, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := mmapfile.WriteFile(fsys, name, []byte(strconv.Itoa(formatVersion)+"\n")); err != nil {
 			return fmt.Errorf("broker: %w", err)
 		}
 		return nil
@@ -105,17 +106,15 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 		}
 		indexSnapshot = cp.Sections[sectionIndex]
 	}
-	opts := consumequeue.Options{Logger: b.log}
+	opts := consumequeue.Options{FS: b.opts.FS, ArenaSize: b.opts.ArenaSize, Logger: b.log}
 	if found && newest {
 		if b.index, err = consumequeue.Open(indexDir, opts, indexSnapshot); err == nil {
 			return false, nil
 		}
 		b.log.Warn("the consume queues do not fit the checkpoint: they are rebuilt from the log", "error", err)
 	}
-	// What is there belongs to no checkpoint: start empty, replay fills it.
-	if err := consumequeue.Wipe(indexDir); err != nil {
-		return false, err
-	}
+	// What is there belongs to no checkpoint: without one Open removes it, and replay
+	// fills it.
 	b.index, err = consumequeue.Open(indexDir, opts, nil)
 	return found, err
 }

@@ -191,10 +191,6 @@ func (s *Store) openArena(name arenaName) (mmapfile.File, error) {
 	return f, nil
 }
 
-// Wipe removes the files of a store that is not open. Opening it with a nil
-// snapshot does as much.
-func Wipe(dir string) error { return wipe(mmapfile.OS, dir, nil) }
-
 // wipe removes the arenas in dir that keep does not have at their id.
 func wipe(fsys mmapfile.FS, dir string, keep []*arena) error {
 	names, err := fsys.List(dir)

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
 
 // A checkpoint is the whole state as of one position of the log, so that a
@@ -80,33 +80,17 @@ func ParseCheckpoint(b []byte) (Checkpoint, error) {
 const checkpointSuffix = ".ckpt"
 
 // WriteCheckpoint makes c durable in dir and removes older ones than are kept.
-func WriteCheckpoint(dir string, c Checkpoint) error {
+func WriteCheckpoint(fsys mmapfile.FS, dir string, c Checkpoint) error {
 	name := filepath.Join(dir, fmt.Sprintf("%020d%s", c.Position, checkpointSuffix))
-	tmp := name + ".tmp"
-	// Not for other users: it holds the secret of receipt handles.
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("dispatch: %w", err)
-	}
-	_, err = f.Write(AppendCheckpoint(nil, c))
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(tmp, name)
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	if err != nil {
+	if err := mmapfile.WriteFile(fsys, name, AppendCheckpoint(nil, c)); err != nil {
 		return fmt.Errorf("dispatch: write checkpoint: %w", err)
 	}
-	names, err := checkpoints(dir)
+	names, err := checkpoints(fsys, dir)
 	if err != nil {
 		return err
 	}
 	for _, old := range names[min(len(names), checkpointsKept):] {
-		if err := os.Remove(filepath.Join(dir, old)); err != nil {
+		if err := fsys.Remove(filepath.Join(dir, old)); err != nil {
 			return fmt.Errorf("dispatch: %w", err)
 		}
 	}
@@ -115,13 +99,13 @@ func WriteCheckpoint(dir string, c Checkpoint) error {
 
 // ReadCheckpoint returns the newest checkpoint that passes its checks. found is
 // false when there is none at all; skipped names newer ones that were bad.
-func ReadCheckpoint(dir string) (c Checkpoint, found bool, skipped []error, err error) {
-	names, err := checkpoints(dir)
+func ReadCheckpoint(fsys mmapfile.FS, dir string) (c Checkpoint, found bool, skipped []error, err error) {
+	names, err := checkpoints(fsys, dir)
 	if err != nil {
 		return Checkpoint{}, false, nil, err
 	}
 	for _, name := range names {
-		b, err := os.ReadFile(filepath.Join(dir, name))
+		b, err := mmapfile.ReadFile(fsys, filepath.Join(dir, name))
 		if err == nil {
 			if c, err = ParseCheckpoint(b); err == nil {
 				return c, true, skipped, nil
@@ -133,29 +117,15 @@ func ReadCheckpoint(dir string) (c Checkpoint, found bool, skipped []error, err 
 }
 
 // checkpoints lists checkpoint files, newest first.
-func checkpoints(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+func checkpoints(fsys mmapfile.FS, dir string) ([]string, error) {
+	names, err := fsys.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dispatch: %w", err)
 	}
-	var names []string
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), checkpointSuffix) {
-			names = append(names, e.Name())
-		}
-	}
-	slices.Sort(names)
+	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, checkpointSuffix) })
 	slices.Reverse(names)
 	return names, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
 
 func checkpoint(at record.Position) Checkpoint {
@@ -41,19 +42,19 @@ func TestDamagedCheckpointIsRefused(t *testing.T) {
 
 func TestNewestGoodCheckpointIsRead(t *testing.T) {
 	dir := t.TempDir()
-	if _, found, _, err := ReadCheckpoint(filepath.Join(dir, "none")); found || err != nil {
+	if _, found, _, err := ReadCheckpoint(mmapfile.OS, filepath.Join(dir, "none")); found || err != nil {
 		t.Fatal(found, err)
 	}
 	for at := record.Position(10); at <= 40; at += 10 {
-		if err := WriteCheckpoint(dir, checkpoint(at)); err != nil {
+		if err := WriteCheckpoint(mmapfile.OS, dir, checkpoint(at)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if names, _ := checkpoints(dir); len(names) != checkpointsKept {
+	if names, _ := checkpoints(mmapfile.OS, dir); len(names) != checkpointsKept {
 		t.Fatalf("%v are kept", names)
 	}
 	read := func() (record.Position, int) {
-		c, found, skipped, err := ReadCheckpoint(dir)
+		c, found, skipped, err := ReadCheckpoint(mmapfile.OS, dir)
 		if err != nil || !found && c.Position != 0 {
 			t.Fatal(found, err)
 		}
