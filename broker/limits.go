@@ -30,6 +30,10 @@ const (
 	MaxWaiters         = 100_000 // parked receives in all
 	MaxInFlight        = 20_000  // leases per (group, queue)
 
+	// PriorityShare bounds how long messages of a lower priority wait: of so many
+	// messages handed out past them, one is from below.
+	PriorityShare = 16
+
 	MaxQueues         = 1024 // of one topic
 	DefaultQueues     = 8
 	DefaultAttempts   = 17 // deliveries: the first and 16 more

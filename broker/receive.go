@@ -33,6 +33,8 @@ type receiving struct {
 	attempt uint64
 	lite    bool
 	found   []found
+	plan    []inflight.Level // on a topic with priorities: what to take from where
+	leave   func()           // lets the next receive plan; nil = nobody waits for it
 }
 
 // found is one message about to be handed out, with its bytes.
@@ -62,8 +64,9 @@ func (b *Broker) Receive(ctx context.Context, req ReceiveRequest) (*Delivery, er
 	}
 	defer w.Leave()
 	for {
-		d, err := r.collect()
+		d, err := r.collect(ctx)
 		if err != nil {
+			b.hub.Wake(key) // what this one was woken for may still be there
 			return nil, err
 		}
 		if len(d.Messages) > 0 {
@@ -174,7 +177,7 @@ func hash64(s string) uint64 {
 
 // collect takes what there is now: what an earlier try of this receive holds,
 // or redeliveries and then new messages, leased in one record.
-func (r *receiving) collect() (*Delivery, error) {
+func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
 	r.found = r.found[:0]
 	now := time.Now().UnixMilli()
 	for _, h := range r.sub.Resume(r.attempt, r.req.ClientID, now) {
@@ -187,6 +190,12 @@ func (r *receiving) collect() (*Delivery, error) {
 	}
 	if len(r.found) > 0 {
 		return r.deliver(), nil
+	}
+	if r.topic.Type == topic.Priority {
+		if err := r.planLevels(ctx, now); err != nil {
+			return nil, err
+		}
+		defer r.planned()
 	}
 	redelivered, err := r.takeReady(now)
 	if err != nil {
@@ -206,9 +215,19 @@ func (r *receiving) collect() (*Delivery, error) {
 	return r.deliver(), nil
 }
 
-// takeReady reserves redeliveries and loads them. What has had its attempts goes
-// to the dead letters on the way; what the log no longer holds is settled.
+// takeReady reserves redeliveries and loads them.
 func (r *receiving) takeReady(now int64) (kept []inflight.Held, err error) {
+	if r.topic.Type == topic.Priority {
+		for _, l := range r.plan {
+			kept, err = r.loadReady(kept, func() (ready, dead []inflight.Held) {
+				return r.sub.TakeLevel(nil, l.Queue, l.Again, r.group.MaxAttempts, now)
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+		return kept, nil
+	}
 	var accept func(uint32) bool
 	if r.lite {
 		mine := map[uint32]bool{}
@@ -217,10 +236,19 @@ func (r *receiving) takeReady(now int64) (kept []inflight.Held, err error) {
 		}
 		accept = func(q uint32) bool { return mine[q] }
 	}
-	for len(kept) == 0 {
-		ready, dead := r.sub.TakeReady(nil, r.req.Batch, r.group.MaxAttempts, now, accept)
+	return r.loadReady(nil, func() (ready, dead []inflight.Held) {
+		return r.sub.TakeReady(nil, r.req.Batch, r.group.MaxAttempts, now, accept)
+	})
+}
+
+// loadReady adds to kept what take reserves, until it gives something to hand out
+// or nothing at all. What has had its attempts goes to the dead letters on the
+// way; what the log no longer holds is settled.
+func (r *receiving) loadReady(kept []inflight.Held, take func() (ready, dead []inflight.Held)) ([]inflight.Held, error) {
+	for before := len(kept); len(kept) == before; {
+		ready, dead := take()
 		if len(ready)+len(dead) == 0 {
-			return nil, nil
+			break
 		}
 		var gone []inflight.Held
 		dead, lost, err := r.b.split(r.topic, dead)
@@ -246,9 +274,9 @@ func (r *receiving) takeReady(now int64) (kept []inflight.Held, err error) {
 			err = r.b.commit(record1(inflight.AppendAck(nil, r.sub.Key(), gone)))
 		}
 		if err != nil {
-			r.sub.PutBack(ready)
-			r.sub.PutBack(dead)
-			r.sub.PutBack(lost)
+			for _, reserved := range [][]inflight.Held{kept[:before], ready, dead, lost} {
+				r.sub.PutBack(reserved)
+			}
 			r.release()
 			return nil, err
 		}
@@ -263,23 +291,35 @@ const scanBudget = 8192
 // scan looks for new messages in the topic's queues until the batch is full. It
 // leaves the queues it names claimed: EndScan frees them.
 func (r *receiving) scan() (scans []inflight.Scanned, err error) {
-	order := r.order()
-	for len(r.found) < r.req.Batch {
-		sc, end, ok := r.sub.BeginScan(order, r.bounds, MaxInFlight)
-		if !ok {
-			break
+	for _, l := range r.plan {
+		if l.Fresh > 0 {
+			if scans, _, err = r.scanNext(scans, one(l.Queue), len(r.found)+l.Fresh); err != nil {
+				return scans, err
+			}
 		}
-		err := r.scanQueue(&sc, end)
-		scans = append(scans, sc)
-		if err != nil {
+	}
+	order := r.order()
+	for ok := true; ok && len(r.found) < r.req.Batch; {
+		if scans, ok, err = r.scanNext(scans, order, r.req.Batch); err != nil {
 			return scans, err
 		}
 	}
 	return scans, nil
 }
 
-// order says in which order queues are scanned: from the highest on priority
-// topics, else from the client's hint or from one further than the last time.
+// scanNext scans the first queue in order that has something, until want
+// messages are found in all. ok is false when none has.
+func (r *receiving) scanNext(scans []inflight.Scanned, order iter.Seq[uint32], want int) (_ []inflight.Scanned, ok bool, err error) {
+	sc, end, ok := r.sub.BeginScan(order, r.bounds, MaxInFlight)
+	if !ok {
+		return scans, false, nil
+	}
+	err = r.scanQueue(&sc, end, want)
+	return append(scans, sc), true, err
+}
+
+// order says in which order queues are scanned: from the highest on a topic with
+// priorities, else from the client's hint or from one further than the last time.
 func (r *receiving) order() iter.Seq[uint32] {
 	if r.lite {
 		return r.liteOrder()
@@ -301,12 +341,13 @@ func (r *receiving) order() iter.Seq[uint32] {
 	}
 }
 
-// scanQueue reads entries from sc.From on, keeps what matches, and sets sc.To.
-func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset) error {
+// scanQueue reads entries from sc.From on, keeps what matches until want messages
+// are found in all, and sets sc.To.
+func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset, want int) error {
 	var entries [128]consumequeue.Entry
 	var met map[uint32]bool // FIFO: message groups of this scan
 	key := record.Key(r.topic.ID, sc.Queue)
-	for sc.To < to && sc.To < sc.From+scanBudget && len(r.found) < r.req.Batch {
+	for sc.To < to && sc.To < sc.From+scanBudget && len(r.found) < want {
 		n, err := r.b.index.Read(key, sc.To, entries[:min(int64(len(entries)), int64(to-sc.To))])
 		if err != nil {
 			return r.b.indexError(r.topic, sc.Queue, sc.To, err)
@@ -315,7 +356,7 @@ func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset) error
 			return nil
 		}
 		for _, e := range entries[:n] {
-			if len(r.found) == r.req.Batch {
+			if len(r.found) == want {
 				return nil
 			}
 			if !r.filter.MatchHash(e.TagHash) {
@@ -403,6 +444,7 @@ func (r *receiving) lease(redelivered []inflight.Held, scans []inflight.Scanned,
 		r.sub.PutBack(redelivered)
 		return wrapAppend(err)
 	}
+	r.planned()
 	if err := r.b.await(batch); err != nil {
 		return err
 	}
@@ -431,6 +473,9 @@ func (r *receiving) release() {
 func (r *receiving) deliver() *Delivery {
 	key := r.b.handles.Load()
 	d := &Delivery{Messages: make([]Delivered, len(r.found))}
+	if r.topic.Type == topic.Priority {
+		sortLevels(r.found)
+	}
 	for i, f := range r.found {
 		h := f.held
 		d.Messages[i] = f.loaded.delivered(r.topic.Name, h.Queue, h.Offset)

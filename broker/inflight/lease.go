@@ -33,6 +33,7 @@ type lease struct {
 	reserved reserved
 	ghost    bool // reserved for a first lease, not in the state yet
 	heapAt   int  // index in Sub.ready, -1 = not in it
+	due      bool // in queue.due
 }
 
 // readyHeap orders the leases that may be handed out next: by deadline, then by
@@ -81,7 +82,8 @@ type queue struct {
 	claimed  record.QueueOffset // submitted lease records reach up to here; >= cursor
 	skipped  int64              // offsets passed since the last submitted record
 	scanning bool
-	started  bool // claimed has been initialised
+	started  bool     // claimed has been initialised
+	due      []*lease // of a topic with priorities: may be handed out again, the first first
 }
 
 // track puts a new outstanding offset into the queue.
@@ -104,10 +106,21 @@ func (s *Sub) place(l *lease) {
 	switch {
 	case candidate && l.heapAt >= 0:
 		heap.Fix(&s.ready, l.heapAt)
-	case candidate:
+	case candidate && !l.due:
 		heap.Push(&s.ready, l)
-	case l.heapAt >= 0:
+	case !candidate:
+		s.displace(l)
+	}
+}
+
+// displace takes l from where what may be handed out again waits.
+func (s *Sub) displace(l *lease) {
+	if l.heapAt >= 0 {
 		heap.Remove(&s.ready, l.heapAt)
+	}
+	if l.due {
+		l.due = false
+		l.q.due = without(l.q.due, l)
 	}
 }
 
@@ -116,27 +129,29 @@ func (s *Sub) drop(l *lease) {
 	if l.q.out[l.offset] != l {
 		return
 	}
-	if l.heapAt >= 0 {
-		heap.Remove(&s.ready, l.heapAt)
-	}
+	s.displace(l)
 	s.forgetAttempt(l)
 	delete(l.q.out, l.offset)
 	if !s.fifo {
 		return
 	}
-	waiting := l.q.groups[l.groupHash]
-	if waiting[0] == l { // nearly always, and the slice may be long
-		waiting[0] = nil
-		waiting = waiting[1:]
-	} else {
-		waiting = slices.DeleteFunc(waiting, func(other *lease) bool { return other == l })
-	}
+	waiting := without(l.q.groups[l.groupHash], l)
 	if len(waiting) == 0 {
 		delete(l.q.groups, l.groupHash)
 		return
 	}
 	l.q.groups[l.groupHash] = waiting
 	s.place(waiting[0])
+}
+
+// without returns list without l, which is nearly always its first; the list may
+// be long.
+func without(list []*lease, l *lease) []*lease {
+	if list[0] == l {
+		list[0] = nil
+		return list[1:]
+	}
+	return slices.DeleteFunc(list, func(other *lease) bool { return other == l })
 }
 
 func (s *Sub) setAttempt(l *lease, id uint64) {

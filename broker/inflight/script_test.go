@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,7 +23,9 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata pr
 // it prints, indented by two spaces. Time stands still between the commands
 // that move it. The commands:
 //
-//	sub plain|fifo [max=N]       first: the group's kind and its attempts
+//	sub plain|fifo|priority [max=N]
+//	                             first: the group's kind and its attempts; priority: of every
+//	                             4 messages one is from below
 //	now MS                       the time
 //	put Q NAME...                messages into queue Q; the first letter is the message group
 //	retain Q LOW                 retention: queue Q begins at LOW
@@ -104,6 +107,7 @@ type receive struct {
 	resumed     []inflight.Held
 	redelivered []inflight.Held
 	scans       []inflight.Scanned
+	found       int // in scans
 }
 
 // world is a tracker with a topic, a log and clients around it.
@@ -111,6 +115,7 @@ type world struct {
 	t       *testing.T
 	out     *strings.Builder
 	fifo    bool
+	levels  bool
 	max     int32
 	now     int64
 	tracker *inflight.Tracker
@@ -139,7 +144,7 @@ func (w *world) sub() *inflight.Sub { return w.tracker.Sub(key, w.fifo) }
 func (w *world) command(name string, args []string) {
 	switch name {
 	case "sub":
-		w.fifo, w.max = args[0] == "fifo", 1000
+		w.fifo, w.levels, w.max = args[0] == "fifo", args[0] == "priority", 1000
 		if len(args) > 1 {
 			w.max = int32(w.number(strings.TrimPrefix(args[1], "max=")))
 		}
@@ -306,29 +311,49 @@ func (w *world) begin(args []string) *receive {
 	if r.resumed = s.Resume(attemptID(r.attempt), r.client, w.now); len(r.resumed) > 0 {
 		return r
 	}
-	for {
-		var dead []inflight.Held
-		r.redelivered, dead = s.TakeReady(nil, r.n, w.max, w.now, nil)
-		for _, h := range dead {
-			w.bury(h)
-		}
-		if len(r.redelivered) > 0 || len(dead) == 0 {
-			break
+	take := func(take func() (ready, dead []inflight.Held)) {
+		for {
+			ready, dead := take()
+			r.redelivered = append(r.redelivered, ready...)
+			for _, h := range dead {
+				w.bury(h)
+			}
+			if len(ready) > 0 || len(dead) == 0 {
+				break
+			}
 		}
 	}
-	order := func(yield func(uint32) bool) {
+	if w.levels {
+		plan := s.PlanLevels(uint32(len(w.queues)), w.bounds, 1000, r.n, 4, w.now)
+		for _, l := range plan {
+			take(func() (ready, dead []inflight.Held) { return s.TakeLevel(nil, l.Queue, l.Again, w.max, w.now) })
+		}
+		for _, l := range plan {
+			if l.Fresh > 0 {
+				w.scan(r, func(yield func(uint32) bool) { yield(l.Queue) }, len(r.redelivered)+r.found+l.Fresh)
+			}
+		}
+	} else {
+		take(func() (ready, dead []inflight.Held) { return s.TakeReady(nil, r.n, w.max, w.now, nil) })
+	}
+	w.scan(r, func(yield func(uint32) bool) {
 		for q := 0; q < len(w.queues) && yield(uint32(q)); q++ {
 		}
-	}
-	found := len(r.redelivered)
-	for found < r.n {
+	}, r.n)
+	return r
+}
+
+// scan looks for new messages until r has want in all.
+func (w *world) scan(r *receive, order iter.Seq[uint32], want int) {
+	s := w.sub()
+	for len(r.redelivered)+r.found < want {
 		sc, to, ok := s.BeginScan(order, w.bounds, 1000)
 		if !ok {
 			break
 		}
 		q := sc.Queue
 		met := map[uint32]bool{}
-		for ; sc.To < to && found < r.n; sc.To++ {
+		for ; sc.To < to && len(r.redelivered)+r.found < want; sc.To++ {
 			letter := w.name(q, sc.To)[:1]
 			if r.only != "" && !strings.Contains(r.only, letter) {
 				continue
@@ -338,12 +363,11 @@ func (w *world) begin(args []string) *receive {
 			met[h.GroupHash] = true
 			sc.Held = append(sc.Held, h)
 			if !h.Deferred {
-				found++
+				r.found++
 			}
 		}
 		r.scans = append(r.scans, sc)
 	}
-	return r
 }
 
 func attemptID(s string) uint64 {

@@ -21,6 +21,9 @@ type Sub struct {
 	t    *Tracker
 	key  SubKey
 	fifo bool
+	// alone is held by the one receive that looks for messages, where order counts
+	// among queues.
+	alone chan struct{}
 
 	mu       sync.Mutex
 	queues   map[uint32]*queue
@@ -28,11 +31,12 @@ type Sub struct {
 	attempts map[uint64][]*lease // attempt id -> what its receive holds
 	armed    int64               // deadline last told to the timer
 	turn     uint32              // where the next scan begins
-	out      uint64              // messages handed out since start, for metrics
+	levels   levels
+	out      uint64 // messages handed out since start, for metrics
 }
 
 func newSub(t *Tracker, key SubKey, fifo bool) *Sub {
-	return &Sub{t: t, key: key, fifo: fifo, queues: map[uint32]*queue{}, attempts: map[uint64][]*lease{}, armed: never}
+	return &Sub{t: t, key: key, fifo: fifo, queues: map[uint32]*queue{}, attempts: map[uint64][]*lease{}, armed: never, alone: make(chan struct{}, 1)}
 }
 
 // Key returns which group and topic this is.
@@ -119,30 +123,49 @@ func (s *Sub) TakeReady(dst []Held, n int, maxAttempts int32, now int64, accept 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var others []*lease
-	for len(dst) < n && len(s.ready) > 0 && s.ready[0].deadline <= now {
-		l := heap.Pop(&s.ready).(*lease)
+	for len(dst) < n && len(dead) < n && len(s.ready) > 0 && s.ready[0].deadline <= now {
+		l := s.popReady()
 		if accept != nil && !accept(l.q.number) {
 			others = append(others, l)
 			continue
 		}
-		l.reserved = leasing
-		h := l.held()
-		if l.attempt >= maxAttempts {
-			l.reserved = moving
-			dead = append(dead, h)
-			if len(dead) >= n {
-				break
-			}
-			continue
-		}
-		h.Attempt++
-		dst = append(dst, h)
+		dst, dead = l.takeAgain(dst, dead, maxAttempts)
 	}
 	for _, l := range others {
 		s.place(l)
 	}
 	s.arm()
 	return dst, dead
+}
+
+// TakeLevel is TakeReady for one queue of a topic with priorities. The caller is
+// Alone.
+func (s *Sub) TakeLevel(dst []Held, queue uint32, n int, maxAttempts int32, now int64) (ready, dead []Held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sift(now)
+	q := s.queue(queue)
+	for len(dst) < n && len(dead) < n && len(q.due) > 0 {
+		l := q.due[0]
+		s.displace(l)
+		dst, dead = l.takeAgain(dst, dead, maxAttempts)
+	}
+	return dst, dead
+}
+
+func (s *Sub) popReady() *lease { return heap.Pop(&s.ready).(*lease) }
+
+// takeAgain reserves a message whose lease has ended and appends it to dst with
+// its next attempt, or to dead when it has had all.
+func (l *lease) takeAgain(dst, dead []Held, maxAttempts int32) (ready, gone []Held) {
+	l.reserved = leasing
+	h := l.held()
+	if l.attempt >= maxAttempts {
+		l.reserved = moving
+		return dst, append(dead, h)
+	}
+	h.Attempt++
+	return append(dst, h), dead
 }
 
 // PutBack gives up reservations of messages that were outstanding before.
@@ -170,22 +193,29 @@ func (s *Sub) BeginScan(order iter.Seq[uint32], bounds Bounds, limit int) (sc Sc
 	defer s.mu.Unlock()
 	for n := range order {
 		q := s.queue(n)
-		if q.scanning || len(q.out) >= limit {
-			continue
-		}
-		low, high := bounds(n)
-		s.start(q, low, high)
-		if q.claimed < low { // retention went past the group
-			q.skipped += int64(low - q.claimed)
-			q.claimed = low
-		}
-		if q.claimed >= high && q.skipped < pinNow {
+		high, ok := s.unread(q, bounds, limit)
+		if !ok || q.claimed >= high && q.skipped < pinNow {
 			continue
 		}
 		q.scanning = true
 		return Scanned{Queue: n, Epoch: q.epoch, From: q.claimed, To: q.claimed}, high, true
 	}
 	return Scanned{}, 0, false
+}
+
+// unread returns how far a queue can be scanned from q.claimed. ok is false when
+// it cannot be scanned now.
+func (s *Sub) unread(q *queue, bounds Bounds, limit int) (high record.QueueOffset, ok bool) {
+	if q.scanning || len(q.out) >= limit {
+		return 0, false
+	}
+	low, high := bounds(q.number)
+	s.start(q, low, high)
+	if q.claimed < low { // retention went past the group
+		q.skipped += int64(low - q.claimed)
+		q.claimed = low
+	}
+	return high, true
 }
 
 // start fixes where a group that is new to the queue begins: at the first
@@ -458,13 +488,6 @@ func (s *Sub) Status(now int64) (queues []QueueStatus, delivered uint64) {
 		queues = append(queues, st)
 	}
 	return queues, s.out
-}
-
-// HasReady reports whether a lease has ended by now.
-func (s *Sub) HasReady(now int64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.ready) > 0 && s.ready[0].deadline <= now
 }
 
 // Turn returns where the next scan over n queues begins: each starts one
