@@ -39,6 +39,24 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
+func BenchmarkPutRun(b *testing.B) {
+	s := open(b, b.TempDir(), Options{}, nil)
+	es := make([]Entry, 512)
+	off := record.QueueOffset(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range es {
+			es[i] = entryAt(off + record.QueueOffset(i))
+			es[i].Size = 100
+		}
+		if err := s.PutRun(record.Key(1, 1), off, es); err != nil {
+			b.Fatal(err)
+		}
+		off += record.QueueOffset(len(es))
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(off), "ns/entry")
+}
+
 func BenchmarkRead32(b *testing.B) {
 	for _, c := range []struct {
 		name string

@@ -30,7 +30,7 @@ type op struct {
 	kind opKind
 	key  record.QueueKey
 	off  record.QueueOffset
-	e    Entry
+	es   []Entry // one by Put, more by PutRun
 	pos  record.Position
 }
 
@@ -51,7 +51,7 @@ func (m *model) apply(o op) {
 			q = &modelQueue{min: o.off}
 			m.queues[o.key] = q
 		}
-		q.entries = append(q.entries, o.e)
+		q.entries = append(q.entries, o.es...)
 	case opDelete:
 		delete(m.queues, o.key)
 	case opDeleteTopic:
@@ -77,7 +77,11 @@ func apply(t *testing.T, s *Store, o op) {
 	var err error
 	switch o.kind {
 	case opPut:
-		err = s.Put(o.key, o.off, o.e)
+		if len(o.es) == 1 {
+			err = s.Put(o.key, o.off, o.es[0])
+		} else {
+			err = s.PutRun(o.key, o.off, o.es)
+		}
 	case opDelete:
 		s.Delete(o.key)
 	case opDeleteTopic:
@@ -198,6 +202,17 @@ func (w *workload) next() op {
 }
 
 func (w *workload) put(key record.QueueKey, off record.QueueOffset) op {
+	o := op{kind: opPut, key: key, off: off, es: make([]Entry, 1)}
+	if w.r.IntN(100) == 0 {
+		o.es = make([]Entry, 1+w.r.IntN(400)) // over several extents
+	}
+	for i := range o.es {
+		o.es[i] = w.entry()
+	}
+	return o
+}
+
+func (w *workload) entry() Entry {
 	size := 64 + w.r.Uint32N(1000)
 	w.now += w.r.Int64N(3)
 	e := Entry{Position: w.pos, Size: size, TagHash: w.r.Uint32(), GroupHash: w.r.Uint32N(3), StoreTime: w.now}
@@ -206,7 +221,7 @@ func (w *workload) put(key record.QueueKey, off record.QueueOffset) op {
 		e.Position = record.Position(w.r.Uint64N(uint64(w.pos)))
 		e.Flags = FlagIndirect
 	}
-	return op{kind: opPut, key: key, off: off, e: e}
+	return e
 }
 
 // TestStoreBehavesLikeAModel drives a store and a model with the same operations,

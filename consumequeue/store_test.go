@@ -98,20 +98,36 @@ func TestPutOfAnOffsetOutOfPlace(t *testing.T) {
 	fill(t, s, key, 0, 100)   // dropped long ago: accepted, not stored
 	checkRange(t, s, key, 100, 300)
 
+	run := func(from, to record.QueueOffset) (es []Entry) {
+		for i := from; i < to; i++ {
+			es = append(es, entryAt(i))
+		}
+		return es
+	}
+	if err := s.PutRun(key, 50, run(50, 400)); err != nil { // all of the above at once
+		t.Fatal(err)
+	}
+	checkRange(t, s, key, 100, 400)
+
 	var gap *GapError
-	if err := s.Put(key, 302, entryAt(302)); !errors.As(err, &gap) || !errors.Is(err, ErrGap) || gap.Max != 300 || gap.Offset != 302 {
+	if err := s.Put(key, 402, entryAt(402)); !errors.As(err, &gap) || !errors.Is(err, ErrGap) || gap.Max != 400 || gap.Offset != 402 {
 		t.Errorf("gap: %v", err)
 	}
+	if err := s.PutRun(key, 401, run(401, 500)); !errors.Is(err, ErrGap) {
+		t.Errorf("gap before a run: %v", err)
+	}
 	for name, err := range map[string]error{
-		"size 0":           s.Put(key, 300, Entry{Position: 1}),
-		"negative offset":  s.Put(key, -1, entryAt(1)),
-		"offset too large": s.Put(key, maxOffset, entryAt(1)),
+		"size 0":                s.Put(key, 400, Entry{Position: 1}),
+		"size 0 in a run":       s.PutRun(key, 400, []Entry{entryAt(1), {Position: 1}}),
+		"negative offset":       s.Put(key, -1, entryAt(1)),
+		"offset too large":      s.Put(key, maxOffset, entryAt(1)),
+		"last offset too large": s.PutRun(key, maxOffset-1, run(1, 3)),
 	} {
 		if !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	checkRange(t, s, key, 100, 300)
+	checkRange(t, s, key, 100, 400)
 }
 
 func TestReadOutsideTheQueueNamesItsBounds(t *testing.T) {
