@@ -132,7 +132,7 @@ func wireDeadLetter(dl *broker.DeadLetter) *gantryv1.DeadLetter {
 // wireDeadMessage copies the body: a stream may hold what it was given after
 // Send, and m is valid only now.
 func wireDeadMessage(dl *broker.DeadLetter, m *record.Message) (*gantryv1.DeadLetterMessage, error) {
-	w := &gantryv1.DeadLetterMessage{DeadLetter: wireDeadLetter(dl)}
+	w := &gantryv1.DeadLetterMessage{DeadLetter: wireDeadLetter(dl), History: wireAttempts(dl.History)}
 	if m == nil {
 		return w, nil
 	}

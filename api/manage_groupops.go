@@ -27,7 +27,7 @@ func (s *groupOps) Blocked(_ context.Context, req *gantryv1.BlockedRequest) (*ga
 		resp.Keys = append(resp.Keys, &gantryv1.BlockedKey{
 			Key: k.Key, LiteTopic: k.LiteTopic, Topic: k.Topic.Name, TopicNamespace: k.Topic.Namespace,
 			Queue: k.Queue, Offset: int64(k.Offset), MessageId: k.MessageID, Attempt: k.Attempt, Stored: wireTime(k.Stored),
-			Client: k.Owner, Since: wireTime(k.Since), Until: wireTime(k.Until), Behind: int64(k.Behind), More: k.More,
+			Client: k.Owner, Since: wireTime(k.Since), Until: wireTime(k.Until), Behind: int64(k.Behind), More: k.More, History: wireAttempts(k.History),
 		})
 	}
 	return resp, nil

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 )
@@ -101,6 +102,26 @@ func wireFound(f *broker.FoundMessage) *gantryv1.StoredMessage {
 		w.Places = append(w.Places, &gantryv1.MessagePlace{
 			Topic: p.Topic.Name, Namespace: p.Topic.Namespace, Queue: p.Queue, Offset: int64(p.Offset),
 			Time: wireTime(p.Time), Dead: p.Dead, Reason: p.Reason, Settled: p.Settled,
+		})
+	}
+	return w
+}
+
+// deliveryEnds numbers the ends of deliveries as the wire does.
+var deliveryEnds = map[inflight.End]gantryv1.DeliveryEnd{
+	inflight.EndNone:      gantryv1.DeliveryEnd_DELIVERY_OPEN,
+	inflight.EndChanged:   gantryv1.DeliveryEnd_DELIVERY_CHANGED,
+	inflight.EndSuspended: gantryv1.DeliveryEnd_DELIVERY_SUSPENDED,
+	inflight.EndReleased:  gantryv1.DeliveryEnd_DELIVERY_RELEASED,
+	inflight.EndForwarded: gantryv1.DeliveryEnd_DELIVERY_FORWARDED,
+	inflight.EndSkipped:   gantryv1.DeliveryEnd_DELIVERY_SKIPPED,
+	inflight.EndExpired:   gantryv1.DeliveryEnd_DELIVERY_EXPIRED,
+}
+
+func wireAttempts(list []inflight.Attempt) (w []*gantryv1.DeliveryAttempt) {
+	for _, a := range list {
+		w = append(w, &gantryv1.DeliveryAttempt{
+			Number: a.Number, Client: a.Owner, Leased: wireTime(a.Leased), Changed: wireTime(a.Changed), Ended: wireTime(a.Ended), End: deliveryEnds[a.End],
 		})
 	}
 	return w

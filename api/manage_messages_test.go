@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/topic"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 )
@@ -22,6 +23,17 @@ func TestMessageStatesAreAllOnTheWire(t *testing.T) {
 	}
 	if len(gantryv1.MessageState_name) != len(messageStates)+1 {
 		t.Error("a state of the wire is not one of the broker")
+	}
+}
+
+func TestDeliveryEndsAreAllOnTheWire(t *testing.T) {
+	for e := inflight.EndNone; e <= inflight.EndExpired; e++ {
+		if w := strings.ToLower(strings.TrimPrefix(deliveryEnds[e].String(), "DELIVERY_")); w != e.String() {
+			t.Errorf("%v is %s on the wire", e, w)
+		}
+	}
+	if len(gantryv1.DeliveryEnd_name) != len(deliveryEnds)+1 {
+		t.Error("an end of the wire is not one of the broker")
 	}
 }
 

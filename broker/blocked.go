@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/inflight"
@@ -29,6 +30,8 @@ type BlockedKey struct {
 	Stored    int64  // Unix ms
 	Behind    int    // messages that wait for it
 	More      bool   // there may be more than Behind: not all were looked at
+	// History is the message's deliveries, the oldest first, of many the newest.
+	History []inflight.Attempt
 }
 
 // MaxBlocked bounds what Blocked returns.
@@ -43,6 +46,7 @@ func (b *Broker) Blocked(groupName record.Resource, limit int) ([]BlockedKey, er
 	}
 	type head struct {
 		inflight.Head
+		sub   *inflight.Sub
 		topic topic.Topic
 	}
 	var heads []head
@@ -56,7 +60,7 @@ func (b *Broker) Blocked(groupName record.Resource, limit int) ([]BlockedKey, er
 			return nil, err
 		}
 		for _, h := range found {
-			heads = append(heads, head{h, tp})
+			heads = append(heads, head{h, s, tp})
 		}
 	}
 	slices.SortStableFunc(heads, func(x, y head) int {
@@ -67,7 +71,7 @@ func (b *Broker) Blocked(groupName record.Resource, limit int) ([]BlockedKey, er
 	}
 	var out []BlockedKey
 	for _, h := range heads[:min(len(heads), limit)] {
-		k, err := b.blockedKey(h.topic, h.Head)
+		k, err := b.blockedKey(h.sub, h.topic, h.Head)
 		if err != nil {
 			return nil, err
 		}
@@ -110,11 +114,12 @@ func (b *Broker) headsOf(s *inflight.Sub) ([]inflight.Head, error) {
 }
 
 // blockedKey describes a head by its message.
-func (b *Broker) blockedKey(tp topic.Topic, h inflight.Head) (BlockedKey, error) {
+func (b *Broker) blockedKey(s *inflight.Sub, tp topic.Topic, h inflight.Head) (BlockedKey, error) {
 	_, high, _ := b.index.Bounds(record.Key(tp.ID, h.Queue))
 	k := BlockedKey{
 		Topic: tp.Name, Queue: h.Queue, Offset: h.Offset, Attempt: h.Attempt, Owner: h.Owner,
 		Since: h.Since, Until: h.Deadline, Behind: h.Behind, More: high-h.Cursor > scanBudget,
+		History: attemptsNow(s.Attempts(h.Queue, h.Offset)),
 	}
 	l, err := b.load(tp, h.Queue, h.Offset)
 	if isTrimmed(err) {
@@ -136,6 +141,14 @@ func (b *Broker) blockedKey(tp topic.Topic, h inflight.Head) (BlockedKey, error)
 		}
 		return true
 	})
+}
+
+// attemptsNow says of a delivery whose lease has run out that it is over.
+func attemptsNow(list []inflight.Attempt) []inflight.Attempt {
+	if n := len(list); n > 0 && list[n-1].End == inflight.EndNone && list[n-1].Ended <= time.Now().UnixMilli() {
+		list[n-1].End = inflight.EndExpired
+	}
+	return list
 }
 
 // groupOf returns a group that must exist.

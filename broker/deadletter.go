@@ -26,6 +26,7 @@ const (
 //	| payload position uvarint | payload size uvarint | tag hash uvarint | group hash uvarint
 //	| attempt uvarint | lease end varint (Unix ms) | owner string
 //	| topic name string | message id string | reason string
+//	| deliveries, as of inflight.AppendAttempts; older builds end before
 type deadLetter struct {
 	Group     record.GroupID
 	Topic     record.TopicID // where it came from
@@ -42,6 +43,7 @@ type deadLetter struct {
 	TopicName string
 	MessageID string
 	Reason    string
+	Attempts  []inflight.Attempt // the newest, the oldest of them first
 	StoreTime int64
 }
 
@@ -61,7 +63,7 @@ func (dl *deadLetter) appendAs(kind record.Kind, dst []byte, to record.QueueKey)
 	for _, s := range []string{dl.Owner, dl.TopicName, dl.MessageID, dl.Reason} {
 		dst = record.AppendString(dst, s)
 	}
-	return record.EndCommand(dst, start)
+	return record.EndCommand(inflight.AppendAttempts(dst, dl.Attempts), start)
 }
 
 func parseDeadLetter(rec []byte) (deadLetter, error) {
@@ -77,6 +79,9 @@ func parseDeadLetter(rec []byte) (deadLetter, error) {
 		TagHash: d.Uint32(), GroupHash: d.Uint32(), Attempt: int32(d.Uint32()),
 		LeaseEnd: d.Varint(), Owner: d.String(), TopicName: d.String(), MessageID: d.String(), Reason: d.String(),
 		StoreTime: stored,
+	}
+	if d.Len() > 0 {
+		dl.Attempts = inflight.ReadAttempts(d)
 	}
 	return dl, d.Err()
 }
@@ -124,6 +129,7 @@ func (b *Broker) buryBatch(sub *inflight.Sub, tp topic.Topic, g group.Group, hel
 		return nil, err
 	}
 	batch := &commitlog.Batch{}
+	now := time.Now().UnixMilli()
 	for _, h := range held {
 		e, payload, err := b.payloadOf(tp, h.Queue, h.Offset)
 		if err != nil {
@@ -133,10 +139,31 @@ func (b *Broker) buryBatch(sub *inflight.Sub, tp topic.Topic, g group.Group, hel
 			Group: sub.Key().Group, Topic: tp.ID, Queue: h.Queue, Offset: h.Offset, LeaseID: h.LeaseID,
 			Position: payload.pos, Size: payload.size, TagHash: e.TagHash, GroupHash: e.GroupHash, Attempt: h.Attempt, LeaseEnd: h.Deadline, Owner: h.Owner,
 			TopicName: tp.Name.Name, MessageID: payload.id, Reason: reason,
+			Attempts: lastAttempts(sub.Attempts(h.Queue, h.Offset), reason, now),
 		}
 		batch.Add(dl.append(nil, record.Key(dlq.ID, 0)), nil)
 	}
 	return batch, nil
+}
+
+// lastAttempts returns the deliveries of a message that dies now. The last one
+// has ended before, or with the message.
+func lastAttempts(list []inflight.Attempt, reason string, now int64) []inflight.Attempt {
+	if len(list) == 0 {
+		return nil
+	}
+	last := &list[len(list)-1]
+	switch {
+	case last.Ended > now && reason != reasonSkipped:
+		last.End = inflight.EndForwarded // who holds the handle did it
+	case last.End != inflight.EndNone:
+	case last.Ended > now:
+		last.End = inflight.EndSkipped
+	default:
+		last.End = inflight.EndExpired
+	}
+	last.Ended = min(last.Ended, now)
+	return list
 }
 
 // ForwardToDeadLetter moves a message that the consumer gives up. attempts is

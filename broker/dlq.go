@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -31,6 +32,8 @@ type DeadLetter struct {
 	Owner    string
 	LeaseEnd int64
 	State    DeadLetterState
+	// History is its deliveries, the oldest first, of many the newest.
+	History []inflight.Attempt
 
 	entry   consumequeue.Entry
 	payload payload
@@ -283,7 +286,7 @@ func (b *Broker) visitDead(dlq topic.Topic, off record.QueueOffset, e consumeque
 // describeDead fills in what the dead-letter record says.
 func (b *Broker) describeDead(dl *DeadLetter, old *deadLetter, dlq topic.Topic) {
 	dl.MessageID, dl.Attempts, dl.Reason = old.MessageID, old.Attempt, old.Reason
-	dl.Owner, dl.LeaseEnd = old.Owner, old.LeaseEnd
+	dl.Owner, dl.LeaseEnd, dl.History = old.Owner, old.LeaseEnd, old.Attempts
 	dl.payload = payload{pos: old.Position, size: old.Size, id: old.MessageID}
 	dl.Origin = &DeadOrigin{
 		Topic: record.Resource{Namespace: dlq.Name.Namespace, Name: old.TopicName},

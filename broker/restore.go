@@ -63,8 +63,13 @@ const (
 	sectionTransactions
 	sectionTimers
 	sectionKeys
+	sectionHistory
 	sectionCount
 )
+
+// sectionsBefore is how many sections the oldest build wrote that this one reads.
+// Those behind are as after nothing when they are missing.
+const sectionsBefore = sectionKeys
 
 // snapshot encodes the state. It is called by the dispatcher, between frames.
 func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
@@ -78,6 +83,7 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 	sections[sectionTransactions] = b.transactions.AppendSnapshot(nil)
 	sections[sectionTimers] = b.timers.AppendSnapshot(nil)
 	sections[sectionKeys] = b.keys.AppendSnapshot(nil)
+	sections[sectionHistory] = b.inflight.AppendHistory(nil)
 	return dispatch.Checkpoint{Position: at, Sections: sections}
 }
 
@@ -87,21 +93,27 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir string) (rebuild bool, err error) {
 	var indexSnapshot []byte
 	if found {
-		// A build from before the key index wrote all but its section.
-		if n := len(cp.Sections); n != sectionCount && n != sectionKeys {
-			return false, fmt.Errorf("broker: the checkpoint has %d sections, want %d", len(cp.Sections), sectionCount)
+		if n := len(cp.Sections); n < sectionsBefore || n > sectionCount {
+			return false, fmt.Errorf("broker: the checkpoint has %d sections, want %d to %d", n, sectionsBefore, sectionCount)
 		}
-		for i, load := range map[int]func(*record.Decoder){
-			sectionIdentity:     b.restoreIdentity,
-			sectionTopics:       b.topics.Restore,
-			sectionGroups:       b.groups.Restore,
-			sectionInflight:     b.inflight.Restore,
-			sectionLite:         b.lites.Restore,
-			sectionTransactions: b.transactions.Restore,
+		for _, load := range []struct {
+			section int
+			restore func(*record.Decoder)
+		}{
+			{sectionIdentity, b.restoreIdentity},
+			{sectionTopics, b.topics.Restore},
+			{sectionGroups, b.groups.Restore},
+			{sectionInflight, b.inflight.Restore},
+			{sectionHistory, b.inflight.RestoreHistory}, // behind the leases that it is of
+			{sectionLite, b.lites.Restore},
+			{sectionTransactions, b.transactions.Restore},
 		} {
-			d := record.NewDecoder(cp.Sections[i])
-			if load(d); d.Err() != nil {
-				return false, fmt.Errorf("broker: checkpoint section %d: %w", i, d.Err())
+			if load.section >= len(cp.Sections) {
+				continue
+			}
+			d := record.NewDecoder(cp.Sections[load.section])
+			if load.restore(d); d.Err() != nil {
+				return false, fmt.Errorf("broker: checkpoint section %d: %w", load.section, d.Err())
 			}
 		}
 		indexSnapshot = cp.Sections[sectionIndex]

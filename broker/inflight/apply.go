@@ -84,6 +84,9 @@ func (s *Sub) applyLease(d *record.Decoder) {
 			l.ghost = false
 			l.reserved = free
 			if attempt > 0 { // else put aside
+				if l.id != 0 {
+					l.noteLease(id)
+				}
 				l.id, l.attempt, l.deadline, l.owner, l.auto = id, attempt, deadline, owner, auto
 				s.setAttempt(l, attemptID)
 				s.t.sawLease(id)
@@ -113,6 +116,7 @@ func (s *Sub) applyExtend(d *record.Decoder) {
 		q := s.touch(d.Uint32())
 		l := q.out[record.QueueOffset(d.Uvarint())]
 		if id := d.Uvarint(); l != nil && !l.ghost && l.id == id {
+			l.noteChange(newID, suspend)
 			l.deadline = deadline
 			l.auto = false
 			l.reserved = free

@@ -165,13 +165,7 @@ func (s *Sub) appendSnapshot(dst []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	dst = appendBool(appendKey(dst, s.key), s.fifo)
-	numbers := make([]uint32, 0, len(s.queues))
-	for n, q := range s.queues {
-		if q.known {
-			numbers = append(numbers, n)
-		}
-	}
-	slices.Sort(numbers)
+	numbers := s.numbers()
 	dst = binary.AppendUvarint(dst, uint64(len(numbers)))
 	for _, n := range numbers {
 		q := s.queues[n]
@@ -179,13 +173,7 @@ func (s *Sub) appendSnapshot(dst []byte) []byte {
 		dst = binary.AppendUvarint(dst, uint64(q.epoch))
 		dst = binary.AppendUvarint(dst, uint64(q.cursor))
 		dst = binary.AppendVarint(dst, int64(q.committed))
-		offsets := make([]record.QueueOffset, 0, len(q.out))
-		for off, l := range q.out {
-			if !l.ghost {
-				offsets = append(offsets, off)
-			}
-		}
-		slices.Sort(offsets)
+		offsets := q.offsets(func(*lease) bool { return true })
 		dst = binary.AppendUvarint(dst, uint64(len(offsets)))
 		last := record.QueueOffset(0)
 		for _, off := range offsets {
@@ -202,6 +190,30 @@ func (s *Sub) appendSnapshot(dst []byte) []byte {
 		}
 	}
 	return dst
+}
+
+// numbers returns the queues that are in the state, ascending.
+func (s *Sub) numbers() []uint32 {
+	numbers := make([]uint32, 0, len(s.queues))
+	for n, q := range s.queues {
+		if q.known {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers
+}
+
+// offsets returns the outstanding offsets in the state that f takes, ascending.
+func (q *queue) offsets(f func(*lease) bool) []record.QueueOffset {
+	var offsets []record.QueueOffset
+	for off, l := range q.out {
+		if !l.ghost && f(l) {
+			offsets = append(offsets, off)
+		}
+	}
+	slices.Sort(offsets)
+	return offsets
 }
 
 // Restore adds what AppendSnapshot wrote to an empty tracker.

@@ -2,6 +2,7 @@ package inflight_test
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/gantry-mq/gantry/broker/inflight"
@@ -29,8 +30,9 @@ func FuzzApply(f *testing.F) {
 				return
 			}
 		}
-		snapshot := tracker.AppendSnapshot(nil)
-		if again := restored(t, snapshot).AppendSnapshot(nil); !bytes.Equal(again, snapshot) {
+		snapshot := tracker.AppendHistory(tracker.AppendSnapshot(nil))
+		again := restored(t, tracker)
+		if again := again.AppendHistory(again.AppendSnapshot(nil)); !bytes.Equal(again, snapshot) {
 			t.Fatalf("%x restores to %x", snapshot, again)
 		}
 	})
@@ -38,10 +40,17 @@ func FuzzApply(f *testing.F) {
 
 // FuzzRestore feeds snapshots to a tracker.
 func FuzzRestore(f *testing.F) {
-	f.Add([]byte{})
-	f.Add([]byte{1, 3, 7, 1, 1, 1, 6, 1, 1, 8, 9, 1, 200, 1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 'c'})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		d := record.NewDecoder(data)
-		inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true }).Restore(d)
+	f.Add([]byte{}, []byte{})
+	f.Add([]byte{1, 3, 7, 1, 1, 1, 6, 1, 1, 8, 9, 1, 200, 1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 'c'},
+		[]byte{1, 3, 7, 1, 8, 100, 120, 1, 2, 6, 1, 0, 0, 30, 1, 'b', 6 | 1<<7, 2, 40, 0, 60})
+	f.Fuzz(func(t *testing.T, data, history []byte) {
+		tracker := inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true })
+		tracker.Restore(record.NewDecoder(data))
+		tracker.RestoreHistory(record.NewDecoder(history))
+		for q := range uint32(2) {
+			for off := range record.QueueOffset(9) {
+				_ = fmt.Sprint(tracker.Sub(key, true).Attempts(q, off))
+			}
+		}
 	})
 }

@@ -23,10 +23,11 @@ type lease struct {
 	offset    record.QueueOffset
 	id        uint64 // 0 = never handed out
 	attempt   int32  // deliveries so far
-	deadline  int64  // Unix ms from which it may be handed out again
 	groupHash uint32
+	deadline  int64  // Unix ms from which it may be handed out again
 	attemptID uint64 // hash of the receive that holds it, 0 = none
 	owner     string // client that holds it
+	past      *past  // what is remembered of earlier deliveries, nil = there were none
 	auto      bool   // held as long as the owner lives
 
 	// This node's own.

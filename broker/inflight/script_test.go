@@ -35,6 +35,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata pr
 //	                             a receive in two steps: scanned, then submitted
 //	ack H... / change H MS [suspend] / dead H / release CLIENT
 //	skip Q NAME / heads          an operator's: bury it, whoever holds it; who waits for whom
+//	history Q NAME               the message's deliveries
 //	commit Q OFFSET / committed Q / cursor Q OFFSET
 //	hold / apply                 records are submitted but not applied / now they are
 //	state                        the snapshot, decoded
@@ -195,6 +196,11 @@ func (w *world) command(name string, args []string) {
 		for _, h := range w.sub().Heads() {
 			w.printf("%d wait for %s, attempt %d until %d of %s", h.Behind, w.name(h.Queue, h.Offset), h.Attempt, h.Deadline, h.Owner)
 		}
+	case "history":
+		q := uint32(w.number(args[0]))
+		for _, a := range w.sub().Attempts(q, record.QueueOffset(slices.Index(w.queues[q], args[1]))) {
+			w.printf("%d: %s from %d, changed at %d, %v at %d", a.Number, a.Owner, a.Leased, a.Changed, a.End, a.Ended)
+		}
 	case "release":
 		held := w.sub().BeginRelease(func(owner string, _ inflight.Held) bool { return owner == args[0] })
 		slices.SortFunc(held, func(a, b inflight.Held) int { return int(a.Offset - b.Offset) })
@@ -222,8 +228,7 @@ func (w *world) command(name string, args []string) {
 	case "state":
 		w.state()
 	case "restart":
-		b := w.tracker.AppendSnapshot(nil)
-		w.tracker = restored(w.t, b)
+		w.tracker = restored(w.t, w.tracker)
 		w.begun = map[string]*receive{}
 	default:
 		w.t.Fatalf("no command %q", name)
@@ -519,12 +524,15 @@ func (w *world) state() {
 	}
 }
 
-func restored(t *testing.T, snapshot []byte) *inflight.Tracker {
+// restored returns what the snapshot of another tracker makes.
+func restored(t *testing.T, from *inflight.Tracker) *inflight.Tracker {
 	t.Helper()
 	tracker := inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true })
-	d := record.NewDecoder(snapshot)
+	d := record.NewDecoder(from.AppendSnapshot(nil))
 	tracker.Restore(d)
-	if err := d.Err(); err != nil {
+	history := record.NewDecoder(from.AppendHistory(nil))
+	tracker.RestoreHistory(history)
+	if err := errors.Join(d.Err(), history.Err()); err != nil {
 		t.Fatal(err)
 	}
 	return tracker
@@ -532,11 +540,12 @@ func restored(t *testing.T, snapshot []byte) *inflight.Tracker {
 
 func (w *world) checkSnapshot(line string) {
 	w.t.Helper()
-	snapshot := w.tracker.AppendSnapshot(nil)
-	if again := restored(w.t, snapshot).AppendSnapshot(nil); !bytes.Equal(again, snapshot) {
+	snapshot := w.tracker.AppendHistory(w.tracker.AppendSnapshot(nil))
+	again := restored(w.t, w.tracker)
+	if again := again.AppendHistory(again.AppendSnapshot(nil)); !bytes.Equal(again, snapshot) {
 		w.t.Fatalf("after %q: the snapshot\n%x restores to\n%x", strings.TrimSpace(line), snapshot, again)
 	}
-	if twin := w.twin.AppendSnapshot(nil); !bytes.Equal(twin, snapshot) {
+	if twin := w.twin.AppendHistory(w.twin.AppendSnapshot(nil)); !bytes.Equal(twin, snapshot) {
 		w.t.Fatalf("after %q: the snapshot is\n%x, that of a tracker with the same records\n%x", strings.TrimSpace(line), snapshot, twin)
 	}
 }

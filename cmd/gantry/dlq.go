@@ -58,6 +58,7 @@ type deadMessageView struct {
 	Encoding   string            `json:"encoding,omitempty"`
 	Born       string            `json:"born"`
 	Stored     string            `json:"stored"`
+	History    []attemptView     `json:"history,omitempty"`
 	Body       text              `json:"body"`
 }
 
@@ -87,7 +88,7 @@ func (v deadView) from() string {
 func viewDeadMessage(m *gantryv1.DeadLetterMessage) deadMessageView {
 	v := deadMessageView{
 		deadView: viewDead(m.GetDeadLetter()), Group: m.GetMessageGroup(), LiteTopic: m.GetLiteTopic(),
-		Born: stamp(m.GetBorn()), Stored: stamp(m.GetStored()), Body: m.GetBody(),
+		Born: stamp(m.GetBorn()), Stored: stamp(m.GetStored()), History: viewAttempts(m.GetHistory()), Body: m.GetBody(),
 	}
 	if m.GetGzip() {
 		v.Encoding = "gzip"
@@ -292,6 +293,12 @@ func printDead(w io.Writer, m *gantryv1.DeadLetterMessage, v deadMessageView) er
 	line("encoding", v.Encoding)
 	for _, p := range m.GetProperties() {
 		line("property", p.GetKey()+"="+p.GetValue())
+	}
+	if len(v.History) > 0 {
+		fmt.Fprintln(w)
+		if err := printAttempts(w, v.History); err != nil {
+			return err
+		}
 	}
 	if v.State == "lost" {
 		_, err := fmt.Fprintln(w, "\nretention took the message")

@@ -47,10 +47,12 @@ func TestDeadLettersAreHandledFromTheCommandLine(t *testing.T) {
 	if v := decoded[[]deadView](t, s, "dlq", "list", "g", "--until", "1h"); len(v) != 0 {
 		t.Errorf("nothing died more than an hour ago: %+v", v)
 	}
-	if out := s.run(t, "dlq", "show", "g", "1"); !strings.Contains(out, "body-1") || !strings.Contains(out, "t/0/1") || !strings.Contains(out, "skipped by an operator") {
+	if out := s.run(t, "dlq", "show", "g", "1"); !strings.Contains(out, "body-1") || !strings.Contains(out, "t/0/1") || !strings.Contains(out, "skipped by an operator") ||
+		!strings.Contains(out, "HANDED OUT") || !strings.Contains(out, "skipped 2") {
 		t.Errorf("dlq show shows\n%s", out)
 	}
-	if v := decoded[deadMessageView](t, s, "dlq", "show", "g", "1"); string(v.Body) != "body-1" || v.Tag != "A" {
+	if v := decoded[deadMessageView](t, s, "dlq", "show", "g", "1"); string(v.Body) != "body-1" || v.Tag != "A" || len(v.History) != 1 ||
+		v.History[0].Client != v.LastClient || v.History[0].End != "skipped" || v.History[0].Attempt != 1 {
 		t.Errorf("%+v", v)
 	}
 	var exported []string

@@ -30,6 +30,8 @@ type blockedView struct {
 	Stored    string `json:"stored"`
 	Behind    int64  `json:"behind"`
 	More      bool   `json:"more,omitempty"`
+
+	History []attemptView `json:"history,omitempty"`
 }
 
 func newGroupBlocked() *cobra.Command {
@@ -41,7 +43,8 @@ func newGroupBlocked() *cobra.Command {
 messages: it was handed out more than once, or others are behind it. UNTIL is when
 it may be handed out again.
 
-Free a message group with 'gantry group skip GROUP MESSAGE', MESSAGE as shown here.`,
+Free a message group with 'gantry group skip GROUP MESSAGE', MESSAGE as shown here.
+'gantry message get', and --json here, tell each delivery that it had.`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeGroups,
 	}
 	cmd.Flags().Int32Var(&limit, "limit", 100, "show so many at most, most attempts first, up to 1000")
@@ -61,6 +64,7 @@ Free a message group with 'gantry group skip GROUP MESSAGE', MESSAGE as shown he
 				Key: k.GetKey(), LiteTopic: k.GetLiteTopic(), Topic: k.GetTopic(), Namespace: k.GetTopicNamespace(), Queue: k.GetQueue(),
 				Offset: k.GetOffset(), ID: k.GetMessageId(), Attempt: k.GetAttempt(), Client: k.GetClient(),
 				Since: stamp(k.GetSince()), Until: stamp(k.GetUntil()), Stored: stamp(k.GetStored()), Behind: k.GetBehind(), More: k.GetMore(),
+				History: viewAttempts(k.GetHistory()),
 			})
 		}
 		if c.json {

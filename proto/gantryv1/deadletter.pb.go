@@ -398,7 +398,10 @@ type DeadLetterMessage struct {
 	LiteTopic    string                 `protobuf:"bytes,6,opt,name=lite_topic,json=liteTopic,proto3" json:"lite_topic,omitempty"`
 	Born         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=born,proto3" json:"born,omitempty"`
 	// When it was first stored.
-	Stored        *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=stored,proto3" json:"stored,omitempty"`
+	Stored *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=stored,proto3" json:"stored,omitempty"`
+	// Its deliveries, the oldest first; of many the newest 17. Empty when it was
+	// never handed out, or died before this was recorded.
+	History       []*DeliveryAttempt `protobuf:"bytes,9,rep,name=history,proto3" json:"history,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -485,6 +488,13 @@ func (x *DeadLetterMessage) GetBorn() *timestamppb.Timestamp {
 func (x *DeadLetterMessage) GetStored() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Stored
+	}
+	return nil
+}
+
+func (x *DeadLetterMessage) GetHistory() []*DeliveryAttempt {
+	if x != nil {
+		return x.History
 	}
 	return nil
 }
@@ -1025,7 +1035,7 @@ var File_gantry_v1_deadletter_proto protoreflect.FileDescriptor
 
 const file_gantry_v1_deadletter_proto_rawDesc = "" +
 	"\n" +
-	"\x1agantry/v1/deadletter.proto\x12\tgantry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x01\n" +
+	"\x1agantry/v1/deadletter.proto\x12\tgantry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17gantry/v1/message.proto\"\xef\x01\n" +
 	"\x10DeadLetterFilter\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12.\n" +
@@ -1056,7 +1066,7 @@ const file_gantry_v1_deadletter_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
 	"\x05queue\x18\x03 \x01(\rR\x05queue\x12\x16\n" +
-	"\x06offset\x18\x04 \x01(\x03R\x06offset\"\xda\x02\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\"\x90\x03\n" +
 	"\x11DeadLetterMessage\x126\n" +
 	"\vdead_letter\x18\x01 \x01(\v2\x15.gantry.v1.DeadLetterR\n" +
 	"deadLetter\x12\x12\n" +
@@ -1069,7 +1079,8 @@ const file_gantry_v1_deadletter_proto_rawDesc = "" +
 	"\n" +
 	"lite_topic\x18\x06 \x01(\tR\tliteTopic\x12.\n" +
 	"\x04born\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x04born\x122\n" +
-	"\x06stored\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06stored\"<\n" +
+	"\x06stored\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06stored\x124\n" +
+	"\ahistory\x18\t \x03(\v2\x1a.gantry.v1.DeliveryAttemptR\ahistory\"<\n" +
 	"\x12DeadLetterProperty\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xab\x01\n" +
@@ -1150,6 +1161,7 @@ var file_gantry_v1_deadletter_proto_goTypes = []any{
 	(*DeadLetterProgress)(nil),       // 11: gantry.v1.DeadLetterProgress
 	(*ExportDeadLettersRequest)(nil), // 12: gantry.v1.ExportDeadLettersRequest
 	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
+	(*DeliveryAttempt)(nil),          // 14: gantry.v1.DeliveryAttempt
 }
 var file_gantry_v1_deadletter_proto_depIdxs = []int32{
 	13, // 0: gantry.v1.DeadLetterFilter.from:type_name -> google.protobuf.Timestamp
@@ -1162,26 +1174,27 @@ var file_gantry_v1_deadletter_proto_depIdxs = []int32{
 	5,  // 7: gantry.v1.DeadLetterMessage.properties:type_name -> gantry.v1.DeadLetterProperty
 	13, // 8: gantry.v1.DeadLetterMessage.born:type_name -> google.protobuf.Timestamp
 	13, // 9: gantry.v1.DeadLetterMessage.stored:type_name -> google.protobuf.Timestamp
-	1,  // 10: gantry.v1.ListDeadLettersRequest.filter:type_name -> gantry.v1.DeadLetterFilter
-	2,  // 11: gantry.v1.ListDeadLettersResponse.dead_letters:type_name -> gantry.v1.DeadLetter
-	1,  // 12: gantry.v1.RedriveRequest.filter:type_name -> gantry.v1.DeadLetterFilter
-	1,  // 13: gantry.v1.DiscardRequest.filter:type_name -> gantry.v1.DeadLetterFilter
-	1,  // 14: gantry.v1.ExportDeadLettersRequest.filter:type_name -> gantry.v1.DeadLetterFilter
-	6,  // 15: gantry.v1.DeadLetters.List:input_type -> gantry.v1.ListDeadLettersRequest
-	8,  // 16: gantry.v1.DeadLetters.Show:input_type -> gantry.v1.ShowDeadLetterRequest
-	9,  // 17: gantry.v1.DeadLetters.Redrive:input_type -> gantry.v1.RedriveRequest
-	10, // 18: gantry.v1.DeadLetters.Discard:input_type -> gantry.v1.DiscardRequest
-	12, // 19: gantry.v1.DeadLetters.Export:input_type -> gantry.v1.ExportDeadLettersRequest
-	7,  // 20: gantry.v1.DeadLetters.List:output_type -> gantry.v1.ListDeadLettersResponse
-	4,  // 21: gantry.v1.DeadLetters.Show:output_type -> gantry.v1.DeadLetterMessage
-	11, // 22: gantry.v1.DeadLetters.Redrive:output_type -> gantry.v1.DeadLetterProgress
-	11, // 23: gantry.v1.DeadLetters.Discard:output_type -> gantry.v1.DeadLetterProgress
-	4,  // 24: gantry.v1.DeadLetters.Export:output_type -> gantry.v1.DeadLetterMessage
-	20, // [20:25] is the sub-list for method output_type
-	15, // [15:20] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	14, // 10: gantry.v1.DeadLetterMessage.history:type_name -> gantry.v1.DeliveryAttempt
+	1,  // 11: gantry.v1.ListDeadLettersRequest.filter:type_name -> gantry.v1.DeadLetterFilter
+	2,  // 12: gantry.v1.ListDeadLettersResponse.dead_letters:type_name -> gantry.v1.DeadLetter
+	1,  // 13: gantry.v1.RedriveRequest.filter:type_name -> gantry.v1.DeadLetterFilter
+	1,  // 14: gantry.v1.DiscardRequest.filter:type_name -> gantry.v1.DeadLetterFilter
+	1,  // 15: gantry.v1.ExportDeadLettersRequest.filter:type_name -> gantry.v1.DeadLetterFilter
+	6,  // 16: gantry.v1.DeadLetters.List:input_type -> gantry.v1.ListDeadLettersRequest
+	8,  // 17: gantry.v1.DeadLetters.Show:input_type -> gantry.v1.ShowDeadLetterRequest
+	9,  // 18: gantry.v1.DeadLetters.Redrive:input_type -> gantry.v1.RedriveRequest
+	10, // 19: gantry.v1.DeadLetters.Discard:input_type -> gantry.v1.DiscardRequest
+	12, // 20: gantry.v1.DeadLetters.Export:input_type -> gantry.v1.ExportDeadLettersRequest
+	7,  // 21: gantry.v1.DeadLetters.List:output_type -> gantry.v1.ListDeadLettersResponse
+	4,  // 22: gantry.v1.DeadLetters.Show:output_type -> gantry.v1.DeadLetterMessage
+	11, // 23: gantry.v1.DeadLetters.Redrive:output_type -> gantry.v1.DeadLetterProgress
+	11, // 24: gantry.v1.DeadLetters.Discard:output_type -> gantry.v1.DeadLetterProgress
+	4,  // 25: gantry.v1.DeadLetters.Export:output_type -> gantry.v1.DeadLetterMessage
+	21, // [21:26] is the sub-list for method output_type
+	16, // [16:21] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_deadletter_proto_init() }
@@ -1189,6 +1202,7 @@ func file_gantry_v1_deadletter_proto_init() {
 	if File_gantry_v1_deadletter_proto != nil {
 		return
 	}
+	file_gantry_v1_message_proto_init()
 	file_gantry_v1_deadletter_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

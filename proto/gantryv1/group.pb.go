@@ -153,7 +153,9 @@ type BlockedKey struct {
 	// Messages that wait for it.
 	Behind int64 `protobuf:"varint,13,opt,name=behind,proto3" json:"behind,omitempty"`
 	// There may be more of them: not the whole queue was looked at.
-	More          bool `protobuf:"varint,14,opt,name=more,proto3" json:"more,omitempty"`
+	More bool `protobuf:"varint,14,opt,name=more,proto3" json:"more,omitempty"`
+	// Its deliveries, the oldest first; of many the newest 17.
+	History       []*DeliveryAttempt `protobuf:"bytes,15,rep,name=history,proto3" json:"history,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -284,6 +286,13 @@ func (x *BlockedKey) GetMore() bool {
 		return x.More
 	}
 	return false
+}
+
+func (x *BlockedKey) GetHistory() []*DeliveryAttempt {
+	if x != nil {
+		return x.History
+	}
+	return nil
 }
 
 type SkipRequest struct {
@@ -694,13 +703,13 @@ var File_gantry_v1_group_proto protoreflect.FileDescriptor
 
 const file_gantry_v1_group_proto_rawDesc = "" +
 	"\n" +
-	"\x15gantry/v1/group.proto\x12\tgantry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n" +
+	"\x15gantry/v1/group.proto\x12\tgantry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17gantry/v1/message.proto\"Z\n" +
 	"\x0eBlockedRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\"<\n" +
 	"\x0fBlockedResponse\x12)\n" +
-	"\x04keys\x18\x01 \x03(\v2\x15.gantry.v1.BlockedKeyR\x04keys\"\xbf\x03\n" +
+	"\x04keys\x18\x01 \x03(\v2\x15.gantry.v1.BlockedKeyR\x04keys\"\xf5\x03\n" +
 	"\n" +
 	"BlockedKey\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1d\n" +
@@ -719,7 +728,8 @@ const file_gantry_v1_group_proto_rawDesc = "" +
 	"\x05since\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
 	"\x05until\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
 	"\x06behind\x18\r \x01(\x03R\x06behind\x12\x12\n" +
-	"\x04more\x18\x0e \x01(\bR\x04more\"\x85\x01\n" +
+	"\x04more\x18\x0e \x01(\bR\x04more\x124\n" +
+	"\ahistory\x18\x0f \x03(\v2\x1a.gantry.v1.DeliveryAttemptR\ahistory\"\x85\x01\n" +
 	"\vSkipRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
@@ -779,25 +789,27 @@ var file_gantry_v1_group_proto_goTypes = []any{
 	(*ResetOffsetResponse)(nil),   // 6: gantry.v1.ResetOffsetResponse
 	(*QueueReset)(nil),            // 7: gantry.v1.QueueReset
 	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*DeliveryAttempt)(nil),       // 9: gantry.v1.DeliveryAttempt
 }
 var file_gantry_v1_group_proto_depIdxs = []int32{
-	2, // 0: gantry.v1.BlockedResponse.keys:type_name -> gantry.v1.BlockedKey
-	8, // 1: gantry.v1.BlockedKey.stored:type_name -> google.protobuf.Timestamp
-	8, // 2: gantry.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
-	8, // 3: gantry.v1.BlockedKey.until:type_name -> google.protobuf.Timestamp
-	8, // 4: gantry.v1.ResetOffsetRequest.timestamp:type_name -> google.protobuf.Timestamp
-	7, // 5: gantry.v1.ResetOffsetResponse.queues:type_name -> gantry.v1.QueueReset
-	0, // 6: gantry.v1.GroupOps.Blocked:input_type -> gantry.v1.BlockedRequest
-	3, // 7: gantry.v1.GroupOps.Skip:input_type -> gantry.v1.SkipRequest
-	5, // 8: gantry.v1.GroupOps.ResetOffset:input_type -> gantry.v1.ResetOffsetRequest
-	1, // 9: gantry.v1.GroupOps.Blocked:output_type -> gantry.v1.BlockedResponse
-	4, // 10: gantry.v1.GroupOps.Skip:output_type -> gantry.v1.SkipResponse
-	6, // 11: gantry.v1.GroupOps.ResetOffset:output_type -> gantry.v1.ResetOffsetResponse
-	9, // [9:12] is the sub-list for method output_type
-	6, // [6:9] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	2,  // 0: gantry.v1.BlockedResponse.keys:type_name -> gantry.v1.BlockedKey
+	8,  // 1: gantry.v1.BlockedKey.stored:type_name -> google.protobuf.Timestamp
+	8,  // 2: gantry.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
+	8,  // 3: gantry.v1.BlockedKey.until:type_name -> google.protobuf.Timestamp
+	9,  // 4: gantry.v1.BlockedKey.history:type_name -> gantry.v1.DeliveryAttempt
+	8,  // 5: gantry.v1.ResetOffsetRequest.timestamp:type_name -> google.protobuf.Timestamp
+	7,  // 6: gantry.v1.ResetOffsetResponse.queues:type_name -> gantry.v1.QueueReset
+	0,  // 7: gantry.v1.GroupOps.Blocked:input_type -> gantry.v1.BlockedRequest
+	3,  // 8: gantry.v1.GroupOps.Skip:input_type -> gantry.v1.SkipRequest
+	5,  // 9: gantry.v1.GroupOps.ResetOffset:input_type -> gantry.v1.ResetOffsetRequest
+	1,  // 10: gantry.v1.GroupOps.Blocked:output_type -> gantry.v1.BlockedResponse
+	4,  // 11: gantry.v1.GroupOps.Skip:output_type -> gantry.v1.SkipResponse
+	6,  // 12: gantry.v1.GroupOps.ResetOffset:output_type -> gantry.v1.ResetOffsetResponse
+	10, // [10:13] is the sub-list for method output_type
+	7,  // [7:10] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_group_proto_init() }
@@ -805,6 +817,7 @@ func file_gantry_v1_group_proto_init() {
 	if File_gantry_v1_group_proto != nil {
 		return
 	}
+	file_gantry_v1_message_proto_init()
 	file_gantry_v1_group_proto_msgTypes[5].OneofWrappers = []any{
 		(*ResetOffsetRequest_Earliest)(nil),
 		(*ResetOffsetRequest_Latest)(nil),

@@ -98,6 +98,79 @@ func (MessageState) EnumDescriptor() ([]byte, []int) {
 	return file_gantry_v1_message_proto_rawDescGZIP(), []int{0}
 }
 
+// How a delivery ended.
+type DeliveryEnd int32
+
+const (
+	DeliveryEnd_DELIVERY_END_UNSPECIFIED DeliveryEnd = 0
+	// Its lease lasts.
+	DeliveryEnd_DELIVERY_OPEN DeliveryEnd = 1
+	// Its client asked for another deadline: it gave the message back, or wanted
+	// more time and did not acknowledge.
+	DeliveryEnd_DELIVERY_CHANGED DeliveryEnd = 2
+	// The same, and it does not count as an attempt.
+	DeliveryEnd_DELIVERY_SUSPENDED DeliveryEnd = 3
+	// Its client was gone.
+	DeliveryEnd_DELIVERY_RELEASED DeliveryEnd = 4
+	// Its client made the message a dead letter.
+	DeliveryEnd_DELIVERY_FORWARDED DeliveryEnd = 5
+	// An operator did.
+	DeliveryEnd_DELIVERY_SKIPPED DeliveryEnd = 6
+	// Nothing was heard of its client.
+	DeliveryEnd_DELIVERY_EXPIRED DeliveryEnd = 7
+)
+
+// Enum value maps for DeliveryEnd.
+var (
+	DeliveryEnd_name = map[int32]string{
+		0: "DELIVERY_END_UNSPECIFIED",
+		1: "DELIVERY_OPEN",
+		2: "DELIVERY_CHANGED",
+		3: "DELIVERY_SUSPENDED",
+		4: "DELIVERY_RELEASED",
+		5: "DELIVERY_FORWARDED",
+		6: "DELIVERY_SKIPPED",
+		7: "DELIVERY_EXPIRED",
+	}
+	DeliveryEnd_value = map[string]int32{
+		"DELIVERY_END_UNSPECIFIED": 0,
+		"DELIVERY_OPEN":            1,
+		"DELIVERY_CHANGED":         2,
+		"DELIVERY_SUSPENDED":       3,
+		"DELIVERY_RELEASED":        4,
+		"DELIVERY_FORWARDED":       5,
+		"DELIVERY_SKIPPED":         6,
+		"DELIVERY_EXPIRED":         7,
+	}
+)
+
+func (x DeliveryEnd) Enum() *DeliveryEnd {
+	p := new(DeliveryEnd)
+	*p = x
+	return p
+}
+
+func (x DeliveryEnd) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DeliveryEnd) Descriptor() protoreflect.EnumDescriptor {
+	return file_gantry_v1_message_proto_enumTypes[1].Descriptor()
+}
+
+func (DeliveryEnd) Type() protoreflect.EnumType {
+	return &file_gantry_v1_message_proto_enumTypes[1]
+}
+
+func (x DeliveryEnd) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DeliveryEnd.Descriptor instead.
+func (DeliveryEnd) EnumDescriptor() ([]byte, []int) {
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{1}
+}
+
 type StoredMessage struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	MessageId string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
@@ -338,6 +411,95 @@ func (x *MessagePlace) GetSettled() bool {
 	return false
 }
 
+// One delivery of a message to a consumer group.
+type DeliveryAttempt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From 1.
+	Number int32                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Client string                 `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
+	Leased *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=leased,proto3" json:"leased,omitempty"`
+	// When the client last asked for another deadline. Absent: it did not.
+	Changed *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=changed,proto3" json:"changed,omitempty"`
+	// When the message could be handed out again, or was moved away; of an open
+	// one: when it can be.
+	Ended         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ended,proto3" json:"ended,omitempty"`
+	End           DeliveryEnd            `protobuf:"varint,6,opt,name=end,proto3,enum=gantry.v1.DeliveryEnd" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeliveryAttempt) Reset() {
+	*x = DeliveryAttempt{}
+	mi := &file_gantry_v1_message_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeliveryAttempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeliveryAttempt) ProtoMessage() {}
+
+func (x *DeliveryAttempt) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_message_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeliveryAttempt.ProtoReflect.Descriptor instead.
+func (*DeliveryAttempt) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DeliveryAttempt) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *DeliveryAttempt) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *DeliveryAttempt) GetLeased() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Leased
+	}
+	return nil
+}
+
+func (x *DeliveryAttempt) GetChanged() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
+func (x *DeliveryAttempt) GetEnded() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *DeliveryAttempt) GetEnd() DeliveryEnd {
+	if x != nil {
+		return x.End
+	}
+	return DeliveryEnd_DELIVERY_END_UNSPECIFIED
+}
+
 type MessageProperty struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -348,7 +510,7 @@ type MessageProperty struct {
 
 func (x *MessageProperty) Reset() {
 	*x = MessageProperty{}
-	mi := &file_gantry_v1_message_proto_msgTypes[2]
+	mi := &file_gantry_v1_message_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +522,7 @@ func (x *MessageProperty) String() string {
 func (*MessageProperty) ProtoMessage() {}
 
 func (x *MessageProperty) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[2]
+	mi := &file_gantry_v1_message_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +535,7 @@ func (x *MessageProperty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageProperty.ProtoReflect.Descriptor instead.
 func (*MessageProperty) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{2}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *MessageProperty) GetKey() string {
@@ -405,7 +567,7 @@ type GetMessageRequest struct {
 
 func (x *GetMessageRequest) Reset() {
 	*x = GetMessageRequest{}
-	mi := &file_gantry_v1_message_proto_msgTypes[3]
+	mi := &file_gantry_v1_message_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +579,7 @@ func (x *GetMessageRequest) String() string {
 func (*GetMessageRequest) ProtoMessage() {}
 
 func (x *GetMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[3]
+	mi := &file_gantry_v1_message_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +592,7 @@ func (x *GetMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMessageRequest.ProtoReflect.Descriptor instead.
 func (*GetMessageRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{3}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetMessageRequest) GetTopic() string {
@@ -499,7 +661,7 @@ type QueueOffset struct {
 
 func (x *QueueOffset) Reset() {
 	*x = QueueOffset{}
-	mi := &file_gantry_v1_message_proto_msgTypes[4]
+	mi := &file_gantry_v1_message_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +673,7 @@ func (x *QueueOffset) String() string {
 func (*QueueOffset) ProtoMessage() {}
 
 func (x *QueueOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[4]
+	mi := &file_gantry_v1_message_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +686,7 @@ func (x *QueueOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueOffset.ProtoReflect.Descriptor instead.
 func (*QueueOffset) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{4}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *QueueOffset) GetQueue() uint32 {
@@ -557,7 +719,7 @@ type GetMessageResponse struct {
 
 func (x *GetMessageResponse) Reset() {
 	*x = GetMessageResponse{}
-	mi := &file_gantry_v1_message_proto_msgTypes[5]
+	mi := &file_gantry_v1_message_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +731,7 @@ func (x *GetMessageResponse) String() string {
 func (*GetMessageResponse) ProtoMessage() {}
 
 func (x *GetMessageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[5]
+	mi := &file_gantry_v1_message_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +744,7 @@ func (x *GetMessageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMessageResponse.ProtoReflect.Descriptor instead.
 func (*GetMessageResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{5}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetMessageResponse) GetMessage() *StoredMessage {
@@ -648,7 +810,7 @@ type QueryMessagesRequest struct {
 
 func (x *QueryMessagesRequest) Reset() {
 	*x = QueryMessagesRequest{}
-	mi := &file_gantry_v1_message_proto_msgTypes[6]
+	mi := &file_gantry_v1_message_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +822,7 @@ func (x *QueryMessagesRequest) String() string {
 func (*QueryMessagesRequest) ProtoMessage() {}
 
 func (x *QueryMessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[6]
+	mi := &file_gantry_v1_message_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +835,7 @@ func (x *QueryMessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMessagesRequest.ProtoReflect.Descriptor instead.
 func (*QueryMessagesRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{6}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *QueryMessagesRequest) GetTopic() string {
@@ -744,7 +906,7 @@ type QueryMessagesResponse struct {
 
 func (x *QueryMessagesResponse) Reset() {
 	*x = QueryMessagesResponse{}
-	mi := &file_gantry_v1_message_proto_msgTypes[7]
+	mi := &file_gantry_v1_message_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +918,7 @@ func (x *QueryMessagesResponse) String() string {
 func (*QueryMessagesResponse) ProtoMessage() {}
 
 func (x *QueryMessagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[7]
+	mi := &file_gantry_v1_message_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +931,7 @@ func (x *QueryMessagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMessagesResponse.ProtoReflect.Descriptor instead.
 func (*QueryMessagesResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{7}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *QueryMessagesResponse) GetMessages() []*StoredMessage {
@@ -815,7 +977,14 @@ const file_gantry_v1_message_proto_rawDesc = "" +
 	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04dead\x18\x06 \x01(\bR\x04dead\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12\x18\n" +
-	"\asettled\x18\b \x01(\bR\asettled\"9\n" +
+	"\asettled\x18\b \x01(\bR\asettled\"\x87\x02\n" +
+	"\x0fDeliveryAttempt\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\tR\x06client\x122\n" +
+	"\x06leased\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06leased\x124\n" +
+	"\achanged\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\achanged\x120\n" +
+	"\x05ended\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x12(\n" +
+	"\x03end\x18\x06 \x01(\x0e2\x16.gantry.v1.DeliveryEndR\x03end\"9\n" +
 	"\x0fMessageProperty\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\x9e\x01\n" +
@@ -861,7 +1030,16 @@ const file_gantry_v1_message_proto_rawDesc = "" +
 	"\x13MESSAGE_ROLLED_BACK\x10\x05\x12\x13\n" +
 	"\x0fMESSAGE_DELAYED\x10\x06\x12\x14\n" +
 	"\x10MESSAGE_RECALLED\x10\a\x12\x10\n" +
-	"\fMESSAGE_GONE\x10\b2\x9a\x01\n" +
+	"\fMESSAGE_GONE\x10\b*\xc7\x01\n" +
+	"\vDeliveryEnd\x12\x1c\n" +
+	"\x18DELIVERY_END_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rDELIVERY_OPEN\x10\x01\x12\x14\n" +
+	"\x10DELIVERY_CHANGED\x10\x02\x12\x16\n" +
+	"\x12DELIVERY_SUSPENDED\x10\x03\x12\x15\n" +
+	"\x11DELIVERY_RELEASED\x10\x04\x12\x16\n" +
+	"\x12DELIVERY_FORWARDED\x10\x05\x12\x14\n" +
+	"\x10DELIVERY_SKIPPED\x10\x06\x12\x14\n" +
+	"\x10DELIVERY_EXPIRED\x10\a2\x9a\x01\n" +
 	"\bMessages\x12B\n" +
 	"\x03Get\x12\x1c.gantry.v1.GetMessageRequest\x1a\x1d.gantry.v1.GetMessageResponse\x12J\n" +
 	"\x05Query\x12\x1f.gantry.v1.QueryMessagesRequest\x1a .gantry.v1.QueryMessagesResponseB5Z3github.com/gantry-mq/gantry/proto/gantryv1;gantryv1b\x06proto3"
@@ -878,42 +1056,48 @@ func file_gantry_v1_message_proto_rawDescGZIP() []byte {
 	return file_gantry_v1_message_proto_rawDescData
 }
 
-var file_gantry_v1_message_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gantry_v1_message_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_gantry_v1_message_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_gantry_v1_message_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_gantry_v1_message_proto_goTypes = []any{
 	(MessageState)(0),             // 0: gantry.v1.MessageState
-	(*StoredMessage)(nil),         // 1: gantry.v1.StoredMessage
-	(*MessagePlace)(nil),          // 2: gantry.v1.MessagePlace
-	(*MessageProperty)(nil),       // 3: gantry.v1.MessageProperty
-	(*GetMessageRequest)(nil),     // 4: gantry.v1.GetMessageRequest
-	(*QueueOffset)(nil),           // 5: gantry.v1.QueueOffset
-	(*GetMessageResponse)(nil),    // 6: gantry.v1.GetMessageResponse
-	(*QueryMessagesRequest)(nil),  // 7: gantry.v1.QueryMessagesRequest
-	(*QueryMessagesResponse)(nil), // 8: gantry.v1.QueryMessagesResponse
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(DeliveryEnd)(0),              // 1: gantry.v1.DeliveryEnd
+	(*StoredMessage)(nil),         // 2: gantry.v1.StoredMessage
+	(*MessagePlace)(nil),          // 3: gantry.v1.MessagePlace
+	(*DeliveryAttempt)(nil),       // 4: gantry.v1.DeliveryAttempt
+	(*MessageProperty)(nil),       // 5: gantry.v1.MessageProperty
+	(*GetMessageRequest)(nil),     // 6: gantry.v1.GetMessageRequest
+	(*QueueOffset)(nil),           // 7: gantry.v1.QueueOffset
+	(*GetMessageResponse)(nil),    // 8: gantry.v1.GetMessageResponse
+	(*QueryMessagesRequest)(nil),  // 9: gantry.v1.QueryMessagesRequest
+	(*QueryMessagesResponse)(nil), // 10: gantry.v1.QueryMessagesResponse
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_gantry_v1_message_proto_depIdxs = []int32{
 	0,  // 0: gantry.v1.StoredMessage.state:type_name -> gantry.v1.MessageState
-	9,  // 1: gantry.v1.StoredMessage.stored:type_name -> google.protobuf.Timestamp
-	9,  // 2: gantry.v1.StoredMessage.born:type_name -> google.protobuf.Timestamp
-	9,  // 3: gantry.v1.StoredMessage.due:type_name -> google.protobuf.Timestamp
-	2,  // 4: gantry.v1.StoredMessage.places:type_name -> gantry.v1.MessagePlace
-	9,  // 5: gantry.v1.MessagePlace.time:type_name -> google.protobuf.Timestamp
-	5,  // 6: gantry.v1.GetMessageRequest.place:type_name -> gantry.v1.QueueOffset
-	1,  // 7: gantry.v1.GetMessageResponse.message:type_name -> gantry.v1.StoredMessage
-	3,  // 8: gantry.v1.GetMessageResponse.properties:type_name -> gantry.v1.MessageProperty
-	9,  // 9: gantry.v1.QueryMessagesRequest.from:type_name -> google.protobuf.Timestamp
-	9,  // 10: gantry.v1.QueryMessagesRequest.to:type_name -> google.protobuf.Timestamp
-	1,  // 11: gantry.v1.QueryMessagesResponse.messages:type_name -> gantry.v1.StoredMessage
-	4,  // 12: gantry.v1.Messages.Get:input_type -> gantry.v1.GetMessageRequest
-	7,  // 13: gantry.v1.Messages.Query:input_type -> gantry.v1.QueryMessagesRequest
-	6,  // 14: gantry.v1.Messages.Get:output_type -> gantry.v1.GetMessageResponse
-	8,  // 15: gantry.v1.Messages.Query:output_type -> gantry.v1.QueryMessagesResponse
-	14, // [14:16] is the sub-list for method output_type
-	12, // [12:14] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	11, // 1: gantry.v1.StoredMessage.stored:type_name -> google.protobuf.Timestamp
+	11, // 2: gantry.v1.StoredMessage.born:type_name -> google.protobuf.Timestamp
+	11, // 3: gantry.v1.StoredMessage.due:type_name -> google.protobuf.Timestamp
+	3,  // 4: gantry.v1.StoredMessage.places:type_name -> gantry.v1.MessagePlace
+	11, // 5: gantry.v1.MessagePlace.time:type_name -> google.protobuf.Timestamp
+	11, // 6: gantry.v1.DeliveryAttempt.leased:type_name -> google.protobuf.Timestamp
+	11, // 7: gantry.v1.DeliveryAttempt.changed:type_name -> google.protobuf.Timestamp
+	11, // 8: gantry.v1.DeliveryAttempt.ended:type_name -> google.protobuf.Timestamp
+	1,  // 9: gantry.v1.DeliveryAttempt.end:type_name -> gantry.v1.DeliveryEnd
+	7,  // 10: gantry.v1.GetMessageRequest.place:type_name -> gantry.v1.QueueOffset
+	2,  // 11: gantry.v1.GetMessageResponse.message:type_name -> gantry.v1.StoredMessage
+	5,  // 12: gantry.v1.GetMessageResponse.properties:type_name -> gantry.v1.MessageProperty
+	11, // 13: gantry.v1.QueryMessagesRequest.from:type_name -> google.protobuf.Timestamp
+	11, // 14: gantry.v1.QueryMessagesRequest.to:type_name -> google.protobuf.Timestamp
+	2,  // 15: gantry.v1.QueryMessagesResponse.messages:type_name -> gantry.v1.StoredMessage
+	6,  // 16: gantry.v1.Messages.Get:input_type -> gantry.v1.GetMessageRequest
+	9,  // 17: gantry.v1.Messages.Query:input_type -> gantry.v1.QueryMessagesRequest
+	8,  // 18: gantry.v1.Messages.Get:output_type -> gantry.v1.GetMessageResponse
+	10, // 19: gantry.v1.Messages.Query:output_type -> gantry.v1.QueryMessagesResponse
+	18, // [18:20] is the sub-list for method output_type
+	16, // [16:18] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_message_proto_init() }
@@ -922,7 +1106,7 @@ func file_gantry_v1_message_proto_init() {
 		return
 	}
 	file_gantry_v1_message_proto_msgTypes[0].OneofWrappers = []any{}
-	file_gantry_v1_message_proto_msgTypes[3].OneofWrappers = []any{
+	file_gantry_v1_message_proto_msgTypes[4].OneofWrappers = []any{
 		(*GetMessageRequest_MessageId)(nil),
 		(*GetMessageRequest_Place)(nil),
 	}
@@ -931,8 +1115,8 @@ func file_gantry_v1_message_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_message_proto_rawDesc), len(file_gantry_v1_message_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   8,
+			NumEnums:      2,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
