@@ -135,24 +135,27 @@ func (m *Message) Key() QueueKey { return Key(m.Topic, m.Queue) }
 // hands to the log beside it so that it is not copied here. The head's checksum
 // is sealed by Stamp.
 func AppendHead(dst []byte, m *Message) []byte {
-	start := len(dst)
-	dst = append(dst, make([]byte, messageHeaderLen)...)
+	dst, start := BeginMessage(dst)
 	dst = append(dst, m.Properties...)
 	b := dst[start:]
-	head := len(b)
-	le.PutUint32(b, uint32(head+len(m.Body)))
+	putHead(b, m)
+	le.PutUint32(b[offTopic:], uint32(m.Topic))
+	le.PutUint32(b[offQueue:], m.Queue)
+	Stamp(b, m.Offset, m.StoreTime)
+	return dst
+}
+
+// putHead fills in b, a head with its properties, what the sender of m knows.
+func putHead(b []byte, m *Message) {
+	le.PutUint32(b, uint32(len(b)+len(m.Body)))
 	b[offKind] = byte(m.Kind)
 	b[offVersion] = version
 	le.PutUint16(b[offFlags:], uint16(m.Flags))
-	le.PutUint32(b[offHead:], uint32(head))
-	le.PutUint32(b[offTopic:], uint32(m.Topic))
-	le.PutUint32(b[offQueue:], m.Queue)
+	le.PutUint32(b[offHead:], uint32(len(b)))
 	le.PutUint64(b[offBornTime:], uint64(m.BornTime))
 	le.PutUint64(b[offDueTime:], uint64(m.DueTime))
 	le.PutUint32(b[offBodyCRC:], CRC(m.Body))
 	le.PutUint32(b[offPriority:], uint32(m.Priority))
-	Stamp(b, m.Offset, m.StoreTime)
-	return dst
 }
 
 // ParseMessage reads a message record whose head has been verified. It checks

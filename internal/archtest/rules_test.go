@@ -21,6 +21,7 @@ var layers = map[string]int{
 
 	"commitlog":    1,
 	"filter":       1,
+	"proto/stream": 1, // beside the generated messages, over them
 	"consumequeue": 1,
 
 	"scheduler": 2, // its timers are entries of a consume queue
@@ -58,7 +59,7 @@ var onlyIn = []struct {
 
 	{module + "/proto", []string{"proto", "api", "client", "cmd", "test", "examples"}, "wire types stop at api"},
 	{module + "/commitlog", []string{"commitlog", "broker", "cmd", "test"}, "api converts to records and calls broker, it does not touch the log"},
-	{module + "/commitlog/record", []string{"commitlog", "consumequeue", "filter", "scheduler", "broker", "api", "client", "cmd", "test", "internal"}, "records are the vocabulary of these layers"},
+	{module + "/commitlog/record", []string{"commitlog", "consumequeue", "filter", "scheduler", "broker", "api", "client", "cmd", "test", "internal", "proto/stream"}, "records are the vocabulary of these layers"},
 }
 
 // inside reports whether package pkg is folder dir or below it.
