@@ -46,7 +46,7 @@ func (b *Broker) Ack(ctx context.Context, groupName, topicName record.Resource, 
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now().UnixMilli()
+	now := b.now()
 	errs := make([]error, len(entries))
 	held := make([]inflight.Held, 0, len(entries))
 	for i, e := range entries {
@@ -93,7 +93,7 @@ func (b *Broker) ChangeInvisible(_ context.Context, groupName, topicName record.
 	if err != nil {
 		return "", err
 	}
-	now := time.Now().UnixMilli()
+	now := b.now()
 	held, err := sub.BeginMove(h.Queue, h.Offset, h.LeaseID, now)
 	if err != nil {
 		return "", handleError(err)

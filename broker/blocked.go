@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/inflight"
@@ -119,7 +118,7 @@ func (b *Broker) blockedKey(s *inflight.Sub, tp topic.Topic, h inflight.Head) (B
 	k := BlockedKey{
 		Topic: tp.Name, Queue: h.Queue, Offset: h.Offset, Attempt: h.Attempt, Owner: h.Owner,
 		Since: h.Since, Until: h.Deadline, Behind: h.Behind, More: high-h.Cursor > scanBudget,
-		History: attemptsNow(s.Attempts(h.Queue, h.Offset)),
+		History: b.attemptsNow(s.Attempts(h.Queue, h.Offset)),
 	}
 	l, err := b.load(tp, h.Queue, h.Offset)
 	if isTrimmed(err) {
@@ -144,8 +143,8 @@ func (b *Broker) blockedKey(s *inflight.Sub, tp topic.Topic, h inflight.Head) (B
 }
 
 // attemptsNow says of a delivery whose lease has run out that it is over.
-func attemptsNow(list []inflight.Attempt) []inflight.Attempt {
-	if n := len(list); n > 0 && list[n-1].End == inflight.EndNone && list[n-1].Ended <= time.Now().UnixMilli() {
+func (b *Broker) attemptsNow(list []inflight.Attempt) []inflight.Attempt {
+	if n := len(list); n > 0 && list[n-1].End == inflight.EndNone && list[n-1].Ended <= b.now() {
 		list[n-1].End = inflight.EndExpired
 	}
 	return list

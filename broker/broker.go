@@ -23,6 +23,7 @@ import (
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/keyindex"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/internal/clock"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
 	"github.com/gantry-mq/gantry/scheduler"
 )
@@ -53,6 +54,9 @@ type Options struct {
 	TransactionCheckEvery time.Duration
 	TransactionCheckMax   int
 	Logger                *slog.Logger
+	// Wall is the wall clock, nil = the system's. The monotonic part of its times is
+	// not used.
+	Wall func() time.Time
 	// Fatal is called when the log can no longer be trusted to keep what it is
 	// given. nil ends the process.
 	Fatal func(error)
@@ -67,8 +71,9 @@ type appender interface {
 
 // Broker is an open broker.
 type Broker struct {
-	opts Options
-	log  *slog.Logger
+	opts  Options
+	log   *slog.Logger
+	clock *clock.Clock
 
 	wal    *commitlog.Log
 	append appender
@@ -150,6 +155,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		liteGate:     make(chan struct{}, 1),
 		liteMade:     map[liteName]uint32{},
 		opened:       time.Now(),
+		clock:        clock.New(opts.Wall),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	b.inflight = inflight.New(b.wakeSub, b.queueExists)
@@ -185,6 +191,7 @@ func (b *Broker) open(ctx context.Context) error {
 		MaxMapped:   b.opts.MaxMapped,
 		Retention:   commitlog.Retention{Age: b.opts.RetentionAge, Size: b.opts.RetentionSize},
 		Sequence:    b.sequence.stamp,
+		Now:         b.clock.Now,
 		Known:       cp.Position,
 		Logger:      b.log,
 		Fatal:       b.fatal,
@@ -193,6 +200,7 @@ func (b *Broker) open(ctx context.Context) error {
 		return err
 	}
 	b.append = b.wal
+	b.clock.Reach(b.wal.Time())
 	if !found {
 		cp.Position = b.wal.First()
 		if b.wal.Trimmed() {
@@ -235,16 +243,19 @@ func (b *Broker) open(ctx context.Context) error {
 	return nil
 }
 
+// now is the record's time, Unix ms.
+func (b *Broker) now() int64 { return b.clock.Now() / 1e6 }
+
 // start runs the goroutines, in the order Close joins them in reverse.
 func (b *Broker) start() {
 	b.live = true
-	b.firstLease = b.inflight.LeaseIDs(1, b.opened.UnixMilli())
+	b.firstLease = b.inflight.LeaseIDs(1, b.now())
 	b.run.Go(func() {
 		if err := b.dispatcher.Run(b.ctx); err != nil {
 			b.fatal(err)
 		}
 	})
-	b.run.Go(func() { b.inflight.Run(b.ctx) })
+	b.run.Go(func() { b.inflight.Run(b.ctx, b.now) })
 	b.run.Go(func() { b.sessions.Run(b.ctx) })
 	b.run.Go(b.housekeep)
 	b.run.Go(b.checkBack)

@@ -18,17 +18,17 @@ const checkBatch = 32
 // checkBack asks producers about half messages that were left undecided, until
 // the broker closes.
 func (b *Broker) checkBack() {
-	clock := time.NewTimer(0)
-	defer clock.Stop()
+	nap := time.NewTimer(0)
+	defer nap.Stop()
 	asker := asker{b: b}
 	for {
 		select {
 		case <-b.ctx.Done():
 			return
-		case <-clock.C:
+		case <-nap.C:
 		case <-b.transactions.Changed():
 		}
-		clock.Reset(asker.pass(time.Now().UnixMilli()))
+		nap.Reset(asker.pass(b.now()))
 	}
 }
 
@@ -48,7 +48,7 @@ func (a *asker) pass(now int64) time.Duration {
 	b := a.b
 	due, next := b.transactions.Due(now, checkBatch)
 	if len(due) == 0 {
-		// A jump of the wall clock is noticed within a second.
+		// A jump of the clock is noticed within a second.
 		return time.Duration(min(1000, max(0, next-now))) * time.Millisecond
 	}
 	producers := map[record.TopicID][]session.Client{}

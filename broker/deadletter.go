@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"encoding/binary"
-	"time"
 
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/inflight"
@@ -99,7 +98,7 @@ func (b *Broker) dlqTopic(ctx context.Context, g group.Group) (topic.Topic, erro
 			tp = old
 			return nil, nil
 		}
-		tp.ID, tp.Created = b.topics.NextID(), time.Now().UnixMilli()
+		tp.ID, tp.Created = b.topics.NextID(), b.now()
 		return topic.AppendPut(nil, tp), nil
 	})
 	return tp, err
@@ -129,7 +128,7 @@ func (b *Broker) buryBatch(sub *inflight.Sub, tp topic.Topic, g group.Group, hel
 		return nil, err
 	}
 	batch := &commitlog.Batch{}
-	now := time.Now().UnixMilli()
+	now := b.now()
 	for _, h := range held {
 		e, payload, err := b.payloadOf(tp, h.Queue, h.Offset)
 		if err != nil {
@@ -178,7 +177,7 @@ func (b *Broker) ForwardToDeadLetter(_ context.Context, groupName, topicName rec
 	if err != nil {
 		return err
 	}
-	held, err := sub.BeginMove(h.Queue, h.Offset, h.LeaseID, time.Now().UnixMilli())
+	held, err := sub.BeginMove(h.Queue, h.Offset, h.LeaseID, b.now())
 	if err != nil {
 		return handleError(err)
 	}

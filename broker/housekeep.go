@@ -29,10 +29,11 @@ func (b *Broker) housekeep() {
 			if now.Sub(b.opened) > clientGrace {
 				b.releaseDead()
 			}
-			if now.After(b.retainAfter) {
-				b.retain(now)
+			at := time.UnixMilli(b.now())
+			if at.After(b.retainAfter) {
+				b.retain(at)
 			}
-			b.expireLite(now)
+			b.expireLite(at)
 		}
 	}
 }
@@ -68,7 +69,7 @@ func (b *Broker) Disconnected(clientID string) {
 	if !ok {
 		return
 	}
-	recent := time.Now().Add(MaxHold - recentLease).UnixMilli()
+	recent := b.now() + (MaxHold - recentLease).Milliseconds()
 	b.releaseOf(c, defaultInvisible, func(h inflight.Held) bool { return h.Deadline > recent })
 }
 

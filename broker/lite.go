@@ -281,7 +281,7 @@ func (r *receiving) isLite() bool {
 // expireLite deletes lite topics that nobody has written to for their parent's
 // time, with what groups know of them, and tells who had subscribed.
 func (b *Broker) expireLite(now time.Time) {
-	b.liteSubs.Expire(now)
+	b.liteSubs.Expire(time.Now())
 	for _, tp := range b.topics.List() {
 		if tp.LiteTTL == 0 {
 			continue

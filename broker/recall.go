@@ -64,7 +64,7 @@ func (b *Broker) Recall(ctx context.Context, topicName record.Resource, handle s
 // handle that names it from now on: the old one is void. A time that is past
 // makes it due at once. Failures are as of Recall, and IllegalDeliveryTime.
 func (b *Broker) Reschedule(ctx context.Context, topicName record.Resource, handle string, due int64) (newHandle, messageID string, err error) {
-	now := time.Now().UnixMilli()
+	now := b.clock.Wall().UnixMilli()
 	if due > now+b.opts.MaxDelay.Milliseconds() {
 		return "", "", tooFarAhead(due, b.opts.MaxDelay)
 	}

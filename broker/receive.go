@@ -179,7 +179,7 @@ func hash64(s string) uint64 {
 // or redeliveries and then new messages, leased in one record.
 func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
 	r.found = r.found[:0]
-	now := time.Now().UnixMilli()
+	now := r.b.now()
 	for _, h := range r.sub.Resume(r.attempt, r.req.ClientID, now) {
 		l, err := r.b.load(r.topic, h.Queue, h.Offset)
 		if err != nil {
@@ -495,7 +495,7 @@ func (b *Broker) GiveBack(d *Delivery, from int) {
 		if ref.sub == nil {
 			continue
 		}
-		if h, err := ref.sub.BeginMove(ref.held.Queue, ref.held.Offset, ref.held.LeaseID, time.Now().UnixMilli()); err == nil {
+		if h, err := ref.sub.BeginMove(ref.held.Queue, ref.held.Offset, ref.held.LeaseID, b.now()); err == nil {
 			bySub[ref.sub] = append(bySub[ref.sub], h)
 		}
 	}
@@ -510,7 +510,7 @@ func (b *Broker) releaseHeld(sub *inflight.Sub, held []inflight.Held, delay time
 	if len(held) == 0 {
 		return
 	}
-	deadline := time.Now().Add(delay).UnixMilli()
+	deadline := b.now() + delay.Milliseconds()
 	if err := b.append.Submit(record1(inflight.AppendExtend(nil, sub.Key(), deadline, 0, false, held))); err != nil {
 		// They come again when their leases end by themselves.
 		sub.PutBack(held)

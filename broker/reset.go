@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"time"
 
 	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/topic"
@@ -52,7 +51,7 @@ func (b *Broker) ResetOffset(_ context.Context, groupName, topicName record.Reso
 	key := inflight.SubKey{Group: g.ID, Topic: tp.ID}
 	was := map[uint32]inflight.QueueStatus{}
 	if s := b.inflight.Find(key); s != nil {
-		status, _ := s.Status(time.Now().UnixMilli())
+		status, _ := s.Status(b.now())
 		for _, st := range status {
 			was[st.Queue] = st
 		}

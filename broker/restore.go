@@ -134,7 +134,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 // restoreTimers makes the scheduler, which is empty unless the index is the
 // checkpoint's: a replay that makes the index makes the timers too.
 func (b *Broker) restoreTimers(cp dispatch.Checkpoint, indexed bool) error {
-	b.timers = scheduler.New(b.index)
+	b.timers = scheduler.New(b.index, b.clock.Wall)
 	if !indexed {
 		return nil
 	}

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog"
@@ -27,7 +26,7 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 	if err := checkTopicName(name); err != nil {
 		return nil, err
 	}
-	now := time.Now().UnixMilli()
+	now := b.clock.Wall().UnixMilli()
 	for i := range msgs {
 		if msgs[i].Topic != name {
 			return nil, Errorf(Corrupted, "message %d is for topic %q, the first one for %q", i, clip(msgs[i].Topic.String()), clip(name.String()))

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -103,7 +102,7 @@ func (b *Broker) RecheckTransaction(ctx context.Context, id string) (Transaction
 	if err != nil {
 		return Transaction{}, transactionError(err)
 	}
-	again := []transaction.Check{{Position: pos, Next: time.Now().UnixMilli()}}
+	again := []transaction.Check{{Position: pos, Next: b.now()}}
 	if err := b.commit(record1(transaction.AppendCheck(nil, again))); err != nil {
 		return Transaction{}, err
 	}

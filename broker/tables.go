@@ -55,7 +55,7 @@ func (b *Broker) CreateTopic(ctx context.Context, tp topic.Topic) (topic.Topic, 
 			return nil, Errorf(AlreadyExists, "the topic %q exists", tp.Name)
 		}
 		tp.ID = b.topics.NextID()
-		tp.Created = time.Now().UnixMilli()
+		tp.Created = b.now()
 		return topic.AppendPut(nil, tp), nil
 	})
 	return tp, err
@@ -143,7 +143,7 @@ func (b *Broker) CreateGroup(ctx context.Context, g group.Group) (group.Group, e
 		if ok {
 			g.ID, g.Created = old.ID, old.Created
 		} else {
-			g.ID, g.Created = b.groups.NextID(), time.Now().UnixMilli()
+			g.ID, g.Created = b.groups.NextID(), b.now()
 		}
 		return group.AppendPut(nil, g), nil
 	})
@@ -210,7 +210,7 @@ func (b *Broker) EnsureGroup(ctx context.Context, name record.Resource) (group.G
 			g = old
 			return nil, nil
 		}
-		g.ID, g.Created = b.groups.NextID(), time.Now().UnixMilli()
+		g.ID, g.Created = b.groups.NextID(), b.now()
 		return group.AppendPut(nil, g), nil
 	})
 	return g, err
@@ -259,7 +259,7 @@ func (b *Broker) subStatus(s *inflight.Sub) (out []GroupQueueStatus, delivered u
 	if !ok {
 		return nil, 0
 	}
-	queues, delivered := s.Status(time.Now().UnixMilli())
+	queues, delivered := s.Status(b.now())
 	slices.SortFunc(queues, func(a, b inflight.QueueStatus) int { return cmp.Compare(a.Queue, b.Queue) })
 	for _, q := range queues {
 		_, high, _ := b.index.Bounds(record.Key(tp.ID, q.Queue))

@@ -240,6 +240,13 @@ func (l *Log) Durable() record.Position {
 	return l.durable.pos
 }
 
+// Time returns when the newest frame was written, Unix ns by Options.Now.
+func (l *Log) Time() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pendingTail.time
+}
+
 // Index is the index of the last committed frame, 0 before the first.
 func (l *Log) Index() uint64 { return l.committedIndex.Load() }
 

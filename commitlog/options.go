@@ -81,6 +81,10 @@ type Options struct {
 	// log fails.
 	Sequence func(now int64, b *Batch)
 
+	// Now is the clock of the log, in Unix nanoseconds. Frames get its time, or that
+	// of the frame before where it went back. Nil means the system's.
+	Now func() int64
+
 	// Known is a position below which the caller knows everything to be durable
 	// (from its checkpoint). If the log turns out to end before it, Open refuses
 	// with a CorruptError.
@@ -134,6 +138,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = func() int64 { return time.Now().UnixNano() }
 	}
 	if o.Sequence == nil {
 		o.Sequence = func(int64, *Batch) {}

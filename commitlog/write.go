@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"path/filepath"
-	"time"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
@@ -69,7 +68,7 @@ func (l *Log) runWriter() {
 		if taken == nil {
 			return
 		}
-		w.now = max(time.Now().UnixNano(), w.tail.time)
+		w.now = max(l.opt.Now(), w.tail.time)
 		for i, b := range taken {
 			if err := w.pack(b); err != nil {
 				w.abandon(taken[i:], err)

@@ -31,8 +31,8 @@ func (n *node) wall() time.Time {
 }
 
 func start(t *testing.T) *node {
-	n := &node{t: t, s: New(newMemory()), op: make(chan func(), 1000), fired: map[record.Position]int64{}}
-	n.s.clock = n.wall
+	n := &node{t: t, op: make(chan func(), 1000), fired: map[record.Position]int64{}}
+	n.s = New(newMemory(), n.wall)
 	n.run()
 	return n
 }
@@ -242,8 +242,7 @@ func TestMissedTimersFireAtTheStart(t *testing.T) {
 		}
 		snap := n.s.AppendSnapshot(nil)
 		time.Sleep(72*time.Hour + 300*time.Millisecond)
-		s := New(n.s.index)
-		s.clock = n.wall
+		s := New(n.s.index, n.wall)
 		s.Restore(record.NewDecoder(snap))
 		n.s = s
 		n.run()

@@ -39,9 +39,9 @@ type Scheduler struct {
 	kick    chan struct{}
 }
 
-// New returns a scheduler without timers.
-func New(index Index) *Scheduler {
-	return &Scheduler{index: index, clock: time.Now, buckets: map[uint32]*bucket{}, kick: make(chan struct{}, 1)}
+// New returns a scheduler without timers, that fires by the given wall clock.
+func New(index Index, wall func() time.Time) *Scheduler {
+	return &Scheduler{index: index, clock: wall, buckets: map[uint32]*bucket{}, kick: make(chan struct{}, 1)}
 }
 
 // Reset forgets everything, for a replay from the beginning.

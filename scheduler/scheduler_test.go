@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
@@ -226,7 +227,7 @@ func (m *model) step() {
 		delete(m.why, name(next)) // the same name again
 	case op < 88: // a restart
 		snap := m.s.AppendSnapshot(nil)
-		m.s = New(m.index)
+		m.s = New(m.index, time.Now)
 		d := record.NewDecoder(snap)
 		if m.s.Restore(d); d.Err() != nil {
 			m.t.Fatal(d.Err())
@@ -236,7 +237,7 @@ func (m *model) step() {
 		}
 	case op < 90: // the index is lost
 		m.index = newMemory()
-		m.s = New(m.index)
+		m.s = New(m.index, time.Now)
 		for _, f := range m.log {
 			if err := f(m.s); err != nil {
 				m.t.Fatal(err)
@@ -300,7 +301,7 @@ func (m *model) check() {
 
 func runModel(t *testing.T, seed uint64) {
 	index := newMemory()
-	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 1)), index: index, s: New(index), now: origin,
+	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 1)), index: index, s: New(index, time.Now), now: origin,
 		live: map[record.Position]Timer{}, why: map[string]error{}}
 	for range 600 {
 		m.step()
@@ -311,7 +312,7 @@ func runModel(t *testing.T, seed uint64) {
 // Two nodes that applied the same records have equal snapshots, whatever their
 // restarts.
 func TestEqualStatesHaveEqualSnapshots(t *testing.T) {
-	a, b := New(newMemory()), New(newMemory())
+	a, b := New(newMemory(), time.Now), New(newMemory(), time.Now)
 	rng := rand.New(rand.NewPCG(7, 7))
 	now := origin
 	var pos record.Position
@@ -336,7 +337,7 @@ func TestEqualStatesHaveEqualSnapshots(t *testing.T) {
 		}
 		if rng.IntN(50) == 0 {
 			snap := b.AppendSnapshot(nil)
-			b = New(b.index)
+			b = New(b.index, time.Now)
 			b.Restore(record.NewDecoder(snap))
 		}
 	}
@@ -347,7 +348,7 @@ func TestEqualStatesHaveEqualSnapshots(t *testing.T) {
 
 // A copy is found by the position the message had at first.
 func TestACopyAnswersToItsFirstPosition(t *testing.T) {
-	s := New(newMemory())
+	s := New(newMemory(), time.Now)
 	due := origin + 500
 	if err := s.ApplyAdd(1000, delayed(record.Key(1, 0), due, "a")); err != nil {
 		t.Fatal(err)
@@ -386,7 +387,7 @@ func TestACopyAnswersToItsFirstPosition(t *testing.T) {
 
 func FuzzDecoders(f *testing.F) {
 	t := Timer{Due: origin + 5, Position: 4096, Size: 100, TagHash: 1, GroupHash: 2, To: record.Key(3, 4), offset: 5}
-	s := New(newMemory())
+	s := New(newMemory(), time.Now)
 	s.ApplyAdd(64, delayed(record.Key(1, 0), origin, "x"))
 	s.ApplyCancel(record.Command(AppendCancel(nil, &Timer{Due: origin, Position: 64})), 0)
 	f.Add(AppendFired(nil, &t))
@@ -407,11 +408,11 @@ func FuzzDecoders(f *testing.F) {
 			}
 		}
 		ParseCancel(b)
-		s := New(newMemory())
+		s := New(newMemory(), time.Now)
 		d := record.NewDecoder(b)
 		if s.Restore(d); d.Err() == nil {
 			snap := s.AppendSnapshot(nil)
-			again := New(newMemory())
+			again := New(newMemory(), time.Now)
 			again.Restore(record.NewDecoder(snap))
 			if !bytes.Equal(again.AppendSnapshot(nil), snap) {
 				t.Fatal("the snapshot of a restored state differs")

@@ -76,25 +76,25 @@ func (t *timer) due(now int64) (keys []SubKey, next int64) {
 	return keys, t.heap[0].at
 }
 
-func (t *timer) run(ctx context.Context) error {
-	clock := time.NewTimer(time.Hour)
-	defer clock.Stop()
+func (t *timer) run(ctx context.Context, clock func() int64) error {
+	nap := time.NewTimer(time.Hour)
+	defer nap.Stop()
 	for {
-		now := time.Now().UnixMilli()
+		now := clock()
 		keys, next := t.due(now)
 		for _, k := range keys {
 			t.wake(k)
 		}
-		// A jump of the wall clock is noticed within a second.
+		// A jump of the clock is noticed within a second.
 		wait := time.Second
 		if next != never {
 			wait = min(wait, time.Duration(next-now)*time.Millisecond)
 		}
-		clock.Reset(max(wait, 0))
+		nap.Reset(max(wait, 0))
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-clock.C:
+		case <-nap.C:
 		case <-t.kick:
 		}
 	}

@@ -17,7 +17,7 @@ func TestEndOfALeaseWakesItsSubOnTime(t *testing.T) {
 		tracker := inflight.New(func(inflight.SubKey) { woken <- time.Since(began) }, func(record.QueueKey) bool { return true })
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		go func() { done <- tracker.Run(ctx) }()
+		go func() { done <- tracker.Run(ctx, func() int64 { return time.Now().UnixMilli() }) }()
 
 		apply := func(rec []byte) {
 			if _, err := tracker.Apply(record.KindOf(rec), record.Command(rec), func(inflight.SubKey) (bool, bool) { return true, false }); err != nil {

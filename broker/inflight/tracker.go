@@ -47,8 +47,8 @@ func New(wake func(SubKey), exists func(record.QueueKey) bool) *Tracker {
 	return t
 }
 
-// Run wakes Subs when leases end, until ctx is done.
-func (t *Tracker) Run(ctx context.Context) error { return t.timer.run(ctx) }
+// Run wakes Subs when leases end by the clock now, in Unix ms, until ctx is done.
+func (t *Tracker) Run(ctx context.Context, now func() int64) error { return t.timer.run(ctx, now) }
 
 // Sub returns the group's consumption of the topic, making an empty one if
 // there is none. fifo is fixed at its making.
