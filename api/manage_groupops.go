@@ -75,3 +75,52 @@ func (s *groupOps) ResetOffset(ctx context.Context, req *gantryv1.ResetOffsetReq
 	}
 	return resp, nil
 }
+
+func (s *groupOps) Replay(req *gantryv1.ReplayRequest, stream gantryv1.GroupOps_ReplayServer) error {
+	r := broker.ReplayRequest{Rate: int(req.GetRate()), DryRun: req.GetDryRun(), Resume: req.GetResume()}
+	if req.GetFrom() != nil {
+		r.From = max(1, unixMilli(req.GetFrom()))
+	}
+	if req.GetTo() != nil {
+		r.To = max(1, unixMilli(req.GetTo()))
+	}
+	var err error
+	if r.FilterType, r.Filter, err = oneFilter(req); err != nil {
+		return rpcError(s.log, err)
+	}
+	topic := record.Resource{Namespace: req.GetNamespace(), Name: req.GetTopic()}
+	p, err := s.broker.Replay(stream.Context(), groupOf(req), topic, r, func(p broker.ReplayProgress) error {
+		return stream.Send(wireReplay(p))
+	})
+	if err != nil {
+		return rpcError(s.log, err)
+	}
+	return stream.Send(wireReplay(p))
+}
+
+// oneFilter reads the filter of requests that have one of either language.
+func oneFilter(req interface {
+	GetTags() string
+	GetSql() string
+}) (broker.FilterType, string, error) {
+	switch {
+	case req.GetTags() != "" && req.GetSql() != "":
+		return 0, "", broker.Errorf(broker.BadRequest, "a tag filter and an SQL filter are given: one of them")
+	case req.GetSql() != "":
+		return broker.FilterSQL, req.GetSql(), nil
+	}
+	return broker.FilterTag, req.GetTags(), nil
+}
+
+func (s *groupOps) CancelReplay(ctx context.Context, req *gantryv1.CancelReplayRequest) (*gantryv1.ReplayProgress, error) {
+	topic := record.Resource{Namespace: req.GetNamespace(), Name: req.GetTopic()}
+	p, err := s.broker.CancelReplay(ctx, groupOf(req), topic)
+	if err != nil {
+		return nil, rpcError(s.log, err)
+	}
+	return wireReplay(p), nil
+}
+
+func wireReplay(p broker.ReplayProgress) *gantryv1.ReplayProgress {
+	return &gantryv1.ReplayProgress{Total: p.Total, Passed: p.Passed, Done: p.Done, Waiting: p.Waiting}
+}

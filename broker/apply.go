@@ -6,6 +6,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/longpoll"
+	"github.com/gantry-mq/gantry/broker/replay"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -57,6 +58,7 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		}
 		b.index.DeleteTopic(id)
 		b.inflight.DropTopic(id)
+		b.replays.Drop(func(k replay.Key) bool { return k.Topic == id })
 		b.lites.DropParent(id)
 		b.transactions.DropTopic(id)
 		b.filters.drop(func(k inflight.SubKey) bool { return k.Topic == id })
@@ -71,6 +73,7 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 			return err
 		}
 		b.inflight.DropGroup(id)
+		b.replays.Drop(func(k replay.Key) bool { return k.Group == id })
 		b.filters.drop(func(k inflight.SubKey) bool { return k.Group == id })
 		return nil
 	case record.KindLitePut:
@@ -83,7 +86,7 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		b.index.Delete(key)
 		b.inflight.DropQueue(key)
 		return nil
-	case record.KindLease, record.KindAck, record.KindExtend, record.KindOffsetCommit, record.KindCursor:
+	case record.KindLease, record.KindAck, record.KindExtend, record.KindOffsetCommit, record.KindCursor, record.KindReopen:
 		_, err := b.inflight.Apply(kind, record.Command(rec), b.subExists)
 		return err
 	case record.KindHalf:
@@ -97,6 +100,11 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		return b.transactions.ApplyCheck(record.Command(rec))
 	case record.KindTransactionMove:
 		return b.transactions.ApplyMove(record.Command(rec))
+	case record.KindReplayBegin, record.KindReplayStep, record.KindReplayEnd:
+		return b.replays.Apply(kind, record.Command(rec), func(k replay.Key) bool {
+			ok, _ := b.subExists(inflight.SubKey{Group: k.Group, Topic: k.Topic})
+			return ok
+		})
 	case record.KindIdentity:
 		return b.applyIdentity(record.Command(rec))
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/longpoll"
+	"github.com/gantry-mq/gantry/broker/replay"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/broker/transaction"
@@ -84,6 +85,7 @@ type Broker struct {
 	groups       *group.Table
 	inflight     *inflight.Tracker
 	transactions *transaction.Table
+	replays      *replay.Table
 	timers       *scheduler.Scheduler
 	hub          *longpoll.Hub
 	sessions     *session.Registry
@@ -93,23 +95,24 @@ type Broker struct {
 	handles  atomic.Pointer[handleKey]
 	identity identity // set by the dispatcher
 
-	sequence    sequencer
-	wakes       wakes       // the dispatcher's
-	keyHashes   []uint64    // the dispatcher's scratch memory
-	moved       movedRanges // housekeep's
-	retainAfter time.Time   // housekeep's
-	live        bool        // the dispatcher's: what it applies is new, not replayed
-	tableOp     chan struct{}
-	deadOp      chan struct{} // held while dead letters are settled, and by retention
-	lites       *lite.Table
-	liteSubs    lite.Subscriptions
-	liteGate    chan struct{} // held by the one sender that makes lite topics
-	liteMu      sync.Mutex
-	liteMade    map[liteName]uint32 // made and not applied yet
-	checkpt     checkpointer
-	firstLease  uint64 // leases with lower ids are from before the start
-	counters    counters
-	opened      time.Time
+	sequence       sequencer
+	wakes          wakes       // the dispatcher's
+	keyHashes      []uint64    // the dispatcher's scratch memory
+	moved          movedRanges // housekeep's
+	retainAfter    time.Time   // housekeep's
+	live           bool        // the dispatcher's: what it applies is new, not replayed
+	tableOp        chan struct{}
+	deadOp         chan struct{} // held while dead letters are settled, and by retention
+	replaysRunning sync.Map      // inflight.SubKey -> true, while somebody does it
+	lites          *lite.Table
+	liteSubs       lite.Subscriptions
+	liteGate       chan struct{} // held by the one sender that makes lite topics
+	liteMu         sync.Mutex
+	liteMade       map[liteName]uint32 // made and not applied yet
+	checkpt        checkpointer
+	firstLease     uint64 // leases with lower ids are from before the start
+	counters       counters
+	opened         time.Time
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
@@ -148,6 +151,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		topics:       topic.NewTable(),
 		groups:       group.NewTable(),
 		transactions: transaction.New(opts.TransactionCheckAfter),
+		replays:      replay.New(),
 		hub:          longpoll.New(MaxWaitersPerQueue, MaxWaiters),
 		tableOp:      make(chan struct{}, 1),
 		deadOp:       make(chan struct{}, 1),

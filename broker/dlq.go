@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/topic"
@@ -344,7 +343,7 @@ func (b *Broker) Redrive(ctx context.Context, groupName record.Resource, req Red
 		target = &tp
 	}
 	s := &settling{
-		b: b, dlq: dlq, filter: req.Filter, rate: req.Rate, dryRun: req.DryRun, report: progress,
+		b: b, dlq: dlq, filter: req.Filter, pace: pacer{b: b, rate: req.Rate}, dryRun: req.DryRun, report: progress,
 		prepare: func(dl *DeadLetter, m *record.Message) ([]byte, error) {
 			to, err := b.redriveTo(dl, m, target)
 			if err != nil {
@@ -373,7 +372,7 @@ func (b *Broker) Discard(ctx context.Context, groupName record.Resource, filter 
 		return DeadLetterProgress{}, err
 	}
 	s := &settling{
-		b: b, dlq: dlq, filter: filter, dryRun: dryRun, report: progress,
+		b: b, dlq: dlq, filter: filter, pace: pacer{b: b}, dryRun: dryRun, report: progress,
 		prepare: func(*DeadLetter, *record.Message) ([]byte, error) { return nil, nil },
 		seal: func(batch *commitlog.Batch, ds []settlement) {
 			offsets := make([]record.QueueOffset, len(ds))
@@ -450,7 +449,7 @@ type settling struct {
 	b       *Broker
 	dlq     topic.Topic
 	filter  DeadLetterFilter
-	rate    int
+	pace    pacer
 	dryRun  bool
 	prepare func(*DeadLetter, *record.Message) ([]byte, error)
 	seal    func(*commitlog.Batch, []settlement)
@@ -458,7 +457,6 @@ type settling struct {
 
 	progress DeadLetterProgress
 	pending  []record.QueueOffset
-	next     time.Time // when the rate allows the next batch
 }
 
 // settlement is one dead letter about to be settled.
@@ -483,10 +481,7 @@ func (s *settling) run(ctx context.Context) (DeadLetterProgress, error) {
 	if err != nil || s.dryRun {
 		return s.progress, err
 	}
-	size := deadBatch
-	if s.rate > 0 {
-		size = min(max(s.rate/10, 1), deadBatch)
-	}
+	size := s.pace.batch(deadBatch)
 	_, err = s.b.walkDead(ctx, s.dlq, &s.filter, 0, high, func(dl *DeadLetter, _ *record.Message) error {
 		s.pending = append(s.pending, dl.Offset)
 		if len(s.pending) < size {
@@ -509,7 +504,7 @@ func (s *settling) failed(err error) {
 
 // flush settles what is pending, in one append, when the rate allows.
 func (s *settling) flush(ctx context.Context) error {
-	if err := s.pace(ctx); err != nil {
+	if err := s.pace.wait(ctx, len(s.pending)); err != nil {
 		return err
 	}
 	if err := s.commit(ctx); err != nil {
@@ -520,26 +515,6 @@ func (s *settling) flush(ctx context.Context) error {
 		return nil
 	}
 	return s.report(s.progress)
-}
-
-func (s *settling) pace(ctx context.Context) error {
-	if s.rate == 0 {
-		return nil
-	}
-	if now := time.Now(); s.next.Before(now) {
-		s.next = now
-	}
-	timer := time.NewTimer(time.Until(s.next))
-	defer timer.Stop()
-	s.next = s.next.Add(time.Duration(len(s.pending)) * time.Second / time.Duration(s.rate))
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.b.ctx.Done():
-		return Errorf(Unavailable, "the broker is shutting down")
-	}
 }
 
 // commit decides about what is pending and waits until that is applied. One does

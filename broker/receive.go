@@ -250,7 +250,7 @@ func (r *receiving) loadReady(kept []inflight.Held, take func() (ready, dead []i
 		if len(ready)+len(dead) == 0 {
 			break
 		}
-		var gone []inflight.Held
+		var gone, unwanted []inflight.Held
 		dead, lost, err := r.b.split(r.topic, dead)
 		gone = append(gone, lost...)
 		if err == nil {
@@ -264,6 +264,9 @@ func (r *receiving) loadReady(kept []inflight.Held, take func() (ready, dead []i
 			switch {
 			case isTrimmed(err):
 				gone, err = append(gone, h), nil
+			case err == nil && h.Attempt == 1 && !r.filter.Match(&l.msg):
+				l.release() // replayed, and nothing that this group takes
+				unwanted = append(unwanted, h)
 			case err == nil:
 				kept = append(kept, h)
 				r.found = append(r.found, found{held: h, loaded: l})
@@ -271,6 +274,8 @@ func (r *receiving) loadReady(kept []inflight.Held, take func() (ready, dead []i
 		}
 		if err == nil && len(gone) > 0 {
 			r.b.log.Warn("retention took messages that were waiting for redelivery", "topic", r.topic.Name, "group", r.group.Name, "messages", len(gone), "first_offset", gone[0].Offset)
+		}
+		if gone = append(gone, unwanted...); err == nil && len(gone) > 0 {
 			err = r.b.commit(record1(inflight.AppendAck(nil, r.sub.Key(), gone)))
 		}
 		if err != nil {

@@ -64,6 +64,7 @@ const (
 	sectionTimers
 	sectionKeys
 	sectionHistory
+	sectionReplays
 	sectionCount
 )
 
@@ -84,6 +85,7 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 	sections[sectionTimers] = b.timers.AppendSnapshot(nil)
 	sections[sectionKeys] = b.keys.AppendSnapshot(nil)
 	sections[sectionHistory] = b.inflight.AppendHistory(nil)
+	sections[sectionReplays] = b.replays.AppendSnapshot(nil)
 	return dispatch.Checkpoint{Position: at, Sections: sections}
 }
 
@@ -107,6 +109,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 			{sectionHistory, b.inflight.RestoreHistory}, // behind the leases that it is of
 			{sectionLite, b.lites.Restore},
 			{sectionTransactions, b.transactions.Restore},
+			{sectionReplays, b.replays.Restore},
 		} {
 			if load.section >= len(cp.Sections) {
 				continue

@@ -4,7 +4,7 @@ import (
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
 
-// Apply changes the state by one lease, ack, extend or offset-commit record.
+// Apply changes the state by one record of consumption.
 // exists says whether a group and topic are still there: records about deleted
 // ones change nothing. fifo says whether a group is ordered. It returns the Sub
 // whose messages may have become ready, or nil.
@@ -33,6 +33,8 @@ func (t *Tracker) Apply(kind record.Kind, data []byte, exists func(SubKey) (ok, 
 		q.committed = record.QueueOffset(d.Uvarint())
 	case record.KindCursor:
 		s.applyCursor(d)
+	case record.KindReopen:
+		s.applyReopen(d)
 	}
 	s.arm()
 	if err := d.Err(); err != nil {
@@ -88,6 +90,7 @@ func (s *Sub) applyLease(d *record.Decoder) {
 					l.noteLease(id)
 				}
 				l.id, l.attempt, l.deadline, l.owner, l.auto = id, attempt, deadline, owner, auto
+				s.lead(l)
 				s.setAttempt(l, attemptID)
 				s.t.sawLease(id)
 				s.out++

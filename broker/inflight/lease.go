@@ -73,7 +73,7 @@ type queue struct {
 	cursor    record.QueueOffset
 	committed record.QueueOffset // by UpdateOffset; record.NoOffset = never
 	out       map[record.QueueOffset]*lease
-	groups    map[uint32][]*lease // FIFO: outstanding by message group, ascending
+	groups    map[uint32][]*lease // FIFO: outstanding by message group, in the order of their turn
 	known     bool                // some record has named this queue
 	// epoch counts cursor records. A lease record carries the epoch in which it was
 	// decided and is void in another: it was overtaken by a reset.
@@ -93,8 +93,50 @@ func (s *Sub) track(q *queue, l *lease) {
 	l.heapAt = -1
 	q.out[l.offset] = l
 	if s.fifo {
-		q.groups[l.groupHash] = append(q.groups[l.groupHash], l)
+		s.line(l)
 	}
+}
+
+// line puts l into the line of its message group: ascending, but what was handed
+// out, or is about to be, keeps its turn from a message before it that is
+// reopened. So of a message group no more than one is ever handed out.
+func (s *Sub) line(l *lease) {
+	waiting := l.q.groups[l.groupHash]
+	if n := len(waiting); n == 0 || waiting[n-1].offset < l.offset && l.id == 0 {
+		l.q.groups[l.groupHash] = append(waiting, l)
+		return
+	}
+	first, at := waiting[0], 0
+	if l.id == 0 {
+		if first.id != 0 || first.reserved != free {
+			at = 1
+		}
+		for at < len(waiting) && waiting[at].offset < l.offset {
+			at++
+		}
+	}
+	l.q.groups[l.groupHash] = slices.Insert(waiting, at, l)
+	if at == 0 {
+		s.place(first) // which it is no more
+	}
+}
+
+// lead puts l, which was handed out just now, at the head of its message group.
+// It is there already, unless records come in another order than that in which
+// they were decided on.
+func (s *Sub) lead(l *lease) {
+	if !s.fifo {
+		return
+	}
+	waiting := l.q.groups[l.groupHash]
+	first := waiting[0]
+	if first == l {
+		return
+	}
+	at := slices.Index(waiting, l)
+	copy(waiting[1:at+1], waiting[:at])
+	waiting[0] = l
+	s.place(first)
 }
 
 // place puts l where its state belongs: into the heap of what may be handed

@@ -35,6 +35,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata pr
 //	                             a receive in two steps: scanned, then submitted
 //	ack H... / change H MS [suspend] / dead H / release CLIENT
 //	skip Q NAME / heads          an operator's: bury it, whoever holds it; who waits for whom
+//	reopen Q NAME... [fail]      an operator's: hand them out again
 //	history Q NAME               the message's deliveries
 //	commit Q OFFSET / committed Q / cursor Q OFFSET
 //	hold / apply                 records are submitted but not applied / now they are
@@ -196,6 +197,9 @@ func (w *world) command(name string, args []string) {
 		for _, h := range w.sub().Heads() {
 			w.printf("%d wait for %s, attempt %d until %d of %s", h.Behind, w.name(h.Queue, h.Offset), h.Attempt, h.Deadline, h.Owner)
 		}
+	case "reopen":
+		args, fail := cut(args, "fail")
+		w.reopen(uint32(w.number(args[0])), args[1:], fail)
 	case "history":
 		q := uint32(w.number(args[0]))
 		for _, a := range w.sub().Attempts(q, record.QueueOffset(slices.Index(w.queues[q], args[1]))) {
@@ -273,6 +277,32 @@ func (w *world) apply(t *inflight.Tracker, rec []byte) error {
 	}
 	_, err := t.Apply(record.KindOf(rec), record.Command(rec), func(k inflight.SubKey) (bool, bool) { return k == key, w.fifo })
 	return err
+}
+
+func (w *world) reopen(q uint32, names []string, fail bool) {
+	sc, ok := w.sub().BeginReopen(q, w.bounds, 1000)
+	if !ok {
+		w.printf("busy")
+		return
+	}
+	for off, name := range w.queues[q] {
+		if slices.Contains(names, name) {
+			sc.Held = append(sc.Held, inflight.Held{Queue: q, Offset: record.QueueOffset(off), GroupHash: uint32(name[0])})
+		}
+	}
+	err := w.sub().EndReopen(&sc, func() error {
+		if fail {
+			return errAppend
+		}
+		for _, h := range sc.Held {
+			w.printf("reopened %s", w.name(q, h.Offset))
+		}
+		w.submit(inflight.AppendReopen(nil, key, &sc, w.now))
+		return nil
+	})
+	if err != nil {
+		w.printf("%v", err)
+	}
 }
 
 func (w *world) bury(h inflight.Held) {

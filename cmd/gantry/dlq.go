@@ -445,7 +445,8 @@ func (b *progressBar) show(what string, n, of int64) {
 	}
 	b.drawn = true
 	full := int(n * barWidth / of)
-	fmt.Fprintf(b.to, "\r[%s%s] %d of %d %s", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), n, of, what)
+	// What stood there before may have been longer.
+	fmt.Fprintf(b.to, "\r[%s%s] %d of %d %s\x1b[K", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), n, of, what)
 }
 
 func (b *progressBar) end() {

@@ -15,7 +15,7 @@ import (
 func newGroup() *cobra.Command {
 	return parent("group", "Create, list, describe and delete consumer groups, and move them on",
 		newGroupCreate(), newGroupList(), newGroupDescribe(), newGroupDelete(),
-		newGroupBlocked(), newGroupSkip(), newGroupReset())
+		newGroupBlocked(), newGroupSkip(), newGroupReset(), newGroupReplay())
 }
 
 // groupView is a group in JSON.

@@ -173,6 +173,12 @@ const (
 	// does. The latter has the layout of a move but puts nothing anywhere.
 	KindRelocate       Kind = 48
 	KindDeadLetterCopy Kind = 49
+
+	// Replays: messages that a group has done with go to it again.
+	KindReopen      Kind = 64 // these ones
+	KindReplayBegin Kind = 65
+	KindReplayStep  Kind = 66 // how far it is
+	KindReplayEnd   Kind = 67
 )
 
 var kindNames = map[Kind]string{
@@ -188,6 +194,7 @@ var kindNames = map[Kind]string{
 	KindTransactionMove: "transaction-move",
 	KindTimerCancel:     "timer-cancel", KindTimerMove: "timer-move", KindCopy: "copy", KindRelocate: "relocate",
 	KindDeadLetterCopy: "dead-letter-copy",
+	KindReopen:         "reopen", KindReplayBegin: "replay-begin", KindReplayStep: "replay-step", KindReplayEnd: "replay-end",
 }
 
 func (k Kind) String() string {

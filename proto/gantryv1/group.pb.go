@@ -699,6 +699,263 @@ func (x *QueueReset) GetReady() int64 {
 	return 0
 }
 
+type ReplayRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Group     string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Topic     string                 `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Messages that came into the topic at this time or later. Absent: all.
+	From *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
+	// And before this time. Absent: until now.
+	To *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=to,proto3" json:"to,omitempty"`
+	// Of these; at most one. Neither: all.
+	Tags string `protobuf:"bytes,6,opt,name=tags,proto3" json:"tags,omitempty"`
+	Sql  string `protobuf:"bytes,7,opt,name=sql,proto3" json:"sql,omitempty"`
+	// At most so many a second. 0: as fast as the group takes them.
+	Rate int32 `protobuf:"varint,8,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Only count.
+	DryRun bool `protobuf:"varint,9,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Go on with the one that is not finished, whatever its range and filter are.
+	Resume        bool `protobuf:"varint,10,opt,name=resume,proto3" json:"resume,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayRequest) Reset() {
+	*x = ReplayRequest{}
+	mi := &file_gantry_v1_group_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayRequest) ProtoMessage() {}
+
+func (x *ReplayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_group_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayRequest.ProtoReflect.Descriptor instead.
+func (*ReplayRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReplayRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ReplayRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ReplayRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *ReplayRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ReplayRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ReplayRequest) GetTags() string {
+	if x != nil {
+		return x.Tags
+	}
+	return ""
+}
+
+func (x *ReplayRequest) GetSql() string {
+	if x != nil {
+		return x.Sql
+	}
+	return ""
+}
+
+func (x *ReplayRequest) GetRate() int32 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *ReplayRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ReplayRequest) GetResume() bool {
+	if x != nil {
+		return x.Resume
+	}
+	return false
+}
+
+type CancelReplayRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Topic         string                 `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelReplayRequest) Reset() {
+	*x = CancelReplayRequest{}
+	mi := &file_gantry_v1_group_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelReplayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelReplayRequest) ProtoMessage() {}
+
+func (x *CancelReplayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_group_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelReplayRequest.ProtoReflect.Descriptor instead.
+func (*CancelReplayRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CancelReplayRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CancelReplayRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CancelReplayRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+// How far a replay is, since its very beginning. The last one of a stream tells
+// the whole.
+type ReplayProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Messages in the range.
+	Total int64 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
+	// Of these looked at.
+	Passed int64 `protobuf:"varint,2,opt,name=passed,proto3" json:"passed,omitempty"`
+	// Of these handed to the group: the filter took them, and the group had done
+	// with them.
+	Done int64 `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	// The group has enough to do: nothing is added until it settles some.
+	Waiting       bool `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayProgress) Reset() {
+	*x = ReplayProgress{}
+	mi := &file_gantry_v1_group_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayProgress) ProtoMessage() {}
+
+func (x *ReplayProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_group_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayProgress.ProtoReflect.Descriptor instead.
+func (*ReplayProgress) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReplayProgress) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *ReplayProgress) GetPassed() int64 {
+	if x != nil {
+		return x.Passed
+	}
+	return 0
+}
+
+func (x *ReplayProgress) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *ReplayProgress) GetWaiting() bool {
+	if x != nil {
+		return x.Waiting
+	}
+	return false
+}
+
 var File_gantry_v1_group_proto protoreflect.FileDescriptor
 
 const file_gantry_v1_group_proto_rawDesc = "" +
@@ -760,11 +1017,34 @@ const file_gantry_v1_group_proto_rawDesc = "" +
 	"max_offset\x18\x04 \x01(\x03R\tmaxOffset\x12\x1b\n" +
 	"\tin_flight\x18\x05 \x01(\x03R\binFlight\x12\x14\n" +
 	"\x05ready\x18\x06 \x01(\x03R\x05readyB\a\n" +
-	"\x05_from2\xd3\x01\n" +
+	"\x05_from\"\xa0\x02\n" +
+	"\rReplayRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05topic\x18\x03 \x01(\tR\x05topic\x12.\n" +
+	"\x04from\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x12\n" +
+	"\x04tags\x18\x06 \x01(\tR\x04tags\x12\x10\n" +
+	"\x03sql\x18\a \x01(\tR\x03sql\x12\x12\n" +
+	"\x04rate\x18\b \x01(\x05R\x04rate\x12\x17\n" +
+	"\adry_run\x18\t \x01(\bR\x06dryRun\x12\x16\n" +
+	"\x06resume\x18\n" +
+	" \x01(\bR\x06resume\"_\n" +
+	"\x13CancelReplayRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05topic\x18\x03 \x01(\tR\x05topic\"l\n" +
+	"\x0eReplayProgress\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\x03R\x05total\x12\x16\n" +
+	"\x06passed\x18\x02 \x01(\x03R\x06passed\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\x03R\x04done\x12\x18\n" +
+	"\awaiting\x18\x04 \x01(\bR\awaiting2\xdf\x02\n" +
 	"\bGroupOps\x12@\n" +
 	"\aBlocked\x12\x19.gantry.v1.BlockedRequest\x1a\x1a.gantry.v1.BlockedResponse\x127\n" +
 	"\x04Skip\x12\x16.gantry.v1.SkipRequest\x1a\x17.gantry.v1.SkipResponse\x12L\n" +
-	"\vResetOffset\x12\x1d.gantry.v1.ResetOffsetRequest\x1a\x1e.gantry.v1.ResetOffsetResponseB5Z3github.com/gantry-mq/gantry/proto/gantryv1;gantryv1b\x06proto3"
+	"\vResetOffset\x12\x1d.gantry.v1.ResetOffsetRequest\x1a\x1e.gantry.v1.ResetOffsetResponse\x12?\n" +
+	"\x06Replay\x12\x18.gantry.v1.ReplayRequest\x1a\x19.gantry.v1.ReplayProgress0\x01\x12I\n" +
+	"\fCancelReplay\x12\x1e.gantry.v1.CancelReplayRequest\x1a\x19.gantry.v1.ReplayProgressB5Z3github.com/gantry-mq/gantry/proto/gantryv1;gantryv1b\x06proto3"
 
 var (
 	file_gantry_v1_group_proto_rawDescOnce sync.Once
@@ -778,7 +1058,7 @@ func file_gantry_v1_group_proto_rawDescGZIP() []byte {
 	return file_gantry_v1_group_proto_rawDescData
 }
 
-var file_gantry_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_gantry_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_gantry_v1_group_proto_goTypes = []any{
 	(*BlockedRequest)(nil),        // 0: gantry.v1.BlockedRequest
 	(*BlockedResponse)(nil),       // 1: gantry.v1.BlockedResponse
@@ -788,28 +1068,37 @@ var file_gantry_v1_group_proto_goTypes = []any{
 	(*ResetOffsetRequest)(nil),    // 5: gantry.v1.ResetOffsetRequest
 	(*ResetOffsetResponse)(nil),   // 6: gantry.v1.ResetOffsetResponse
 	(*QueueReset)(nil),            // 7: gantry.v1.QueueReset
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*DeliveryAttempt)(nil),       // 9: gantry.v1.DeliveryAttempt
+	(*ReplayRequest)(nil),         // 8: gantry.v1.ReplayRequest
+	(*CancelReplayRequest)(nil),   // 9: gantry.v1.CancelReplayRequest
+	(*ReplayProgress)(nil),        // 10: gantry.v1.ReplayProgress
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*DeliveryAttempt)(nil),       // 12: gantry.v1.DeliveryAttempt
 }
 var file_gantry_v1_group_proto_depIdxs = []int32{
 	2,  // 0: gantry.v1.BlockedResponse.keys:type_name -> gantry.v1.BlockedKey
-	8,  // 1: gantry.v1.BlockedKey.stored:type_name -> google.protobuf.Timestamp
-	8,  // 2: gantry.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
-	8,  // 3: gantry.v1.BlockedKey.until:type_name -> google.protobuf.Timestamp
-	9,  // 4: gantry.v1.BlockedKey.history:type_name -> gantry.v1.DeliveryAttempt
-	8,  // 5: gantry.v1.ResetOffsetRequest.timestamp:type_name -> google.protobuf.Timestamp
+	11, // 1: gantry.v1.BlockedKey.stored:type_name -> google.protobuf.Timestamp
+	11, // 2: gantry.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
+	11, // 3: gantry.v1.BlockedKey.until:type_name -> google.protobuf.Timestamp
+	12, // 4: gantry.v1.BlockedKey.history:type_name -> gantry.v1.DeliveryAttempt
+	11, // 5: gantry.v1.ResetOffsetRequest.timestamp:type_name -> google.protobuf.Timestamp
 	7,  // 6: gantry.v1.ResetOffsetResponse.queues:type_name -> gantry.v1.QueueReset
-	0,  // 7: gantry.v1.GroupOps.Blocked:input_type -> gantry.v1.BlockedRequest
-	3,  // 8: gantry.v1.GroupOps.Skip:input_type -> gantry.v1.SkipRequest
-	5,  // 9: gantry.v1.GroupOps.ResetOffset:input_type -> gantry.v1.ResetOffsetRequest
-	1,  // 10: gantry.v1.GroupOps.Blocked:output_type -> gantry.v1.BlockedResponse
-	4,  // 11: gantry.v1.GroupOps.Skip:output_type -> gantry.v1.SkipResponse
-	6,  // 12: gantry.v1.GroupOps.ResetOffset:output_type -> gantry.v1.ResetOffsetResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	11, // 7: gantry.v1.ReplayRequest.from:type_name -> google.protobuf.Timestamp
+	11, // 8: gantry.v1.ReplayRequest.to:type_name -> google.protobuf.Timestamp
+	0,  // 9: gantry.v1.GroupOps.Blocked:input_type -> gantry.v1.BlockedRequest
+	3,  // 10: gantry.v1.GroupOps.Skip:input_type -> gantry.v1.SkipRequest
+	5,  // 11: gantry.v1.GroupOps.ResetOffset:input_type -> gantry.v1.ResetOffsetRequest
+	8,  // 12: gantry.v1.GroupOps.Replay:input_type -> gantry.v1.ReplayRequest
+	9,  // 13: gantry.v1.GroupOps.CancelReplay:input_type -> gantry.v1.CancelReplayRequest
+	1,  // 14: gantry.v1.GroupOps.Blocked:output_type -> gantry.v1.BlockedResponse
+	4,  // 15: gantry.v1.GroupOps.Skip:output_type -> gantry.v1.SkipResponse
+	6,  // 16: gantry.v1.GroupOps.ResetOffset:output_type -> gantry.v1.ResetOffsetResponse
+	10, // 17: gantry.v1.GroupOps.Replay:output_type -> gantry.v1.ReplayProgress
+	10, // 18: gantry.v1.GroupOps.CancelReplay:output_type -> gantry.v1.ReplayProgress
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_group_proto_init() }
@@ -831,7 +1120,7 @@ func file_gantry_v1_group_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_group_proto_rawDesc), len(file_gantry_v1_group_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,9 +22,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	GroupOps_Blocked_FullMethodName     = "/gantry.v1.GroupOps/Blocked"
-	GroupOps_Skip_FullMethodName        = "/gantry.v1.GroupOps/Skip"
-	GroupOps_ResetOffset_FullMethodName = "/gantry.v1.GroupOps/ResetOffset"
+	GroupOps_Blocked_FullMethodName      = "/gantry.v1.GroupOps/Blocked"
+	GroupOps_Skip_FullMethodName         = "/gantry.v1.GroupOps/Skip"
+	GroupOps_ResetOffset_FullMethodName  = "/gantry.v1.GroupOps/ResetOffset"
+	GroupOps_Replay_FullMethodName       = "/gantry.v1.GroupOps/Replay"
+	GroupOps_CancelReplay_FullMethodName = "/gantry.v1.GroupOps/CancelReplay"
 )
 
 // GroupOpsClient is the client API for GroupOps service.
@@ -45,6 +47,20 @@ type GroupOpsClient interface {
 	// redelivery there is forgotten, and the handles are void; consumers may stay
 	// connected.
 	ResetOffset(ctx context.Context, in *ResetOffsetRequest, opts ...grpc.CallOption) (*ResetOffsetResponse, error)
+	// Hands messages that the group has done with to it again, as if for the first
+	// time; no other group sees them. They go before new messages and behind those
+	// that wait for another try, and are leased, acknowledged, tried again and given
+	// up as others are. What the group holds or has not come to is left alone.
+	//
+	// The stream tells the progress. It ends when the last message was handed to the
+	// group, which may wait for its consumers. When it was cut off, by the client, a
+	// restart or a crash, the same call, or one with resume, goes on where it was.
+	// FAILED_PRECONDITION: a replay with another range or filter is not finished, or
+	// one is running at this moment, or there is none to resume.
+	Replay(ctx context.Context, in *ReplayRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReplayProgress], error)
+	// Forgets a replay that is not finished, and tells how far it was. What was
+	// handed to the group stays with it. FAILED_PRECONDITION: there is none.
+	CancelReplay(ctx context.Context, in *CancelReplayRequest, opts ...grpc.CallOption) (*ReplayProgress, error)
 }
 
 type groupOpsClient struct {
@@ -85,6 +101,35 @@ func (c *groupOpsClient) ResetOffset(ctx context.Context, in *ResetOffsetRequest
 	return out, nil
 }
 
+func (c *groupOpsClient) Replay(ctx context.Context, in *ReplayRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReplayProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &GroupOps_ServiceDesc.Streams[0], GroupOps_Replay_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReplayRequest, ReplayProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type GroupOps_ReplayClient = grpc.ServerStreamingClient[ReplayProgress]
+
+func (c *groupOpsClient) CancelReplay(ctx context.Context, in *CancelReplayRequest, opts ...grpc.CallOption) (*ReplayProgress, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplayProgress)
+	err := c.cc.Invoke(ctx, GroupOps_CancelReplay_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // GroupOpsServer is the server API for GroupOps service.
 // All implementations must embed UnimplementedGroupOpsServer
 // for forward compatibility.
@@ -103,6 +148,20 @@ type GroupOpsServer interface {
 	// redelivery there is forgotten, and the handles are void; consumers may stay
 	// connected.
 	ResetOffset(context.Context, *ResetOffsetRequest) (*ResetOffsetResponse, error)
+	// Hands messages that the group has done with to it again, as if for the first
+	// time; no other group sees them. They go before new messages and behind those
+	// that wait for another try, and are leased, acknowledged, tried again and given
+	// up as others are. What the group holds or has not come to is left alone.
+	//
+	// The stream tells the progress. It ends when the last message was handed to the
+	// group, which may wait for its consumers. When it was cut off, by the client, a
+	// restart or a crash, the same call, or one with resume, goes on where it was.
+	// FAILED_PRECONDITION: a replay with another range or filter is not finished, or
+	// one is running at this moment, or there is none to resume.
+	Replay(*ReplayRequest, grpc.ServerStreamingServer[ReplayProgress]) error
+	// Forgets a replay that is not finished, and tells how far it was. What was
+	// handed to the group stays with it. FAILED_PRECONDITION: there is none.
+	CancelReplay(context.Context, *CancelReplayRequest) (*ReplayProgress, error)
 	mustEmbedUnimplementedGroupOpsServer()
 }
 
@@ -121,6 +180,12 @@ func (UnimplementedGroupOpsServer) Skip(context.Context, *SkipRequest) (*SkipRes
 }
 func (UnimplementedGroupOpsServer) ResetOffset(context.Context, *ResetOffsetRequest) (*ResetOffsetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResetOffset not implemented")
+}
+func (UnimplementedGroupOpsServer) Replay(*ReplayRequest, grpc.ServerStreamingServer[ReplayProgress]) error {
+	return status.Error(codes.Unimplemented, "method Replay not implemented")
+}
+func (UnimplementedGroupOpsServer) CancelReplay(context.Context, *CancelReplayRequest) (*ReplayProgress, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelReplay not implemented")
 }
 func (UnimplementedGroupOpsServer) mustEmbedUnimplementedGroupOpsServer() {}
 func (UnimplementedGroupOpsServer) testEmbeddedByValue()                  {}
@@ -197,6 +262,35 @@ func _GroupOps_ResetOffset_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _GroupOps_Replay_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ReplayRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(GroupOpsServer).Replay(m, &grpc.GenericServerStream[ReplayRequest, ReplayProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type GroupOps_ReplayServer = grpc.ServerStreamingServer[ReplayProgress]
+
+func _GroupOps_CancelReplay_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelReplayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GroupOpsServer).CancelReplay(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GroupOps_CancelReplay_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GroupOpsServer).CancelReplay(ctx, req.(*CancelReplayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // GroupOps_ServiceDesc is the grpc.ServiceDesc for GroupOps service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -216,7 +310,17 @@ var GroupOps_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ResetOffset",
 			Handler:    _GroupOps_ResetOffset_Handler,
 		},
+		{
+			MethodName: "CancelReplay",
+			Handler:    _GroupOps_CancelReplay_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Replay",
+			Handler:       _GroupOps_Replay_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "gantry/v1/group.proto",
 }
