@@ -66,6 +66,20 @@ func (s *messages) Query(ctx context.Context, req *gantryv1.QueryMessagesRequest
 	if req.GetTo() != nil {
 		q.To = max(1, unixMilli(req.GetTo()))
 	}
+	if req.GetGroup() != "" {
+		q.Group = record.Resource{Namespace: req.GetNamespace(), Name: req.GetGroup()}
+	}
+	for _, want := range req.GetStates() {
+		known := false
+		for state, wire := range messageStates {
+			if wire == want {
+				q.States, known = append(q.States, state), true
+			}
+		}
+		if !known {
+			return nil, rpcError(s.log, broker.Errorf(broker.BadRequest, "the message state %d is unknown", want))
+		}
+	}
 	page, next, err := s.broker.FindMessages(ctx, q)
 	if err != nil {
 		return nil, rpcError(s.log, err)
@@ -87,6 +101,15 @@ var messageStates = map[broker.MessageState]gantryv1.MessageState{
 	broker.MessageDelayed:    gantryv1.MessageState_MESSAGE_DELAYED,
 	broker.MessageRecalled:   gantryv1.MessageState_MESSAGE_RECALLED,
 	broker.MessageGone:       gantryv1.MessageState_MESSAGE_GONE,
+	broker.MessageRetrying:   gantryv1.MessageState_MESSAGE_RETRYING,
+}
+
+// deliveryStates numbers the broker's states of deliveries as the wire does.
+var deliveryStates = map[broker.DeliveryState]gantryv1.DeliveryState{
+	broker.DeliveryLeased:  gantryv1.DeliveryState_DELIVERY_LEASED,
+	broker.DeliveryWaiting: gantryv1.DeliveryState_DELIVERY_WAITING,
+	broker.DeliveryReady:   gantryv1.DeliveryState_DELIVERY_READY,
+	broker.DeliveryAside:   gantryv1.DeliveryState_DELIVERY_PUT_ASIDE,
 }
 
 func wireFound(f *broker.FoundMessage) *gantryv1.StoredMessage {
@@ -102,6 +125,12 @@ func wireFound(f *broker.FoundMessage) *gantryv1.StoredMessage {
 		w.Places = append(w.Places, &gantryv1.MessagePlace{
 			Topic: p.Topic.Name, Namespace: p.Topic.Namespace, Queue: p.Queue, Offset: int64(p.Offset),
 			Time: wireTime(p.Time), Dead: p.Dead, Reason: p.Reason, Settled: p.Settled,
+		})
+	}
+	for _, d := range f.Deliveries {
+		w.Deliveries = append(w.Deliveries, &gantryv1.MessageDelivery{
+			Group: d.Group.Name, Namespace: d.Group.Namespace, State: deliveryStates[d.State], Attempt: d.Attempt, Client: d.Client,
+			Until: wireTime(d.Until), History: wireAttempts(d.History),
 		})
 	}
 	return w

@@ -15,13 +15,25 @@ import (
 )
 
 func TestMessageStatesAreAllOnTheWire(t *testing.T) {
-	for s := broker.MessageQueued; s <= broker.MessageGone; s++ {
+	for s := broker.MessageQueued; s <= broker.MessageRetrying; s++ {
 		w := strings.TrimPrefix(messageStates[s].String(), "MESSAGE_")
 		if strings.ToLower(strings.ReplaceAll(w, "_", " ")) != s.String() {
 			t.Errorf("%v is %s on the wire", s, w)
 		}
 	}
 	if len(gantryv1.MessageState_name) != len(messageStates)+1 {
+		t.Error("a state of the wire is not one of the broker")
+	}
+}
+
+func TestDeliveryStatesAreAllOnTheWire(t *testing.T) {
+	for s := broker.DeliveryLeased; s <= broker.DeliveryAside; s++ {
+		w := strings.TrimPrefix(deliveryStates[s].String(), "DELIVERY_")
+		if strings.ToLower(strings.ReplaceAll(w, "_", " ")) != s.String() {
+			t.Errorf("%v is %s on the wire", s, w)
+		}
+	}
+	if len(gantryv1.DeliveryState_name) != len(deliveryStates)+1 {
 		t.Error("a state of the wire is not one of the broker")
 	}
 }

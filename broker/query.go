@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"strings"
 
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/broker/transaction"
@@ -26,8 +25,8 @@ const (
 	messageScan = 8 << 10
 )
 
-// MessageState is what is known of a message as a whole, whatever groups have
-// done with it.
+// MessageState is what is known of a message as a whole. Of several that hold, it
+// is the one that needs a look most: dead, then retrying, then queued.
 type MessageState int
 
 const (
@@ -39,10 +38,11 @@ const (
 	MessageDelayed                        // until Due
 	MessageRecalled                       // before it was due
 	MessageGone                           // in the log still, but in no queue any more
+	MessageRetrying                       // in its queue, and a group was handed it and has not settled it: it has it, or it will have it again
 )
 
 func (s MessageState) String() string {
-	return [...]string{"queued", "dead letter", "half", "parked", "rolled back", "delayed", "recalled", "gone"}[s]
+	return [...]string{"queued", "dead letter", "half", "parked", "rolled back", "delayed", "recalled", "gone", "retrying"}[s]
 }
 
 // FoundMessage is a message without its body.
@@ -59,6 +59,8 @@ type FoundMessage struct {
 	Due      int64 // Unix ms, 0 = it was not delayed
 	BodySize int   // bytes as stored
 	Places   []MessagePlace
+	// Deliveries says which groups have it in their hands, or have it waiting.
+	Deliveries []MessageDelivery
 }
 
 // MessagePlace is a queue that a message was put into after it had been in
@@ -77,17 +79,31 @@ type MessagePlace struct {
 type MessageQuery struct {
 	Topic    record.Resource
 	ID, Key  string
-	From, To int64 // Unix ms, stored in [From, To); To 0 = no end
+	From, To int64 // Unix ms, see FindMessages; in [From, To); To 0 = no end
 	Limit    int   // 1 to MaxMessagePage
 	Page     string
+
+	// Of listings, without ID and Key:
+	States []MessageState  // only these; none = all that can be listed
+	Group  record.Resource // only what this group has retrying or dead; Name "" = any
 }
 
 // FindMessages returns messages of a topic, and where the next page begins, ""
-// after the last. A page may be short, or empty, before that.
+// after the last. A page may be short, or empty, before that: a call looks at
+// so many and then answers. A page is good for as long as the messages are there;
+// what comes meanwhile does not disturb it.
 //
-// By id or key it finds all that the log still has, the newest first, pending
-// and undecided ones too. By time alone it finds those in queues, the oldest
-// first, by when they entered their queue.
+// By id or key it finds all that the log still has, the newest first, stored in
+// the time range, in whatever state.
+//
+// Otherwise it lists, one kind after the other:
+//
+//   - those in queues, the oldest first, by when they entered their queue; of
+//     lite topics one after the other. They may be retrying or dead too.
+//   - when only these are asked for: those retrying, by group, queue and offset,
+//     once for each group, by when they entered their queue; and the dead ones,
+//     by group, by when they died
+//   - undecided ones, by when they were stored
 func (b *Broker) FindMessages(ctx context.Context, q MessageQuery) (page []FoundMessage, next string, err error) {
 	tp, err := b.Route(q.Topic)
 	if err != nil {
@@ -106,7 +122,7 @@ func (b *Broker) FindMessages(ctx context.Context, q MessageQuery) (page []Found
 	case q.Key != "":
 		return b.findByHash(ctx, tp, &q, keyindex.Key(tp.ID, q.Key))
 	}
-	return b.findByTime(ctx, tp, &q)
+	return b.listMessages(ctx, tp, &q)
 }
 
 // findByHash asks the key index. A page token is the position that the page
@@ -121,6 +137,7 @@ func (b *Broker) findByHash(ctx context.Context, tp topic.Topic, q *MessageQuery
 		before = record.Position(at)
 	}
 	looked := 0
+	subs := b.subsOf(tp)
 	var failed error
 	err = b.keys.Find(hash, before, func(pos record.Position) bool {
 		if failed = ctx.Err(); failed != nil {
@@ -152,13 +169,12 @@ func (b *Broker) findByHash(ctx context.Context, tp topic.Topic, q *MessageQuery
 		if found, match, failed = describe(pos, &m, q); failed != nil || !match || m.Topic != tp.ID {
 			return failed == nil
 		}
-		origin := pos
-		if o, ok := m.Properties.Lookup(record.FieldOrigin); ok {
-			if origin = originOf(o); origin >= b.wal.First() {
-				return true // the first copy is there and will be found
-			}
+		origin := originAt(pos, &m)
+		if origin != pos && origin >= b.wal.First() {
+			return true // the first copy is there and will be found
 		}
 		if failed = b.trace(&found, &m, origin); failed == nil {
+			b.deliveries(&found, tp, subs, false)
 			page = append(page, found)
 		}
 		return failed == nil
@@ -376,99 +392,12 @@ func (b *Broker) addPlace(f *FoundMessage, rec []byte, p MessagePlace) error {
 	return err
 }
 
-// findByTime merges the queues by store time. A page token is the place of the
-// page's last message: its time, queue and offset.
-func (b *Broker) findByTime(ctx context.Context, tp topic.Topic, q *MessageQuery) (page []FoundMessage, next string, err error) {
-	type cursor struct {
-		at, end record.QueueOffset
-		e       consumequeue.Entry
+// originAt returns where the payload of the record at pos was first.
+func originAt(pos record.Position, m *record.Message) record.Position {
+	if o, ok := m.Properties.Lookup(record.FieldOrigin); ok {
+		return originOf(o)
 	}
-	at, queue, offset := q.From, uint32(0), record.NoOffset
-	if q.Page != "" {
-		if at, queue, offset, err = parsePlace(q.Page); err != nil {
-			return nil, "", err
-		}
-	}
-	cursors := make([]cursor, tp.Queues)
-	load := func(i uint32) error {
-		c := &cursors[i]
-		for c.at < c.end {
-			e, ok, err := b.entryAt(record.Key(tp.ID, i), c.at)
-			if err != nil {
-				return b.indexError(tp, i, c.at, err)
-			}
-			if ok {
-				if c.e = e; e.StoreTime >= q.To {
-					c.at = c.end
-				}
-				return nil
-			}
-			low, _, _ := b.index.Bounds(record.Key(tp.ID, i))
-			c.at = max(c.at+1, low) // retention passed by
-		}
-		return nil
-	}
-	for i := range cursors {
-		key, c := record.Key(tp.ID, uint32(i)), &cursors[i]
-		from := at
-		if uint32(i) < queue {
-			from++ // those of the same time were before the page's last
-		}
-		if c.at, err = b.index.OffsetAt(key, from); err != nil {
-			return nil, "", b.indexError(tp, uint32(i), 0, err)
-		}
-		if uint32(i) == queue {
-			c.at = max(c.at, offset+1)
-		}
-		_, c.end, _ = b.index.Bounds(key)
-		if err := load(uint32(i)); err != nil {
-			return nil, "", err
-		}
-	}
-	for looked := 0; ; looked++ {
-		if err := ctx.Err(); err != nil {
-			return nil, "", err
-		}
-		best := -1
-		for i := range cursors {
-			if c := &cursors[i]; c.at < c.end && (best < 0 || c.e.StoreTime < cursors[best].e.StoreTime) {
-				best = i
-			}
-		}
-		switch {
-		case best < 0:
-			return page, "", nil
-		case len(page) == q.Limit || looked == messageScan:
-			return page, fmt.Sprintf("%d-%d-%d", at, queue, offset), nil
-		}
-		c := &cursors[best]
-		at, queue, offset = c.e.StoreTime, uint32(best), c.at
-		f, err := b.foundAt(tp, queue, offset, c.e)
-		switch {
-		case err == nil:
-			page = append(page, f)
-		case !isTrimmed(err):
-			return nil, "", err
-		}
-		c.at++
-		if err := load(uint32(best)); err != nil {
-			return nil, "", err
-		}
-	}
-}
-
-func parsePlace(s string) (at int64, queue uint32, offset record.QueueOffset, err error) {
-	part := strings.Split(s, "-")
-	if len(part) != 3 {
-		return 0, 0, 0, badPage(s)
-	}
-	at, err1 := strconv.ParseInt(part[0], 10, 64)
-	q, err2 := strconv.ParseUint(part[1], 10, 32)
-	off, err3 := strconv.ParseInt(part[2], 10, 64)
-	if errors.Join(err1, err2, err3) != nil || at == math.MaxInt64 || off == math.MaxInt64 {
-		return 0, 0, 0, badPage(s)
-	}
-	return at, uint32(q), record.QueueOffset(off), nil
+	return pos
 }
 
 // foundAt describes the message at a queue offset.
@@ -494,11 +423,7 @@ func (b *Broker) foundLoaded(tp topic.Topic, queue uint32, offset record.QueueOf
 	if err != nil {
 		return f, err
 	}
-	origin := pos
-	if o, ok := l.msg.Properties.Lookup(record.FieldOrigin); ok {
-		origin = originOf(o)
-	}
-	if err := b.trace(&f, &l.msg, origin); err != nil {
+	if err := b.trace(&f, &l.msg, originAt(pos, &l.msg)); err != nil {
 		return f, err
 	}
 	// Here it was found, whatever its own queue is.
@@ -539,6 +464,7 @@ func (b *Broker) MessageAt(topicName record.Resource, queue uint32, offset recor
 	if err != nil {
 		return err
 	}
+	b.deliveries(&found, tp, b.subsOf(tp), true)
 	return f(found, &l.msg)
 }
 
@@ -565,6 +491,9 @@ func (b *Broker) MessageByID(ctx context.Context, topicName record.Resource, id 
 	defer v.Release()
 	if err := m.VerifyBody(); err != nil {
 		return damaged(page[0].Position, err)
+	}
+	if tp, err := b.Route(topicName); err == nil {
+		b.deliveries(&page[0], tp, b.subsOf(tp), true)
 	}
 	return f(page[0], &m)
 }

@@ -37,6 +37,9 @@ func pictures(page []FoundMessage) string {
 				s += "settled"
 			}
 		}
+		for _, d := range m.Deliveries {
+			s += fmt.Sprintf("(%s %v %d)", d.Group, d.State, d.Attempt)
+		}
 		out = append(out, s)
 	}
 	return strings.Join(out, " ")
@@ -101,6 +104,7 @@ func TestMessagesOfEveryStateAreFoundAlsoAfterARestartAndWithoutIndexes(t *testi
 		got = string(m.Message.Body)
 		ack(t, b, "T", "H", m)
 	}
+	caughtUp(t, b)
 	check := func(t *testing.T, b *Broker) {
 		t.Helper()
 		for _, c := range []struct {
@@ -115,7 +119,13 @@ func TestMessagesOfEveryStateAreFoundAlsoAfterARestartAndWithoutIndexes(t *testi
 			{MessageQuery{Key: "plain"}, ""}, // an id is no key
 			{MessageQuery{Key: "all", To: 1}, ""},
 			{MessageQuery{Key: "all", From: time.Now().Add(time.Hour).UnixMilli()}, ""},
-			{MessageQuery{}, "plain=queued@0 dead=dead letter@1+%DLQ%G:0 committed=queued@2 fired=queued@3"},
+			{MessageQuery{}, "plain=queued@0 dead=dead letter@1+%DLQ%G:0 committed=queued@2 fired=queued@3 half=half@-1"},
+			{MessageQuery{States: []MessageState{MessageQueued}}, "plain=queued@0 committed=queued@2 fired=queued@3"},
+			{MessageQuery{States: []MessageState{MessageDead}}, "dead=dead letter@1+%DLQ%G:0"},
+			{MessageQuery{Group: name("G")}, "dead=dead letter@1+%DLQ%G:0"},
+			{MessageQuery{Group: name("H")}, ""},
+			{MessageQuery{States: []MessageState{MessageHalf}}, "half=half@-1"},
+			{MessageQuery{States: []MessageState{MessageParked, MessageRetrying}}, ""},
 		} {
 			c.q.Topic = name("T")
 			page, next := find(t, b, c.q)
@@ -238,12 +248,21 @@ func TestOneMessageIsReadByPlaceOrByID(t *testing.T) {
 func TestBadQueriesAreRefused(t *testing.T) {
 	b := open(t, t.TempDir())
 	makeTopic(t, b, "T", topic.Normal, 1)
+	if _, err := b.EnsureGroup(t.Context(), name("G")); err != nil {
+		t.Fatal(err)
+	}
 	for what, q := range map[string]MessageQuery{
-		"no limit":     {},
-		"high limit":   {Limit: MaxMessagePage + 1},
-		"id and key":   {Limit: 1, ID: "a", Key: "b"},
-		"page of id":   {Limit: 1, ID: "a", Page: "1-2-3"},
-		"page of time": {Limit: 1, Page: "17"},
+		"no limit":        {},
+		"high limit":      {Limit: MaxMessagePage + 1},
+		"id and key":      {Limit: 1, ID: "a", Key: "b"},
+		"page of id":      {Limit: 1, ID: "a", Page: "1-2-3"},
+		"page of nothing": {Limit: 1, Page: "17"},
+		"page of time":    {Limit: 1, Page: "queued.x"},
+		"page of ties":    {Limit: 1, Page: "queued.17-3"},
+		"other's page":    {Limit: 1, Page: "half.3", States: []MessageState{MessageQueued}},
+		"page of halves":  {Limit: 1, Page: "half.-3"},
+		"unlistable":      {Limit: 1, States: []MessageState{MessageQueued, MessageRecalled}},
+		"half of a group": {Limit: 1, States: []MessageState{MessageHalf}, Group: name("G")},
 	} {
 		q.Topic = name("T")
 		if _, _, err := b.FindMessages(t.Context(), q); ReasonOf(err) != BadRequest {

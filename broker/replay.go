@@ -81,7 +81,7 @@ func (b *Broker) Replay(ctx context.Context, groupName, topicName record.Resourc
 	}
 	r := &replaying{b: b, topic: tp, group: g, key: inflight.SubKey{Group: g.ID, Topic: tp.ID}, pace: pacer{b: b, rate: req.Rate}, report: report}
 	if req.DryRun {
-		if err = r.plan(&req, time.Now()); err == nil {
+		if err = r.plan(&req); err == nil {
 			err = r.count(ctx)
 		}
 		return r.progress(), err
@@ -90,7 +90,7 @@ func (b *Broker) Replay(ctx context.Context, groupName, topicName record.Resourc
 		return ReplayProgress{}, Errorf(PreconditionFailed, "a replay of topic %q to group %q is running at this moment", tp.Name, g.Name)
 	}
 	defer b.replaysRunning.Delete(r.key)
-	if err = r.begin(&req, time.Now()); err == nil {
+	if err = r.begin(&req); err == nil {
 		err = r.run(ctx)
 	}
 	return r.progress(), err
@@ -157,7 +157,7 @@ func (r *replaying) progress() ReplayProgress {
 }
 
 // begin takes up the unfinished replay, or makes a new one.
-func (r *replaying) begin(req *ReplayRequest, now time.Time) (err error) {
+func (r *replaying) begin(req *ReplayRequest) (err error) {
 	old, unfinished := r.b.replays.Get(r.tableKey())
 	switch {
 	case unfinished && (req.Resume || isSame(&old, req)):
@@ -172,7 +172,7 @@ func (r *replaying) begin(req *ReplayRequest, now time.Time) (err error) {
 	case req.Resume:
 		return noReplay(r.topic, r.group)
 	}
-	if err := r.plan(req, now); err != nil {
+	if err := r.plan(req); err != nil {
 		return err
 	}
 	if len(r.row.Queues) == 0 {
@@ -199,13 +199,13 @@ func isSame(old *replay.Replay, req *ReplayRequest) bool {
 }
 
 // plan finds the range in each queue.
-func (r *replaying) plan(req *ReplayRequest, now time.Time) (err error) {
+func (r *replaying) plan(req *ReplayRequest) (err error) {
 	if r.filter, err = compileFilter(req.FilterType, req.Filter); err != nil {
 		return err
 	}
 	r.row = replay.Replay{Key: r.tableKey(), From: req.From, To: req.To, SQL: req.FilterType == FilterSQL, Filter: strings.TrimSpace(req.Filter)}
 	if req.To == 0 {
-		r.row.To = now.UnixMilli()
+		r.row.To = r.b.now()
 	}
 	queues, err := r.b.resetQueues(r.topic, -1)
 	if err != nil {
@@ -373,7 +373,7 @@ func (r *replaying) step(ctx context.Context, i int) (ok bool, err error) {
 	sc.Held = found.held
 	batch := &commitlog.Batch{}
 	err = sub.EndReopen(&sc, func() error {
-		batch.Add(inflight.AppendReopen(nil, r.key, &sc, time.Now().UnixMilli()), nil)
+		batch.Add(inflight.AppendReopen(nil, r.key, &sc, r.b.now()), nil)
 		batch.Add(replay.AppendStep(nil, r.tableKey(), q.Queue, found.next, len(sc.Held)), nil)
 		return r.b.append.Submit(batch)
 	})

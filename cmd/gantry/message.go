@@ -11,7 +11,7 @@ import (
 )
 
 func newMessage() *cobra.Command {
-	return parent("message", "Find messages by id, key, place and time", newMessageGet(), newMessageQuery())
+	return parent("message", "Find messages by id, key, place and time", newMessageList(), newMessageQuery(), newMessageGet())
 }
 
 // storedView is a message in JSON.
@@ -28,6 +28,17 @@ type storedView struct {
 	Size     int64       `json:"size"`
 	Position uint64      `json:"position"`
 	Places   []placeView `json:"places,omitempty"`
+	// Deliveries are the groups that have not settled it.
+	Deliveries []deliveryView `json:"deliveries,omitempty"`
+}
+
+type deliveryView struct {
+	Group   string        `json:"group"`
+	State   string        `json:"state"`
+	Attempt int32         `json:"attempt"`
+	Client  string        `json:"client,omitempty"`
+	Until   string        `json:"until,omitempty"`
+	History []attemptView `json:"history,omitempty"`
 }
 
 type placeView struct {
@@ -65,7 +76,30 @@ func viewStored(m *gantryv1.StoredMessage) storedView {
 			Time: stamp(p.GetTime()), Dead: p.GetDead(), Reason: p.GetReason(), Settled: p.GetSettled(),
 		})
 	}
+	for _, d := range m.GetDeliveries() {
+		view := deliveryView{
+			Group: qualified(d.GetNamespace(), d.GetGroup()), State: strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(d.GetState().String(), "DELIVERY_"), "_", " ")),
+			Attempt: d.GetAttempt(), Client: d.GetClient(), History: viewAttempts(d.GetHistory()),
+		}
+		if d.GetUntil() != nil {
+			view.Until = stamp(d.GetUntil())
+		}
+		v.Deliveries = append(v.Deliveries, view)
+	}
 	return v
+}
+
+// told is a group's delivery in words.
+func (d deliveryView) told() string {
+	switch d.State {
+	case "leased":
+		return fmt.Sprintf("%s has it until %s, attempt %d", d.Group, d.Until, d.Attempt)
+	case "waiting":
+		return fmt.Sprintf("%s waits until %s after attempt %d", d.Group, d.Until, d.Attempt)
+	case "ready":
+		return fmt.Sprintf("ready for %s after attempt %d", d.Group, d.Attempt)
+	}
+	return "put aside for " + d.Group
 }
 
 // told is the state in words.
@@ -152,6 +186,9 @@ func printStored(cmd *cobra.Command, v storedMessageView, properties []*gantryv1
 		}
 		rows = append(rows, place)
 	}
+	for _, d := range v.Deliveries {
+		rows = append(rows, []string{"delivery", d.told()})
+	}
 	for _, f := range [][]string{
 		{"stored", v.Stored}, {"born", v.Born}, {"due", v.Due}, {"tag", v.Tag}, {"keys", strings.Join(v.Keys, ", ")},
 		{"message group", v.Group}, {"lite topic", v.LiteTopic}, {"encoding", v.Encoding},
@@ -166,88 +203,15 @@ func printStored(cmd *cobra.Command, v storedMessageView, properties []*gantryv1
 	if err := printTable(out, []string{"FIELD", "VALUE"}, rows); err != nil {
 		return err
 	}
+	for _, d := range v.Deliveries {
+		if len(d.History) == 0 {
+			continue
+		}
+		fmt.Fprintf(out, "\ndeliveries to group %s:\n", clean(d.Group))
+		if err := printAttempts(out, d.History); err != nil {
+			return err
+		}
+	}
 	_, err := fmt.Fprintf(out, "\nbody, %d bytes:\n%s\n", v.Size, clean(string(v.Body)))
 	return err
-}
-
-func newMessageQuery() *cobra.Command {
-	var (
-		id, key, from, to, page string
-		limit                   int
-	)
-	cmd := &cobra.Command{
-		Use: "query TOPIC", Short: "List messages of a topic by id, key and time",
-		Long: `With --id or --key: all that the log still has, the newest first, also those that
-are delayed, undecided, rolled back or recalled. Without: those in the topic's
-queues, the oldest first.`,
-		Example: "  gantry message query orders --key order-17\n  gantry message query orders --from 2h --to 1h --limit 20",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeTopics,
-	}
-	cmd.Flags().StringVar(&id, "id", "", "only those with this id")
-	cmd.Flags().StringVar(&key, "key", "", "only those with this key")
-	cmd.Flags().StringVar(&from, "from", "", "only those stored at this `TIME` or later: 2h (ago), 2026-01-31, or 2026-01-31T10:00:00Z")
-	cmd.Flags().StringVar(&to, "to", "", "only those stored before this `TIME`")
-	cmd.Flags().IntVar(&limit, "limit", 100, "list so many at most (0: all)")
-	cmd.Flags().StringVar(&page, "page", "", "go on at this `PAGE`, as the list before said")
-	cmd.MarkFlagsMutuallyExclusive("id", "key")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
-		if limit < 0 {
-			return usageErrorf("--limit %d: want 0 or more", limit)
-		}
-		req := &gantryv1.QueryMessagesRequest{Topic: args[0], Namespace: c.namespace, MessageId: id, Key: key, Page: page}
-		var err error
-		if req.From, err = timeFlag("from", from); err != nil {
-			return err
-		}
-		if req.To, err = timeFlag("to", to); err != nil {
-			return err
-		}
-		views, next, err := c.queryMessages(ctx, req, limit)
-		if err != nil {
-			return err
-		}
-		if c.json {
-			return printJSON(cmd.OutOrStdout(), views)
-		}
-		rows := make([][]string, 0, len(views))
-		for _, v := range views {
-			var places []string
-			for _, p := range v.Places {
-				places = append(places, p.where())
-			}
-			rows = append(rows, []string{v.Stored, fmt.Sprint(v.Queue), v.offset(), v.ID, v.Tag, strings.Join(v.Keys, ","),
-				fmt.Sprint(v.Size), v.told(), strings.Join(places, "; ")})
-		}
-		header := []string{"STORED", "QUEUE", "OFFSET", "ID", "TAG", "KEYS", "SIZE", "STATE", "PLACES"}
-		if err := printTable(cmd.OutOrStdout(), header, rows); err != nil {
-			return err
-		}
-		if next != "" {
-			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "there may be more: go on with --page %s\n", clean(next))
-		}
-		return err
-	})
-}
-
-// queryMessages asks for pages until there are limit messages, or no more.
-func (c *client) queryMessages(ctx context.Context, req *gantryv1.QueryMessagesRequest, limit int) (views []storedView, next string, err error) {
-	views = []storedView{}
-	for {
-		req.Limit = 0
-		if limit > 0 {
-			req.Limit = int32(min(limit-len(views), 1000))
-		}
-		call, cancel := c.call(ctx)
-		r, err := c.messages().Query(call, req)
-		cancel()
-		if err != nil {
-			return nil, "", c.explain(err)
-		}
-		for _, m := range r.GetMessages() {
-			views = append(views, viewStored(m))
-		}
-		if req.Page = r.GetNext(); req.Page == "" || limit > 0 && len(views) >= limit {
-			return views, req.Page, nil
-		}
-	}
 }

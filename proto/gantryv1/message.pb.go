@@ -24,7 +24,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What is known of a message as a whole, whatever groups have done with it.
+// What is known of a message as a whole. Of several that hold: dead, then
+// retrying, then queued.
 type MessageState int32
 
 const (
@@ -43,6 +44,9 @@ const (
 	MessageState_MESSAGE_RECALLED MessageState = 7
 	// In the log still, but in no queue any more.
 	MessageState_MESSAGE_GONE MessageState = 8
+	// In its queue, and a group was handed it and has not settled it: it has it, or
+	// it will have it again.
+	MessageState_MESSAGE_RETRYING MessageState = 9
 )
 
 // Enum value maps for MessageState.
@@ -57,6 +61,7 @@ var (
 		6: "MESSAGE_DELAYED",
 		7: "MESSAGE_RECALLED",
 		8: "MESSAGE_GONE",
+		9: "MESSAGE_RETRYING",
 	}
 	MessageState_value = map[string]int32{
 		"MESSAGE_STATE_UNSPECIFIED": 0,
@@ -68,6 +73,7 @@ var (
 		"MESSAGE_DELAYED":           6,
 		"MESSAGE_RECALLED":          7,
 		"MESSAGE_GONE":              8,
+		"MESSAGE_RETRYING":          9,
 	}
 )
 
@@ -96,6 +102,65 @@ func (x MessageState) Number() protoreflect.EnumNumber {
 // Deprecated: Use MessageState.Descriptor instead.
 func (MessageState) EnumDescriptor() ([]byte, []int) {
 	return file_gantry_v1_message_proto_rawDescGZIP(), []int{0}
+}
+
+type DeliveryState int32
+
+const (
+	DeliveryState_DELIVERY_STATE_UNSPECIFIED DeliveryState = 0
+	// With its client.
+	DeliveryState_DELIVERY_LEASED DeliveryState = 1
+	// For its next attempt; or its client asked for more time.
+	DeliveryState_DELIVERY_WAITING DeliveryState = 2
+	// To be handed out again.
+	DeliveryState_DELIVERY_READY DeliveryState = 3
+	// Not handed out yet: behind another of its message group, or replayed.
+	DeliveryState_DELIVERY_PUT_ASIDE DeliveryState = 4
+)
+
+// Enum value maps for DeliveryState.
+var (
+	DeliveryState_name = map[int32]string{
+		0: "DELIVERY_STATE_UNSPECIFIED",
+		1: "DELIVERY_LEASED",
+		2: "DELIVERY_WAITING",
+		3: "DELIVERY_READY",
+		4: "DELIVERY_PUT_ASIDE",
+	}
+	DeliveryState_value = map[string]int32{
+		"DELIVERY_STATE_UNSPECIFIED": 0,
+		"DELIVERY_LEASED":            1,
+		"DELIVERY_WAITING":           2,
+		"DELIVERY_READY":             3,
+		"DELIVERY_PUT_ASIDE":         4,
+	}
+)
+
+func (x DeliveryState) Enum() *DeliveryState {
+	p := new(DeliveryState)
+	*p = x
+	return p
+}
+
+func (x DeliveryState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DeliveryState) Descriptor() protoreflect.EnumDescriptor {
+	return file_gantry_v1_message_proto_enumTypes[1].Descriptor()
+}
+
+func (DeliveryState) Type() protoreflect.EnumType {
+	return &file_gantry_v1_message_proto_enumTypes[1]
+}
+
+func (x DeliveryState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DeliveryState.Descriptor instead.
+func (DeliveryState) EnumDescriptor() ([]byte, []int) {
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{1}
 }
 
 // How a delivery ended.
@@ -155,11 +220,11 @@ func (x DeliveryEnd) String() string {
 }
 
 func (DeliveryEnd) Descriptor() protoreflect.EnumDescriptor {
-	return file_gantry_v1_message_proto_enumTypes[1].Descriptor()
+	return file_gantry_v1_message_proto_enumTypes[2].Descriptor()
 }
 
 func (DeliveryEnd) Type() protoreflect.EnumType {
-	return &file_gantry_v1_message_proto_enumTypes[1]
+	return &file_gantry_v1_message_proto_enumTypes[2]
 }
 
 func (x DeliveryEnd) Number() protoreflect.EnumNumber {
@@ -168,7 +233,7 @@ func (x DeliveryEnd) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DeliveryEnd.Descriptor instead.
 func (DeliveryEnd) EnumDescriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{1}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{2}
 }
 
 type StoredMessage struct {
@@ -190,7 +255,9 @@ type StoredMessage struct {
 	// Of its record in the log.
 	Position uint64 `protobuf:"varint,11,opt,name=position,proto3" json:"position,omitempty"`
 	// Where it was put after it had been in its queue.
-	Places        []*MessagePlace `protobuf:"bytes,12,rep,name=places,proto3" json:"places,omitempty"`
+	Places []*MessagePlace `protobuf:"bytes,12,rep,name=places,proto3" json:"places,omitempty"`
+	// The groups that have it in their hands, or have it waiting.
+	Deliveries    []*MessageDelivery `protobuf:"bytes,13,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -309,6 +376,110 @@ func (x *StoredMessage) GetPlaces() []*MessagePlace {
 	return nil
 }
 
+func (x *StoredMessage) GetDeliveries() []*MessageDelivery {
+	if x != nil {
+		return x.Deliveries
+	}
+	return nil
+}
+
+// How far a group is with a message that it has not settled.
+type MessageDelivery struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Group     string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	State     DeliveryState          `protobuf:"varint,3,opt,name=state,proto3,enum=gantry.v1.DeliveryState" json:"state,omitempty"`
+	// Deliveries it had.
+	Attempt int32 `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// That has it, or had it last.
+	Client string `protobuf:"bytes,5,opt,name=client,proto3" json:"client,omitempty"`
+	// When it may be handed out again.
+	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	// Its deliveries, the oldest first; of many the newest 17. Of Get only.
+	History       []*DeliveryAttempt `protobuf:"bytes,7,rep,name=history,proto3" json:"history,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MessageDelivery) Reset() {
+	*x = MessageDelivery{}
+	mi := &file_gantry_v1_message_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MessageDelivery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MessageDelivery) ProtoMessage() {}
+
+func (x *MessageDelivery) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_message_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MessageDelivery.ProtoReflect.Descriptor instead.
+func (*MessageDelivery) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *MessageDelivery) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *MessageDelivery) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *MessageDelivery) GetState() DeliveryState {
+	if x != nil {
+		return x.State
+	}
+	return DeliveryState_DELIVERY_STATE_UNSPECIFIED
+}
+
+func (x *MessageDelivery) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *MessageDelivery) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *MessageDelivery) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *MessageDelivery) GetHistory() []*DeliveryAttempt {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
 type MessagePlace struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
@@ -327,7 +498,7 @@ type MessagePlace struct {
 
 func (x *MessagePlace) Reset() {
 	*x = MessagePlace{}
-	mi := &file_gantry_v1_message_proto_msgTypes[1]
+	mi := &file_gantry_v1_message_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +510,7 @@ func (x *MessagePlace) String() string {
 func (*MessagePlace) ProtoMessage() {}
 
 func (x *MessagePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[1]
+	mi := &file_gantry_v1_message_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +523,7 @@ func (x *MessagePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagePlace.ProtoReflect.Descriptor instead.
 func (*MessagePlace) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{1}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *MessagePlace) GetTopic() string {
@@ -430,7 +601,7 @@ type DeliveryAttempt struct {
 
 func (x *DeliveryAttempt) Reset() {
 	*x = DeliveryAttempt{}
-	mi := &file_gantry_v1_message_proto_msgTypes[2]
+	mi := &file_gantry_v1_message_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +613,7 @@ func (x *DeliveryAttempt) String() string {
 func (*DeliveryAttempt) ProtoMessage() {}
 
 func (x *DeliveryAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[2]
+	mi := &file_gantry_v1_message_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +626,7 @@ func (x *DeliveryAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliveryAttempt.ProtoReflect.Descriptor instead.
 func (*DeliveryAttempt) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{2}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *DeliveryAttempt) GetNumber() int32 {
@@ -510,7 +681,7 @@ type MessageProperty struct {
 
 func (x *MessageProperty) Reset() {
 	*x = MessageProperty{}
-	mi := &file_gantry_v1_message_proto_msgTypes[3]
+	mi := &file_gantry_v1_message_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +693,7 @@ func (x *MessageProperty) String() string {
 func (*MessageProperty) ProtoMessage() {}
 
 func (x *MessageProperty) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[3]
+	mi := &file_gantry_v1_message_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +706,7 @@ func (x *MessageProperty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageProperty.ProtoReflect.Descriptor instead.
 func (*MessageProperty) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{3}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *MessageProperty) GetKey() string {
@@ -567,7 +738,7 @@ type GetMessageRequest struct {
 
 func (x *GetMessageRequest) Reset() {
 	*x = GetMessageRequest{}
-	mi := &file_gantry_v1_message_proto_msgTypes[4]
+	mi := &file_gantry_v1_message_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +750,7 @@ func (x *GetMessageRequest) String() string {
 func (*GetMessageRequest) ProtoMessage() {}
 
 func (x *GetMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[4]
+	mi := &file_gantry_v1_message_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +763,7 @@ func (x *GetMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMessageRequest.ProtoReflect.Descriptor instead.
 func (*GetMessageRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{4}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetMessageRequest) GetTopic() string {
@@ -661,7 +832,7 @@ type QueueOffset struct {
 
 func (x *QueueOffset) Reset() {
 	*x = QueueOffset{}
-	mi := &file_gantry_v1_message_proto_msgTypes[5]
+	mi := &file_gantry_v1_message_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +844,7 @@ func (x *QueueOffset) String() string {
 func (*QueueOffset) ProtoMessage() {}
 
 func (x *QueueOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[5]
+	mi := &file_gantry_v1_message_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +857,7 @@ func (x *QueueOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueOffset.ProtoReflect.Descriptor instead.
 func (*QueueOffset) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{5}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *QueueOffset) GetQueue() uint32 {
@@ -719,7 +890,7 @@ type GetMessageResponse struct {
 
 func (x *GetMessageResponse) Reset() {
 	*x = GetMessageResponse{}
-	mi := &file_gantry_v1_message_proto_msgTypes[6]
+	mi := &file_gantry_v1_message_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +902,7 @@ func (x *GetMessageResponse) String() string {
 func (*GetMessageResponse) ProtoMessage() {}
 
 func (x *GetMessageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[6]
+	mi := &file_gantry_v1_message_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +915,7 @@ func (x *GetMessageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMessageResponse.ProtoReflect.Descriptor instead.
 func (*GetMessageResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{6}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetMessageResponse) GetMessage() *StoredMessage {
@@ -796,21 +967,27 @@ type QueryMessagesRequest struct {
 	// Of these at most one.
 	MessageId string `protobuf:"bytes,3,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
 	Key       string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
-	// Stored at this time or later.
+	// At this time or later.
 	From *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
-	// Stored before this time.
+	// Before this time.
 	To *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=to,proto3" json:"to,omitempty"`
 	// 1 to 1000. 0: 1000.
 	Limit int32 `protobuf:"varint,7,opt,name=limit,proto3" json:"limit,omitempty"`
-	// next of the page before, empty for the first.
-	Page          string `protobuf:"bytes,8,opt,name=page,proto3" json:"page,omitempty"`
+	// next of the page before, empty for the first. It is good for as long as the
+	// messages are there, also while others arrive.
+	Page string `protobuf:"bytes,8,opt,name=page,proto3" json:"page,omitempty"`
+	// Of lists. Only messages in these states; none: all. Those that are rolled
+	// back, recalled or gone are found by id or key only.
+	States []MessageState `protobuf:"varint,9,rep,packed,name=states,proto3,enum=gantry.v1.MessageState" json:"states,omitempty"`
+	// Only what this group has retrying or dead.
+	Group         string `protobuf:"bytes,10,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QueryMessagesRequest) Reset() {
 	*x = QueryMessagesRequest{}
-	mi := &file_gantry_v1_message_proto_msgTypes[7]
+	mi := &file_gantry_v1_message_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +999,7 @@ func (x *QueryMessagesRequest) String() string {
 func (*QueryMessagesRequest) ProtoMessage() {}
 
 func (x *QueryMessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[7]
+	mi := &file_gantry_v1_message_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +1012,7 @@ func (x *QueryMessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMessagesRequest.ProtoReflect.Descriptor instead.
 func (*QueryMessagesRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{7}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *QueryMessagesRequest) GetTopic() string {
@@ -894,6 +1071,20 @@ func (x *QueryMessagesRequest) GetPage() string {
 	return ""
 }
 
+func (x *QueryMessagesRequest) GetStates() []MessageState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *QueryMessagesRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
 type QueryMessagesResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Messages []*StoredMessage       `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
@@ -906,7 +1097,7 @@ type QueryMessagesResponse struct {
 
 func (x *QueryMessagesResponse) Reset() {
 	*x = QueryMessagesResponse{}
-	mi := &file_gantry_v1_message_proto_msgTypes[8]
+	mi := &file_gantry_v1_message_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1109,7 @@ func (x *QueryMessagesResponse) String() string {
 func (*QueryMessagesResponse) ProtoMessage() {}
 
 func (x *QueryMessagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_message_proto_msgTypes[8]
+	mi := &file_gantry_v1_message_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1122,7 @@ func (x *QueryMessagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryMessagesResponse.ProtoReflect.Descriptor instead.
 func (*QueryMessagesResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_message_proto_rawDescGZIP(), []int{8}
+	return file_gantry_v1_message_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *QueryMessagesResponse) GetMessages() []*StoredMessage {
@@ -952,7 +1143,7 @@ var File_gantry_v1_message_proto protoreflect.FileDescriptor
 
 const file_gantry_v1_message_proto_rawDesc = "" +
 	"\n" +
-	"\x17gantry/v1/message.proto\x12\tgantry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x03\n" +
+	"\x17gantry/v1/message.proto\x12\tgantry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\x03\n" +
 	"\rStoredMessage\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x10\n" +
@@ -967,8 +1158,19 @@ const file_gantry_v1_message_proto_rawDesc = "" +
 	"\tbody_size\x18\n" +
 	" \x01(\x03R\bbodySize\x12\x1a\n" +
 	"\bposition\x18\v \x01(\x04R\bposition\x12/\n" +
-	"\x06places\x18\f \x03(\v2\x17.gantry.v1.MessagePlaceR\x06placesB\t\n" +
-	"\a_offset\"\xe6\x01\n" +
+	"\x06places\x18\f \x03(\v2\x17.gantry.v1.MessagePlaceR\x06places\x12:\n" +
+	"\n" +
+	"deliveries\x18\r \x03(\v2\x1a.gantry.v1.MessageDeliveryR\n" +
+	"deliveriesB\t\n" +
+	"\a_offset\"\x8f\x02\n" +
+	"\x0fMessageDelivery\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12.\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x18.gantry.v1.DeliveryStateR\x05state\x12\x18\n" +
+	"\aattempt\x18\x04 \x01(\x05R\aattempt\x12\x16\n" +
+	"\x06client\x18\x05 \x01(\tR\x06client\x120\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x124\n" +
+	"\ahistory\x18\a \x03(\v2\x1a.gantry.v1.DeliveryAttemptR\ahistory\"\xe6\x01\n" +
 	"\fMessagePlace\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
@@ -1007,7 +1209,7 @@ const file_gantry_v1_message_proto_rawDesc = "" +
 	"properties\x12#\n" +
 	"\rmessage_group\x18\x05 \x01(\tR\fmessageGroup\x12\x1d\n" +
 	"\n" +
-	"lite_topic\x18\x06 \x01(\tR\tliteTopic\"\x81\x02\n" +
+	"lite_topic\x18\x06 \x01(\tR\tliteTopic\"\xc8\x02\n" +
 	"\x14QueryMessagesRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1d\n" +
@@ -1017,10 +1219,13 @@ const file_gantry_v1_message_proto_rawDesc = "" +
 	"\x04from\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
 	"\x02to\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x14\n" +
 	"\x05limit\x18\a \x01(\x05R\x05limit\x12\x12\n" +
-	"\x04page\x18\b \x01(\tR\x04page\"a\n" +
+	"\x04page\x18\b \x01(\tR\x04page\x12/\n" +
+	"\x06states\x18\t \x03(\x0e2\x17.gantry.v1.MessageStateR\x06states\x12\x14\n" +
+	"\x05group\x18\n" +
+	" \x01(\tR\x05group\"a\n" +
 	"\x15QueryMessagesResponse\x124\n" +
 	"\bmessages\x18\x01 \x03(\v2\x18.gantry.v1.StoredMessageR\bmessages\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next*\xd6\x01\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next*\xec\x01\n" +
 	"\fMessageState\x12\x1d\n" +
 	"\x19MESSAGE_STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eMESSAGE_QUEUED\x10\x01\x12\x17\n" +
@@ -1030,7 +1235,14 @@ const file_gantry_v1_message_proto_rawDesc = "" +
 	"\x13MESSAGE_ROLLED_BACK\x10\x05\x12\x13\n" +
 	"\x0fMESSAGE_DELAYED\x10\x06\x12\x14\n" +
 	"\x10MESSAGE_RECALLED\x10\a\x12\x10\n" +
-	"\fMESSAGE_GONE\x10\b*\xc7\x01\n" +
+	"\fMESSAGE_GONE\x10\b\x12\x14\n" +
+	"\x10MESSAGE_RETRYING\x10\t*\x86\x01\n" +
+	"\rDeliveryState\x12\x1e\n" +
+	"\x1aDELIVERY_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fDELIVERY_LEASED\x10\x01\x12\x14\n" +
+	"\x10DELIVERY_WAITING\x10\x02\x12\x12\n" +
+	"\x0eDELIVERY_READY\x10\x03\x12\x16\n" +
+	"\x12DELIVERY_PUT_ASIDE\x10\x04*\xc7\x01\n" +
 	"\vDeliveryEnd\x12\x1c\n" +
 	"\x18DELIVERY_END_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rDELIVERY_OPEN\x10\x01\x12\x14\n" +
@@ -1056,48 +1268,55 @@ func file_gantry_v1_message_proto_rawDescGZIP() []byte {
 	return file_gantry_v1_message_proto_rawDescData
 }
 
-var file_gantry_v1_message_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_gantry_v1_message_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_gantry_v1_message_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_gantry_v1_message_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_gantry_v1_message_proto_goTypes = []any{
 	(MessageState)(0),             // 0: gantry.v1.MessageState
-	(DeliveryEnd)(0),              // 1: gantry.v1.DeliveryEnd
-	(*StoredMessage)(nil),         // 2: gantry.v1.StoredMessage
-	(*MessagePlace)(nil),          // 3: gantry.v1.MessagePlace
-	(*DeliveryAttempt)(nil),       // 4: gantry.v1.DeliveryAttempt
-	(*MessageProperty)(nil),       // 5: gantry.v1.MessageProperty
-	(*GetMessageRequest)(nil),     // 6: gantry.v1.GetMessageRequest
-	(*QueueOffset)(nil),           // 7: gantry.v1.QueueOffset
-	(*GetMessageResponse)(nil),    // 8: gantry.v1.GetMessageResponse
-	(*QueryMessagesRequest)(nil),  // 9: gantry.v1.QueryMessagesRequest
-	(*QueryMessagesResponse)(nil), // 10: gantry.v1.QueryMessagesResponse
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(DeliveryState)(0),            // 1: gantry.v1.DeliveryState
+	(DeliveryEnd)(0),              // 2: gantry.v1.DeliveryEnd
+	(*StoredMessage)(nil),         // 3: gantry.v1.StoredMessage
+	(*MessageDelivery)(nil),       // 4: gantry.v1.MessageDelivery
+	(*MessagePlace)(nil),          // 5: gantry.v1.MessagePlace
+	(*DeliveryAttempt)(nil),       // 6: gantry.v1.DeliveryAttempt
+	(*MessageProperty)(nil),       // 7: gantry.v1.MessageProperty
+	(*GetMessageRequest)(nil),     // 8: gantry.v1.GetMessageRequest
+	(*QueueOffset)(nil),           // 9: gantry.v1.QueueOffset
+	(*GetMessageResponse)(nil),    // 10: gantry.v1.GetMessageResponse
+	(*QueryMessagesRequest)(nil),  // 11: gantry.v1.QueryMessagesRequest
+	(*QueryMessagesResponse)(nil), // 12: gantry.v1.QueryMessagesResponse
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_gantry_v1_message_proto_depIdxs = []int32{
 	0,  // 0: gantry.v1.StoredMessage.state:type_name -> gantry.v1.MessageState
-	11, // 1: gantry.v1.StoredMessage.stored:type_name -> google.protobuf.Timestamp
-	11, // 2: gantry.v1.StoredMessage.born:type_name -> google.protobuf.Timestamp
-	11, // 3: gantry.v1.StoredMessage.due:type_name -> google.protobuf.Timestamp
-	3,  // 4: gantry.v1.StoredMessage.places:type_name -> gantry.v1.MessagePlace
-	11, // 5: gantry.v1.MessagePlace.time:type_name -> google.protobuf.Timestamp
-	11, // 6: gantry.v1.DeliveryAttempt.leased:type_name -> google.protobuf.Timestamp
-	11, // 7: gantry.v1.DeliveryAttempt.changed:type_name -> google.protobuf.Timestamp
-	11, // 8: gantry.v1.DeliveryAttempt.ended:type_name -> google.protobuf.Timestamp
-	1,  // 9: gantry.v1.DeliveryAttempt.end:type_name -> gantry.v1.DeliveryEnd
-	7,  // 10: gantry.v1.GetMessageRequest.place:type_name -> gantry.v1.QueueOffset
-	2,  // 11: gantry.v1.GetMessageResponse.message:type_name -> gantry.v1.StoredMessage
-	5,  // 12: gantry.v1.GetMessageResponse.properties:type_name -> gantry.v1.MessageProperty
-	11, // 13: gantry.v1.QueryMessagesRequest.from:type_name -> google.protobuf.Timestamp
-	11, // 14: gantry.v1.QueryMessagesRequest.to:type_name -> google.protobuf.Timestamp
-	2,  // 15: gantry.v1.QueryMessagesResponse.messages:type_name -> gantry.v1.StoredMessage
-	6,  // 16: gantry.v1.Messages.Get:input_type -> gantry.v1.GetMessageRequest
-	9,  // 17: gantry.v1.Messages.Query:input_type -> gantry.v1.QueryMessagesRequest
-	8,  // 18: gantry.v1.Messages.Get:output_type -> gantry.v1.GetMessageResponse
-	10, // 19: gantry.v1.Messages.Query:output_type -> gantry.v1.QueryMessagesResponse
-	18, // [18:20] is the sub-list for method output_type
-	16, // [16:18] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	13, // 1: gantry.v1.StoredMessage.stored:type_name -> google.protobuf.Timestamp
+	13, // 2: gantry.v1.StoredMessage.born:type_name -> google.protobuf.Timestamp
+	13, // 3: gantry.v1.StoredMessage.due:type_name -> google.protobuf.Timestamp
+	5,  // 4: gantry.v1.StoredMessage.places:type_name -> gantry.v1.MessagePlace
+	4,  // 5: gantry.v1.StoredMessage.deliveries:type_name -> gantry.v1.MessageDelivery
+	1,  // 6: gantry.v1.MessageDelivery.state:type_name -> gantry.v1.DeliveryState
+	13, // 7: gantry.v1.MessageDelivery.until:type_name -> google.protobuf.Timestamp
+	6,  // 8: gantry.v1.MessageDelivery.history:type_name -> gantry.v1.DeliveryAttempt
+	13, // 9: gantry.v1.MessagePlace.time:type_name -> google.protobuf.Timestamp
+	13, // 10: gantry.v1.DeliveryAttempt.leased:type_name -> google.protobuf.Timestamp
+	13, // 11: gantry.v1.DeliveryAttempt.changed:type_name -> google.protobuf.Timestamp
+	13, // 12: gantry.v1.DeliveryAttempt.ended:type_name -> google.protobuf.Timestamp
+	2,  // 13: gantry.v1.DeliveryAttempt.end:type_name -> gantry.v1.DeliveryEnd
+	9,  // 14: gantry.v1.GetMessageRequest.place:type_name -> gantry.v1.QueueOffset
+	3,  // 15: gantry.v1.GetMessageResponse.message:type_name -> gantry.v1.StoredMessage
+	7,  // 16: gantry.v1.GetMessageResponse.properties:type_name -> gantry.v1.MessageProperty
+	13, // 17: gantry.v1.QueryMessagesRequest.from:type_name -> google.protobuf.Timestamp
+	13, // 18: gantry.v1.QueryMessagesRequest.to:type_name -> google.protobuf.Timestamp
+	0,  // 19: gantry.v1.QueryMessagesRequest.states:type_name -> gantry.v1.MessageState
+	3,  // 20: gantry.v1.QueryMessagesResponse.messages:type_name -> gantry.v1.StoredMessage
+	8,  // 21: gantry.v1.Messages.Get:input_type -> gantry.v1.GetMessageRequest
+	11, // 22: gantry.v1.Messages.Query:input_type -> gantry.v1.QueryMessagesRequest
+	10, // 23: gantry.v1.Messages.Get:output_type -> gantry.v1.GetMessageResponse
+	12, // 24: gantry.v1.Messages.Query:output_type -> gantry.v1.QueryMessagesResponse
+	23, // [23:25] is the sub-list for method output_type
+	21, // [21:23] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_message_proto_init() }
@@ -1106,7 +1325,7 @@ func file_gantry_v1_message_proto_init() {
 		return
 	}
 	file_gantry_v1_message_proto_msgTypes[0].OneofWrappers = []any{}
-	file_gantry_v1_message_proto_msgTypes[4].OneofWrappers = []any{
+	file_gantry_v1_message_proto_msgTypes[5].OneofWrappers = []any{
 		(*GetMessageRequest_MessageId)(nil),
 		(*GetMessageRequest_Place)(nil),
 	}
@@ -1115,8 +1334,8 @@ func file_gantry_v1_message_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_message_proto_rawDesc), len(file_gantry_v1_message_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   9,
+			NumEnums:      3,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

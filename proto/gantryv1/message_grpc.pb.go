@@ -34,9 +34,11 @@ const (
 type MessagesClient interface {
 	// One message with its body.
 	Get(ctx context.Context, in *GetMessageRequest, opts ...grpc.CallOption) (*GetMessageResponse, error)
-	// By id or key: all that the log still has, the newest first, also those that
-	// are delayed, undecided, rolled back or recalled. Without either: those in the
-	// topic's queues, the oldest first, by when they came there.
+	// By id or key: all that the log still has, the newest first, in whatever state,
+	// stored in the time range. Without either it lists, one kind after the other:
+	// those in the topic's queues, the oldest first, by when they came there; those
+	// undecided, by when they were stored. When only retrying or dead ones are asked for,
+	// those by group, the dead ones by when they died.
 	Query(ctx context.Context, in *QueryMessagesRequest, opts ...grpc.CallOption) (*QueryMessagesResponse, error)
 }
 
@@ -77,9 +79,11 @@ func (c *messagesClient) Query(ctx context.Context, in *QueryMessagesRequest, op
 type MessagesServer interface {
 	// One message with its body.
 	Get(context.Context, *GetMessageRequest) (*GetMessageResponse, error)
-	// By id or key: all that the log still has, the newest first, also those that
-	// are delayed, undecided, rolled back or recalled. Without either: those in the
-	// topic's queues, the oldest first, by when they came there.
+	// By id or key: all that the log still has, the newest first, in whatever state,
+	// stored in the time range. Without either it lists, one kind after the other:
+	// those in the topic's queues, the oldest first, by when they came there; those
+	// undecided, by when they were stored. When only retrying or dead ones are asked for,
+	// those by group, the dead ones by when they died.
 	Query(context.Context, *QueryMessagesRequest) (*QueryMessagesResponse, error)
 	mustEmbedUnimplementedMessagesServer()
 }

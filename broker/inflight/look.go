@@ -1,0 +1,36 @@
+package inflight
+
+import "github.com/gantry-mq/gantry/commitlog/record"
+
+// IsAside reports whether a message is outstanding and was not handed out yet:
+// it waits behind another of its message group, or was reopened.
+func (s *Sub) IsAside(queue uint32, offset record.QueueOffset) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queues[queue]
+	if q == nil {
+		return false
+	}
+	l := q.out[offset]
+	return l != nil && !l.ghost && l.id == 0
+}
+
+// HandedOut returns up to n messages that were handed out and are not settled,
+// from an offset of a queue on, by queue and offset.
+func (s *Sub) HandedOut(queue uint32, offset record.QueueOffset, n int) (out []Held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, number := range s.numbers() {
+		if number < queue {
+			continue
+		}
+		q := s.queues[number]
+		for _, off := range q.offsets(func(l *lease) bool { return l.id != 0 && (number > queue || l.offset >= offset) }) {
+			if len(out) == n {
+				return out
+			}
+			out = append(out, q.out[off].held())
+		}
+	}
+	return out
+}
