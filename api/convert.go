@@ -130,6 +130,7 @@ func delivered(d *broker.Delivered, storeHost string) (*v2.Message, error) {
 	e.message.Topic = &e.topic
 	e.message.SystemProperties = p
 	e.message.Body = m.Body
+	p.MessageId = d.ID
 
 	var sum []byte
 	err := m.Properties.Each(func(f record.Field, key, value []byte) bool {

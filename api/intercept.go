@@ -16,7 +16,10 @@ import (
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
 
-const messagingPrefix = "/apache.rocketmq.v2.MessagingService/"
+const (
+	messagingPrefix = "/apache.rocketmq.v2.MessagingService/"
+	streamsPrefix   = "/gantry.v1.Streams/"
+)
 
 // maxClientID bounds a client id, in bytes: it is part of every lease record.
 const maxClientID = 512
@@ -71,6 +74,9 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 		if refused := identify(stream.Context()); refused != nil {
 			return stream.SendMsg(refusal(info.FullMethod, refused))
 		}
+		return handle(srv, stream)
+	}
+	if strings.HasPrefix(info.FullMethod, streamsPrefix) { // which answer what they have first
 		return handle(srv, stream)
 	}
 	ctx, cancel := context.WithCancel(stream.Context())

@@ -105,6 +105,8 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 			ok, _ := b.subExists(inflight.SubKey{Group: k.Group, Topic: k.Topic})
 			return ok
 		})
+	case record.KindProducerMark:
+		return b.producers.Apply(pos, record.Command(rec), time)
 	case record.KindIdentity:
 		return b.applyIdentity(record.Command(rec))
 	}

@@ -128,11 +128,9 @@ func (b *Broker) blockedKey(s *inflight.Sub, tp topic.Topic, h inflight.Head) (B
 		return BlockedKey{}, err
 	}
 	defer l.release()
-	k.Stored = l.msg.StoreTime
+	k.Stored, k.MessageID = l.msg.StoreTime, b.messageID(&l.msg, l.pos)
 	return k, l.msg.Properties.Each(func(f record.Field, _, value []byte) bool {
 		switch f {
-		case record.FieldMessageID:
-			k.MessageID = string(value)
 		case record.FieldGroup:
 			k.Key = string(value)
 		case record.FieldLiteTopic:

@@ -17,6 +17,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/longpoll"
+	"github.com/gantry-mq/gantry/broker/producer"
 	"github.com/gantry-mq/gantry/broker/replay"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/broker/topic"
@@ -86,6 +87,7 @@ type Broker struct {
 	inflight     *inflight.Tracker
 	transactions *transaction.Table
 	replays      *replay.Table
+	producers    *producer.Table
 	timers       *scheduler.Scheduler
 	hub          *longpoll.Hub
 	sessions     *session.Registry
@@ -94,6 +96,7 @@ type Broker struct {
 
 	handles  atomic.Pointer[handleKey]
 	identity identity // set by the dispatcher
+	storeID  atomic.Uint64
 
 	sequence       sequencer
 	wakes          wakes       // the dispatcher's
@@ -152,6 +155,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		groups:       group.NewTable(),
 		transactions: transaction.New(opts.TransactionCheckAfter),
 		replays:      replay.New(),
+		producers:    producer.NewTable(),
 		hub:          longpoll.New(MaxWaitersPerQueue, MaxWaiters),
 		tableOp:      make(chan struct{}, 1),
 		deadOp:       make(chan struct{}, 1),

@@ -257,11 +257,9 @@ func (b *Broker) visitDead(dlq topic.Topic, off record.QueueOffset, e consumeque
 			return damaged(dl.payload.pos, err)
 		}
 		m = &msg
-		dl.BodySize = len(m.Body)
+		dl.BodySize, dl.MessageID = len(m.Body), b.messageID(m, dl.payload.pos)
 		err = m.Properties.Each(func(f record.Field, _, value []byte) bool {
 			switch f {
-			case record.FieldMessageID:
-				dl.MessageID = string(value)
 			case record.FieldTag:
 				dl.Tag = string(value)
 			case record.FieldKey:

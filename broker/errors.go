@@ -6,7 +6,8 @@ import (
 )
 
 // Reason says why a request failed, in the terms of the public contract but
-// without its numbers: api maps each Reason to one wire code in one table.
+// without its numbers: api maps each Reason to one wire code in one table. New ones
+// go to the end: producer marks in the log carry their numbers.
 type Reason int
 
 const (

@@ -135,6 +135,7 @@ func (b *Broker) restoreIdentity(d *record.Decoder) {
 func (b *Broker) setIdentity(i identity) {
 	if len(b.identity.secret) == 0 && len(i.secret) > 0 {
 		b.identity = i
+		b.storeID.Store(storeIDOf(i.id))
 		b.handles.Store(newHandleKey(i.secret))
 	}
 }

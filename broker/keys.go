@@ -21,6 +21,10 @@ func (b *Broker) indexKeys(pos record.Position, rec []byte, kind record.Kind) er
 		if err != nil {
 			return err
 		}
+		if _, named := m.Properties.Lookup(record.FieldMessageID); !named && kind == record.KindCopy {
+			// A position id finds the first copy by itself, and no other.
+			hashes = append(hashes, keyindex.ID(m.Topic, []byte(b.messageID(&m, pos))))
+		}
 		err = m.Properties.Each(func(f record.Field, _, value []byte) bool {
 			switch f {
 			case record.FieldMessageID:

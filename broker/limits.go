@@ -15,7 +15,9 @@ const (
 	MaxLiteTopics      = 1_000_000 // of all parents together
 	MinLiteTTL         = 15 * time.Minute
 	MaxLiteTTL         = 30 * 24 * time.Hour
-	MaxSendBatch       = 1024 // messages in one SendMessage
+	MaxSendBatch       = 1024    // messages in one SendMessage
+	MaxPackBytes       = 8 << 20 // records of one batch of gantry.v1
+	MaxPackRecords     = 1 << 16
 	DefaultMaxDelay    = 366 * 24 * time.Hour
 	MaxTimerList       = 1000 // delayed messages in one listing
 

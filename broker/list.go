@@ -403,7 +403,7 @@ func (l *listing) addDead(dl *DeadLetter, m *record.Message) error {
 	f := FoundMessage{Position: dl.payload.pos, ID: dl.MessageID, Stored: dl.Died, Offset: record.NoOffset}
 	if m != nil {
 		var err error
-		if f, _, err = describe(dl.payload.pos, m, &MessageQuery{To: math.MaxInt64}); err == nil {
+		if f, _, err = l.b.describe(dl.payload.pos, m, &MessageQuery{To: math.MaxInt64}); err == nil {
 			err = l.b.trace(&f, m, originAt(dl.payload.pos, m))
 		}
 		if err != nil {
@@ -453,7 +453,7 @@ func (l *listing) addHalf(h *transaction.Half) error {
 		return err
 	}
 	defer v.Release()
-	f, _, err := describe(h.Payload, &m, &MessageQuery{To: math.MaxInt64})
+	f, _, err := l.b.describe(h.Payload, &m, &MessageQuery{To: math.MaxInt64})
 	if f.State = MessageHalf; h.Parked {
 		f.State = MessageParked
 	}

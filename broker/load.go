@@ -41,13 +41,15 @@ func (b *Broker) split(tp topic.Topic, held []inflight.Held) (there, lost []infl
 type loaded struct {
 	msg    record.Message
 	view   commitlog.View
+	pos    record.Position // of the message's record
+	id     string          // of a message that came without one, else ""
 	origin *Origin
 }
 
 func (l loaded) release() { l.view.Release() }
 
 func (l loaded) delivered(topic record.Resource, queue uint32, offset record.QueueOffset) Delivered {
-	return Delivered{Message: l.msg, Topic: topic, Queue: queue, Offset: offset, Origin: l.origin, release: l.view.Release}
+	return Delivered{Message: l.msg, Topic: topic, Queue: queue, Offset: offset, ID: l.id, Origin: l.origin, release: l.view.Release}
 }
 
 // load reads the message at a queue offset.
@@ -69,6 +71,7 @@ func (b *Broker) loadEntry(e consumequeue.Entry, queue uint32, offset record.Que
 	if err != nil {
 		return loaded{}, err
 	}
+	pos := e.Position
 	var origin *Origin
 	if e.Flags&consumequeue.FlagIndirect != 0 {
 		dl, err := parseDeadLetter(v.Bytes())
@@ -79,7 +82,7 @@ func (b *Broker) loadEntry(e consumequeue.Entry, queue uint32, offset record.Que
 		if v, err = b.viewRecord(dl.Position, int(dl.Size)); err != nil {
 			return loaded{}, err
 		}
-		origin = &Origin{Topic: dl.TopicName, MessageID: dl.MessageID}
+		pos, origin = dl.Position, &Origin{Topic: dl.TopicName, MessageID: dl.MessageID}
 	}
 	m, err := record.ParseMessage(v.Bytes())
 	if err == nil {
@@ -89,7 +92,11 @@ func (b *Broker) loadEntry(e consumequeue.Entry, queue uint32, offset record.Que
 		v.Release()
 		return loaded{}, damaged(e.Position, err)
 	}
-	return loaded{msg: m, view: v, origin: origin}, nil
+	l := loaded{msg: m, view: v, pos: pos, origin: origin}
+	if _, named := m.Properties.Lookup(record.FieldMessageID); !named {
+		l.id = b.messageID(&m, pos)
+	}
+	return l, nil
 }
 
 // viewRecord maps a record and verifies its head.
@@ -148,7 +155,6 @@ func (b *Broker) payloadOf(tp topic.Topic, queue uint32, offset record.QueueOffs
 	if err != nil {
 		return e[0], payload{}, damaged(p.pos, err)
 	}
-	id, _ := m.Properties.Lookup(record.FieldMessageID)
-	p.id = string(id)
+	p.id = b.messageID(&m, p.pos)
 	return e[0], p, nil
 }

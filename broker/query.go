@@ -139,7 +139,7 @@ func (b *Broker) findByHash(ctx context.Context, tp topic.Topic, q *MessageQuery
 	looked := 0
 	subs := b.subsOf(tp)
 	var failed error
-	err = b.keys.Find(hash, before, func(pos record.Position) bool {
+	visit := func(pos record.Position) bool {
 		if failed = ctx.Err(); failed != nil {
 			return false
 		}
@@ -166,7 +166,7 @@ func (b *Broker) findByHash(ctx context.Context, tp topic.Topic, q *MessageQuery
 			return false // store times do not decrease along the log
 		}
 		var match bool
-		if found, match, failed = describe(pos, &m, q); failed != nil || !match || m.Topic != tp.ID {
+		if found, match, failed = b.describe(pos, &m, q); failed != nil || !match || m.Topic != tp.ID {
 			return failed == nil
 		}
 		origin := originAt(pos, &m)
@@ -178,7 +178,11 @@ func (b *Broker) findByHash(ctx context.Context, tp topic.Topic, q *MessageQuery
 			page = append(page, found)
 		}
 		return failed == nil
-	})
+	}
+	err = b.keys.Find(hash, before, visit)
+	if pos, ok := b.positionOf(q.ID); ok && err == nil && failed == nil && next == "" && pos < before {
+		visit(pos) // the first of its copies, which the key index does not have
+	}
 	if err = errors.Join(failed, err); err != nil {
 		return nil, "", err
 	}
@@ -219,15 +223,13 @@ func (b *Broker) viewWhole(pos record.Position) (commitlog.View, error) {
 }
 
 // describe fills in what the record says, and whether the query wants it.
-func describe(pos record.Position, m *record.Message, q *MessageQuery) (f FoundMessage, match bool, err error) {
+func (b *Broker) describe(pos record.Position, m *record.Message, q *MessageQuery) (f FoundMessage, match bool, err error) {
 	f = FoundMessage{
-		Position: pos, Queue: m.Queue, Offset: record.NoOffset, Stored: m.StoreTime, Born: m.BornTime, Due: m.DueTime, BodySize: len(m.Body),
+		Position: pos, ID: b.messageID(m, pos), Queue: m.Queue, Offset: record.NoOffset, Stored: m.StoreTime, Born: m.BornTime, Due: m.DueTime, BodySize: len(m.Body),
 	}
 	byKey := q.Key == ""
 	err = m.Properties.Each(func(field record.Field, _, value []byte) bool {
 		switch field {
-		case record.FieldMessageID:
-			f.ID = string(value)
 		case record.FieldTag:
 			f.Tag = string(value)
 		case record.FieldKey:
@@ -419,7 +421,7 @@ func (b *Broker) foundLoaded(tp topic.Topic, queue uint32, offset record.QueueOf
 		}
 		pos = p.pos
 	}
-	f, _, err := describe(pos, &l.msg, &MessageQuery{To: math.MaxInt64})
+	f, _, err := b.describe(pos, &l.msg, &MessageQuery{To: math.MaxInt64})
 	if err != nil {
 		return f, err
 	}

@@ -65,6 +65,7 @@ const (
 	sectionKeys
 	sectionHistory
 	sectionReplays
+	sectionProducers
 	sectionCount
 )
 
@@ -86,6 +87,7 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 	sections[sectionKeys] = b.keys.AppendSnapshot(nil)
 	sections[sectionHistory] = b.inflight.AppendHistory(nil)
 	sections[sectionReplays] = b.replays.AppendSnapshot(nil)
+	sections[sectionProducers] = b.producers.AppendSnapshot(nil)
 	return dispatch.Checkpoint{Position: at, Sections: sections}
 }
 
@@ -110,6 +112,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 			{sectionLite, b.lites.Restore},
 			{sectionTransactions, b.transactions.Restore},
 			{sectionReplays, b.replays.Restore},
+			{sectionProducers, b.producers.Restore},
 		} {
 			if load.section >= len(cp.Sections) {
 				continue

@@ -149,29 +149,13 @@ func (s *sendState) encode(tp topic.Topic, msgs []Outgoing, now int64, lite *lit
 	for i := range msgs {
 		m := &msgs[i]
 		rec := record.Message{
-			Kind: record.KindMessage, Topic: tp.ID, Queue: spread, Offset: record.NoOffset,
+			Topic: tp.ID, Offset: record.NoOffset,
 			BornTime: m.BornTime, DueTime: m.DueTime, Priority: m.Priority, Body: m.Body,
 		}
 		if rec.BornTime <= 0 {
 			rec.BornTime = now
 		}
-		switch {
-		case m.Transaction:
-			rec.Kind = record.KindHalf
-		case m.DueTime > now:
-			rec.Kind = record.KindDelayed
-		}
-		if m.Gzip {
-			rec.Flags |= record.FlagGzip
-		}
-		if m.HasPriority {
-			rec.Flags |= record.FlagPriority
-			rec.Queue = uint32(min(max(int64(m.Priority), 0), int64(tp.Queues)-1))
-		}
-		if m.HasGroup {
-			rec.Flags |= record.FlagFIFO
-			rec.Queue = record.Hash32(m.Group) % tp.Queues
-		}
+		rec.Kind, rec.Flags, rec.Queue = placeMessage(m, tp, now, spread)
 		if m.LiteTopic != "" {
 			rec.Queue = lite.queues[i]
 		}
@@ -181,6 +165,31 @@ func (s *sendState) encode(tp topic.Topic, msgs []Outgoing, now int64, lite *lit
 		s.heads = record.AppendHead(s.heads, &rec)
 		s.batch.Add(s.heads[at:len(s.heads):len(s.heads)], m.Body)
 	}
+}
+
+// placeMessage says what becomes of a message that was checked. It goes to the
+// queue spread unless a rule gives it one; that of its lite topic is the caller's
+// to know.
+func placeMessage(m *Outgoing, tp topic.Topic, now int64, spread uint32) (kind record.Kind, flags record.Flags, queue uint32) {
+	kind, queue = record.KindMessage, spread
+	switch {
+	case m.Transaction:
+		kind = record.KindHalf
+	case m.DueTime > now:
+		kind = record.KindDelayed
+	}
+	if m.Gzip {
+		flags |= record.FlagGzip
+	}
+	if m.HasPriority {
+		flags |= record.FlagPriority
+		queue = uint32(min(max(int64(m.Priority), 0), int64(tp.Queues)-1))
+	}
+	if m.HasGroup {
+		flags |= record.FlagFIFO
+		queue = record.Hash32(m.Group) % tp.Queues
+	}
+	return kind, flags, queue
 }
 
 // headBound is at least as large as the encoded head of m.

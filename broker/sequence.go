@@ -22,6 +22,10 @@ func (s *sequencer) stamp(now int64, batch *commitlog.Batch) {
 	}
 	for i := range batch.Len() {
 		head := batch.Head(i)
+		if batch.Pack(i) {
+			s.stampPack(now, head)
+			continue
+		}
 		kind := record.KindOf(head)
 		if !kind.Placed() {
 			if kind.IsMessage() && kind != record.KindCopy { // which is as the original was
@@ -30,13 +34,45 @@ func (s *sequencer) stamp(now int64, batch *commitlog.Batch) {
 			continue
 		}
 		key := record.KeyOf(head)
-		off, ok := s.offsets[key]
-		if !ok {
-			off = s.next(key)
-		}
+		off := s.offset(key)
 		record.Stamp(head, off, now)
 		s.offsets[key] = off + 1
 	}
+}
+
+// stampPack stamps the messages of a pack. Nearly all go to one queue, so the map
+// is asked when the queue changes.
+func (s *sequencer) stampPack(now int64, pack []byte) {
+	var key record.QueueKey
+	var off record.QueueOffset
+	open := false
+	for len(pack) > 0 {
+		at := record.NoOffset
+		if record.KindOf(pack).Placed() {
+			if k := record.KeyOf(pack); !open || k != key {
+				if open {
+					s.offsets[key] = off
+				}
+				key, off, open = k, s.offset(k), true
+			}
+			at = off
+			off++
+		}
+		record.Stamp(pack, at, now)
+		pack = pack[record.Padded(record.SizeOf(pack)):]
+	}
+	if open {
+		s.offsets[key] = off
+	}
+}
+
+// offset returns the next offset of a queue.
+func (s *sequencer) offset(key record.QueueKey) record.QueueOffset {
+	off, ok := s.offsets[key]
+	if !ok {
+		off = s.next(key)
+	}
+	return off
 }
 
 func (b *Broker) nextOffset(key record.QueueKey) record.QueueOffset {

@@ -46,7 +46,7 @@ func (b *Broker) Transactions(_ context.Context, f TransactionFilter) ([]Transac
 	}
 	halves := b.transactions.List(func(h *transaction.Half) bool {
 		return h.Position > after && (f.Topic == nil || h.Key.Topic() == only) &&
-			(f.MessageID == "" || h.MessageID == f.MessageID) && (!f.Parked || h.Parked)
+			(f.MessageID == "" || b.halfID(h) == f.MessageID) && (!f.Parked || h.Parked)
 	})
 	if f.Limit < 1 || f.Limit > MaxTransactionPage {
 		f.Limit = MaxTransactionPage
@@ -54,6 +54,7 @@ func (b *Broker) Transactions(_ context.Context, f TransactionFilter) ([]Transac
 	var out []Transaction
 	for _, h := range halves[:min(len(halves), f.Limit)] {
 		if tp, ok := b.topics.ByID(h.Key.Topic()); ok {
+			h.MessageID = b.halfID(&h)
 			out = append(out, Transaction{ID: b.handles.Load().sealTransaction(tp.ID, h.Position), Topic: tp.Name, Half: h})
 		}
 	}
@@ -72,6 +73,9 @@ func (b *Broker) Transaction(ctx context.Context, id string) (Transaction, error
 	}
 	tx := Transaction{ID: id, Topic: tp.Name}
 	tx.Half, err = b.transactions.Get(pos)
+	if err == nil {
+		tx.MessageID = b.halfID(&tx.Half)
+	}
 	var decided *transaction.DecidedError
 	if errors.As(err, &decided) {
 		tx.Position, tx.Decision, err = pos, &decided.Decision, nil

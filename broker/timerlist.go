@@ -120,6 +120,9 @@ func (b *Broker) pendingTimer(t scheduler.Timer, q *TimerQuery) (p PendingTimer,
 	if err != nil {
 		return p, false, damaged(t.Position, err)
 	}
+	if p.MessageID == "" {
+		p.MessageID = record.PositionID(b.StoreID(), first)
+	}
 	match = match && (q.MessageID == "" || p.MessageID == q.MessageID)
 	p.Handle = b.handles.Load().sealRecall(recall{t.To.Topic(), t.Due, first})
 	return p, match, nil
@@ -140,8 +143,7 @@ func (b *Broker) timerMessage(t scheduler.Timer) (first record.Position, id stri
 	if o, ok := m.Properties.Lookup(record.FieldOrigin); ok {
 		first = originOf(o)
 	}
-	name, _ := m.Properties.Lookup(record.FieldMessageID)
-	return first, string(name), nil
+	return first, b.messageID(&m, t.Position), nil
 }
 
 // originOf reads a copy's FieldOrigin.

@@ -118,7 +118,7 @@ func (b *Broker) decide(ctx context.Context, pos record.Position, messageID stri
 				return Errorf(Unavailable, "the broker is shutting down")
 			}
 			continue
-		case messageID != "" && messageID != h.MessageID:
+		case messageID != "" && messageID != b.halfID(&h):
 			b.transactions.Cancel(pos)
 			return Errorf(InvalidTransaction, "the transaction is not that of message %q", clip(messageID))
 		}

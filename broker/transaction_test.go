@@ -240,7 +240,7 @@ func inBubble(t *testing.T, f func(t *testing.T)) {
 
 // producer connects a producer with a command stream. What it is asked about
 // comes out of the channel.
-func producer(b *Broker, id string, topics ...string) (asked chan string, detach func()) {
+func newProducer(b *Broker, id string, topics ...string) (asked chan string, detach func()) {
 	c := session.Client{ID: id, Role: session.Producer}
 	for _, s := range topics {
 		c.Publishing = append(c.Publishing, name(s))
@@ -259,15 +259,15 @@ func TestUndecidedIsAskedOfAnotherLiveProducerOfTheTopic(t *testing.T) {
 		b := open(t, t.TempDir())
 		defer closeBroker(t, b)
 		makeTopic(t, b, "T", topic.Transaction, 1)
-		sender, gone := producer(b, "sender", "T")
+		sender, gone := newProducer(b, "sender", "T")
 		m := msg("1", "m")
 		id := sendHalf(t, b, "T", m)
 		m.RecoverySeconds = 20
 		patient := sendHalf(t, b, "T", m)
 		began := time.Now()
 		gone() // the sender's stream breaks
-		stranger, _ := producer(b, "stranger", "Other")
-		asked, _ := producer(b, "colleague", "T")
+		stranger, _ := newProducer(b, "stranger", "Other")
+		asked, _ := newProducer(b, "colleague", "T")
 		expect := func(id string, after time.Duration) {
 			t.Helper()
 			if got := <-asked; got != id {
@@ -312,7 +312,7 @@ func TestChecksGoAroundTheProducers(t *testing.T) {
 		makeTopic(t, b, "T", topic.Transaction, 1)
 		var asked []chan string
 		for _, id := range []string{"p1", "p2", "p3"} {
-			c, _ := producer(b, id, "T")
+			c, _ := newProducer(b, id, "T")
 			asked = append(asked, c)
 		}
 		b.sessions.Register(session.Client{ID: "p0", Role: session.Producer, Publishing: []record.Resource{name("T")}}) // has no stream
@@ -339,7 +339,7 @@ func TestCheckThatNobodyTakesIsNotCounted(t *testing.T) {
 		b := open(t, t.TempDir())
 		defer closeBroker(t, b)
 		makeTopic(t, b, "T", topic.Transaction, 1)
-		_, detach := producer(b, "p", "T")
+		_, detach := newProducer(b, "p", "T")
 		detach()
 		busy := errors.New("the backlog is full")
 		b.sessions.Attach("p", func(session.Command) error { return busy })
@@ -389,7 +389,7 @@ func TestParkedAfterTheLastCheckAndSettledByHand(t *testing.T) {
 		if st := b.Stats(); st.HalfOpen != 0 || st.HalfParked != 4 {
 			t.Errorf("%d open, %d parked", st.HalfOpen, st.HalfParked)
 		}
-		asked, _ := producer(b, "p", "T")
+		asked, _ := newProducer(b, "p", "T")
 		time.Sleep(ClientExpiry - time.Minute)
 		if len(asked) != 0 {
 			t.Error("a parked one was asked about")

@@ -15,6 +15,7 @@ type Property struct{ Key, Value string }
 type Outgoing struct {
 	Topic           record.Resource
 	ID              string
+	Unnamed         bool // has no id: its position names it
 	Body            []byte
 	Gzip            bool
 	Tag             string // "" = none
@@ -72,6 +73,7 @@ type Delivered struct {
 	Topic    record.Resource // as subscribed
 	Queue    uint32
 	Offset   record.QueueOffset
+	ID       string // of a message that came without one; "" when it is among its properties
 	Handle   string // "" when pulled
 	Attempt  int32  // from 1; 0 when pulled
 	Origin   *Origin

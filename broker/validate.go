@@ -165,7 +165,7 @@ func checkMessage(m *Outgoing, now int64, maxDelay time.Duration) error {
 	switch {
 	case size > MaxPropertyBytes:
 		return Errorf(PropertiesTooLarge, "user properties, tag and keys have %d bytes, the limit is %d", size, MaxPropertyBytes)
-	case strings.TrimSpace(m.ID) == "":
+	case !m.Unnamed && strings.TrimSpace(m.ID) == "":
 		return Errorf(IllegalMessageID, "the message id is blank")
 	case len(m.ID) > 255 || hasControl(m.ID):
 		return Errorf(IllegalMessageID, "the message id is longer than 255 bytes or has a control character")

@@ -31,6 +31,7 @@ type Batch struct {
 type rec struct {
 	head, body []byte
 	off        int // within the batch
+	pack       bool
 }
 
 // Reset empties the batch. It must not be called while the log has the batch: a
@@ -48,6 +49,19 @@ func (b *Batch) Add(head, body []byte) {
 	b.size += record.Padded(len(head) + len(body))
 	b.body = b.body || len(body) > 0
 }
+
+// AddPack appends a pack: records one after the other, each padded to
+// record.Align as they are in a frame (see record.CutMessage). It is not copied
+// either, and is held to the same. For Len, Head and Position a pack counts as
+// one record, which Pack tells from the others; it has no body.
+func (b *Batch) AddPack(pack []byte) {
+	b.recs = append(b.recs, rec{head: pack, off: b.size, pack: true})
+	b.size += len(pack)
+	b.body = true // as far as a full disk is concerned
+}
+
+// Pack reports whether record i is a pack.
+func (b *Batch) Pack(i int) bool { return b.recs[i].pack }
 
 // Len is the number of records.
 func (b *Batch) Len() int { return len(b.recs) }

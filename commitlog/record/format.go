@@ -179,6 +179,8 @@ const (
 	KindReplayBegin Kind = 65
 	KindReplayStep  Kind = 66 // how far it is
 	KindReplayEnd   Kind = 67
+	// Producers: which batch the messages that follow were.
+	KindProducerMark Kind = 68
 )
 
 var kindNames = map[Kind]string{
@@ -195,6 +197,7 @@ var kindNames = map[Kind]string{
 	KindTimerCancel:     "timer-cancel", KindTimerMove: "timer-move", KindCopy: "copy", KindRelocate: "relocate",
 	KindDeadLetterCopy: "dead-letter-copy",
 	KindReopen:         "reopen", KindReplayBegin: "replay-begin", KindReplayStep: "replay-step", KindReplayEnd: "replay-end",
+	KindProducerMark: "producer-mark",
 }
 
 func (k Kind) String() string {
@@ -347,6 +350,9 @@ func KeyOf(rec []byte) QueueKey {
 
 // KindOf returns the kind of the record that starts at rec.
 func KindOf(rec []byte) Kind { return Kind(rec[offKind]) }
+
+// SizeOf returns the size of the record that starts at rec, without padding.
+func SizeOf(rec []byte) int { return int(le.Uint32(rec)) }
 
 // BodyLen returns the length of a record's body, 0 for commands.
 func BodyLen(rec []byte) int { return int(le.Uint32(rec) - le.Uint32(rec[offHead:])) }

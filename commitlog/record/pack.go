@@ -31,6 +31,15 @@ func EndMessage(b []byte, start int, m *Message) []byte {
 
 var zeroPad [Align]byte
 
+// AppendMessage appends m as a record of a pack, stamped with what m says.
+func AppendMessage(pack []byte, m *Message) []byte {
+	pack, start := BeginMessage(pack)
+	pack = EndMessage(append(pack, m.Properties...), start, m)
+	Place(pack[start:], m)
+	Stamp(pack[start:], m.Offset, m.StoreTime)
+	return pack
+}
+
 // CutMessage returns the first message record of a pack, and what follows its
 // padding, after checking that it has the shape of a message of this version.
 // It looks at no checksum and not into the properties.
@@ -53,14 +62,18 @@ func CutMessage(pack []byte) (rec, rest []byte, err error) {
 	return pack[:size:size], pack[Padded(size):], nil
 }
 
-// Place makes a record that CutMessage returned one for a queue, of another kind
-// and with other flags if need be. It leaves the checksum to Stamp.
-func Place(rec []byte, kind Kind, flags Flags, key QueueKey) {
-	rec[offKind] = byte(kind)
-	le.PutUint16(rec[offFlags:], uint16(flags))
-	le.PutUint32(rec[offTopic:], uint32(key.Topic()))
-	le.PutUint32(rec[offQueue:], key.Queue())
+// Place gives a record that CutMessage returned what m says of its Kind, Flags,
+// Topic, Queue and BornTime. It leaves the checksum to Stamp.
+func Place(rec []byte, m *Message) {
+	rec[offKind] = byte(m.Kind)
+	le.PutUint16(rec[offFlags:], uint16(m.Flags))
+	le.PutUint32(rec[offTopic:], uint32(m.Topic))
+	le.PutUint32(rec[offQueue:], m.Queue)
+	le.PutUint64(rec[offBornTime:], uint64(m.BornTime))
 }
+
+// SetQueue is Place for the queue alone.
+func SetQueue(rec []byte, queue uint32) { le.PutUint32(rec[offQueue:], queue) }
 
 // positionID begins the ids that PositionID makes. Clients' own begin with 00 or
 // 01.

@@ -29,7 +29,8 @@ func TestAPackIsCutIntoItsMessages(t *testing.T) {
 		if KeyOf(rec) != 0 || OffsetOf(rec) != 0 {
 			t.Error("the sender set what is the broker's")
 		}
-		Place(rec, KindDelayed, FlagFIFO, Key(7, 9))
+		Place(rec, &Message{Kind: KindDelayed, Flags: FlagFIFO, Topic: 7, Queue: 8, BornTime: 4})
+		SetQueue(rec, 9)
 		Stamp(rec, 5, 6)
 		if err := Verify(rec); err != nil {
 			t.Fatal(err)
@@ -38,7 +39,7 @@ func TestAPackIsCutIntoItsMessages(t *testing.T) {
 		if err != nil || got.VerifyBody() != nil {
 			t.Fatal(err)
 		}
-		want.Kind, want.Flags, want.Topic, want.Queue, want.Offset, want.StoreTime = KindDelayed, FlagFIFO, 7, 9, 5, 6
+		want.Kind, want.Flags, want.Topic, want.Queue, want.Offset, want.StoreTime, want.BornTime = KindDelayed, FlagFIFO, 7, 9, 5, 6, 4
 		got.bodyCRC = 0
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Fatalf("got  %v\nwant %v", got, want)

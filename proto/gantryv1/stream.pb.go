@@ -887,8 +887,8 @@ type CheckTransaction struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Topic         *StreamResource        `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
 	TransactionId string                 `protobuf:"bytes,2,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
-	Position      uint64                 `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
-	// The half message's.
+	MessageId     string                 `protobuf:"bytes,3,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// The half message.
 	Record        []byte `protobuf:"bytes,15,opt,name=record,proto3" json:"record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -938,11 +938,11 @@ func (x *CheckTransaction) GetTransactionId() string {
 	return ""
 }
 
-func (x *CheckTransaction) GetPosition() uint64 {
+func (x *CheckTransaction) GetMessageId() string {
 	if x != nil {
-		return x.Position
+		return x.MessageId
 	}
-	return 0
+	return ""
 }
 
 func (x *CheckTransaction) GetRecord() []byte {
@@ -1024,8 +1024,8 @@ func (x *PublishOpened) GetMaxBatchRecords() uint32 {
 
 // Credit: what a client may have sent and not yet been answered. A batch may go
 // out when it and what is in flight fit the window, and always when nothing is
-// in flight. The broker says so when it changes; what is in flight by then may
-// stay. More ends the stream with RESOURCE_EXHAUSTED.
+// in flight. More ends the stream with RESOURCE_EXHAUSTED. The broker may say it
+// anew at any time; what is in flight by then may stay.
 type PublishWindow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of records.
@@ -2896,11 +2896,12 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\acontent\"N\n" +
 	"\vPublishDone\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
-	"\x06status\x18\x02 \x01(\v2\x17.gantry.v1.StreamStatusR\x06status\"\x9e\x01\n" +
+	"\x06status\x18\x02 \x01(\v2\x17.gantry.v1.StreamStatusR\x06status\"\xa1\x01\n" +
 	"\x10CheckTransaction\x12/\n" +
 	"\x05topic\x18\x01 \x01(\v2\x19.gantry.v1.StreamResourceR\x05topic\x12%\n" +
-	"\x0etransaction_id\x18\x02 \x01(\tR\rtransactionId\x12\x1a\n" +
-	"\bposition\x18\x03 \x01(\x04R\bposition\x12\x16\n" +
+	"\x0etransaction_id\x18\x02 \x01(\tR\rtransactionId\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x03 \x01(\tR\tmessageId\x12\x16\n" +
 	"\x06record\x18\x0f \x01(\fR\x06record\"\xb0\x01\n" +
 	"\rPublishOpened\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\x06R\astoreId\x120\n" +

@@ -5,7 +5,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/gantry-mq/gantry/proto/gantryv1"
+	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
 // ConsumeResponse is gantry.v1.ConsumeResponse.

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
-	"github.com/gantry-mq/gantry/proto/gantryv1"
+	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
 // documented returns the bytes of the example in docs/stream.md.

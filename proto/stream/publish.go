@@ -7,7 +7,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/gantry-mq/gantry/proto/gantryv1"
+	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
 // AnyQueue as Batch.Queue leaves the choice to the broker.

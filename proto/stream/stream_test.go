@@ -7,7 +7,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/gantry-mq/gantry/proto/gantryv1"
+	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
 func TestABatchIsWhatProtobufSaysItIs(t *testing.T) {

@@ -1,0 +1,65 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
+)
+
+// streamTouch is how often a stream says for its client that it lives.
+const streamTouch = broker.ClientExpiry / 4
+
+// streams is gantry.v1.Streams. Each call has two goroutines: the handler's,
+// which alone writes, and one that reads, because a read ends only with the
+// stream itself and the server must be able to end it.
+type streams struct {
+	gantryv1.UnimplementedStreamsServer // Consume is not there yet
+
+	broker   *broker.Broker
+	log      *slog.Logger
+	draining context.Context
+	readers  *sync.WaitGroup
+
+	publishers atomic.Int64 // Publish calls under way
+	opened     atomic.Uint64
+}
+
+var errDraining = status.Error(codes.Unavailable, "the server is shutting down")
+
+// sessionID names a stream among the sessions: two of one client are two.
+func (s *streams) sessionID(client string) string {
+	return fmt.Sprintf("%s#%d", client, s.opened.Add(1))
+}
+
+func checkStreamClient(id string) error {
+	if id == "" || len(id) > maxClientID {
+		return status.Errorf(codes.InvalidArgument, "client_id has %d bytes, it must be 1 to %d", len(id), maxClientID)
+	}
+	return nil
+}
+
+// streamStatus is err as a client of a stream sees it: nil for nil.
+func streamStatus(log *slog.Logger, err error) *gantryv1.StreamStatus {
+	if err == nil {
+		return nil
+	}
+	st := statusFor(log, err)
+	return &gantryv1.StreamStatus{Code: int32(st.Code), Message: st.Message}
+}
+
+func streamResource(r *gantryv1.StreamResource) record.Resource {
+	return record.Resource{Namespace: r.GetNamespace(), Name: r.GetName()}
+}
+
+func wireStreamResource(r record.Resource) *gantryv1.StreamResource {
+	return &gantryv1.StreamResource{Namespace: r.Namespace, Name: r.Name}
+}
