@@ -154,6 +154,7 @@ func New(b *broker.Broker, o Options) *Server {
 	gantryv1.RegisterManagementServer(s.grpc, newManagement(b, s.log, o))
 	gantryv1.RegisterDeadLettersServer(s.grpc, &deadLetters{broker: b, log: s.log})
 	gantryv1.RegisterMessagesServer(s.grpc, &messages{broker: b, log: s.log})
+	gantryv1.RegisterFiltersServer(s.grpc, &filters{broker: b, log: s.log})
 	gantryv1.RegisterGroupOpsServer(s.grpc, &groupOps{broker: b, log: s.log})
 	gantryv1.RegisterStreamsServer(s.grpc, &streams{broker: b, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers})
 	healthpb.RegisterHealthServer(s.grpc, s.health)

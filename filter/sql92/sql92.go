@@ -61,21 +61,42 @@ const few = 8
 // m.DueTime and keeps nothing of m. It allocates nothing, unless a double is
 // compared with a number of more than 32 bytes or out of the range of doubles.
 // Properties that are not a section match nothing.
-func (e *Expr) Match(m *record.Message) bool {
+func (e *Expr) Match(m *record.Message) bool { return e.result(m) == isTrue }
+
+// Outcome is what an expression says of a message.
+type Outcome uint8
+
+const (
+	False   = Outcome(isFalse)
+	True    = Outcome(isTrue)  // the message matches
+	Unknown = Outcome(unknown) // something that it names is missing
+	Failed  = Outcome(failed)  // a comparison cannot be made
+)
+
+// Outcome is Match that tells why a message does not match.
+func (e *Expr) Outcome(m *record.Message) Outcome { return Outcome(e.result(m)) }
+
+func (e *Expr) result(m *record.Message) truth {
 	if n := e.names.count; n <= few {
 		var values [few][]byte
-		return e.match(m, values[:n])
+		return e.evaluate(m, values[:n])
 	}
 	var values [MaxProperties][]byte
-	return e.match(m, values[:e.names.count])
+	return e.evaluate(m, values[:e.names.count])
 }
 
-func (e *Expr) match(m *record.Message, values [][]byte) bool {
+func (e *Expr) evaluate(m *record.Message, values [][]byte) truth {
 	if e.names.keys == none && e.names.born == none && e.names.due == none {
-		return e.names.bind(m, values, nil) && e.truth(e.root, values) == isTrue
+		return e.bound(m, values, nil)
 	}
 	s := scratches.Get().(*scratch)
-	matched := e.names.bind(m, values, s) && e.truth(e.root, values) == isTrue
-	scratches.Put(s)
-	return matched
+	defer scratches.Put(s)
+	return e.bound(m, values, s)
+}
+
+func (e *Expr) bound(m *record.Message, values [][]byte, s *scratch) truth {
+	if !e.names.bind(m, values, s) {
+		return isFalse
+	}
+	return e.truth(e.root, values)
 }
