@@ -119,13 +119,13 @@ func (s *Sub) applyExtend(d *record.Decoder) {
 		q := s.touch(d.Uint32())
 		l := q.out[record.QueueOffset(d.Uvarint())]
 		if id := d.Uvarint(); l != nil && !l.ghost && l.id == id {
+			if suspend && !l.suspended() {
+				l.attempt--
+			}
 			l.noteChange(newID, suspend)
 			l.deadline = deadline
 			l.auto = false
 			l.reserved = free
-			if suspend {
-				l.attempt--
-			}
 			s.forgetAttempt(l)
 			if newID != 0 {
 				l.id = newID

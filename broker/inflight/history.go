@@ -58,18 +58,26 @@ func (l *lease) remember() *past {
 }
 
 // noteChange is called before an extend record changes the lease; newID is the
-// id that it gives, 0 when the broker releases it.
+// id that it gives, 0 when the broker releases it. A delivery that was suspended
+// stays so, whatever follows: what it gave back, it gave back.
 func (l *lease) noteChange(newID uint64, suspend bool) {
 	p := l.remember()
+	if newID != 0 {
+		p.changed = leasedAt(newID)
+	}
 	switch {
+	case p.how == EndSuspended:
 	case newID == 0:
 		p.how = EndReleased
 	case suspend:
-		p.how, p.changed = EndSuspended, leasedAt(newID)
+		p.how = EndSuspended
 	default:
-		p.how, p.changed = EndChanged, leasedAt(newID)
+		p.how = EndChanged
 	}
 }
+
+// suspended reports whether the delivery that the lease is of does not count.
+func (l *lease) suspended() bool { return l.past != nil && l.past.how == EndSuspended }
 
 // noteLease is called before the message is handed out again under id.
 func (l *lease) noteLease(id uint64) {
