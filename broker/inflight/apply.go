@@ -65,7 +65,7 @@ func (s *Sub) applyLease(d *record.Decoder) {
 			void = epoch != q.epoch
 		}
 		if !void {
-			q.cursor = max(q.cursor, to)
+			q.reach(to)
 		}
 		offset := record.QueueOffset(0)
 		for m := d.Count(3); m > 0 && !d.Failed(); m-- {
@@ -99,6 +99,13 @@ func (s *Sub) applyLease(d *record.Decoder) {
 			s.place(l)
 		}
 	}
+}
+
+// reach says that the group has come to an offset. This node knows it too, also
+// when it only follows: it may have to go on from there.
+func (q *queue) reach(to record.QueueOffset) {
+	q.cursor = max(q.cursor, to)
+	q.claimed = max(q.claimed, q.cursor)
 }
 
 func (s *Sub) applyAck(d *record.Decoder) {

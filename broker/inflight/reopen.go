@@ -80,7 +80,7 @@ func (s *Sub) applyReopen(d *record.Decoder) {
 		}
 	}
 	if q != nil {
-		q.cursor = max(q.cursor, to)
+		q.reach(to)
 	}
 	offset := record.QueueOffset(0)
 	for n := d.Count(2); n > 0 && !d.Failed(); n-- {

@@ -234,6 +234,9 @@ func (w *world) command(name string, args []string) {
 	case "restart":
 		w.tracker = restored(w.t, w.tracker)
 		w.begun = map[string]*receive{}
+	case "takeover": // as after a replay of the log
+		w.tracker, w.twin = w.twin, restored(w.t, w.twin)
+		w.begun = map[string]*receive{}
 	default:
 		w.t.Fatalf("no command %q", name)
 	}
