@@ -172,6 +172,7 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 		return err
 	}
 	err = b.replay(ctx, to, func(pos record.Position, rec []byte, kind record.Kind, time int64) error {
+		b.timers.Advance(time)
 		if kind.Placed() {
 			if key := record.KeyOf(rec); b.topicExists(key.Topic()) {
 				if err := moved.begin(b.index, key, record.OffsetOf(rec)); err != nil {
