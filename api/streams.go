@@ -22,7 +22,7 @@ const streamTouch = broker.ClientExpiry / 4
 // which alone writes, and one that reads, because a read ends only with the
 // stream itself and the server must be able to end it.
 type streams struct {
-	gantryv1.UnimplementedStreamsServer // Consume is not there yet
+	gantryv1.UnsafeStreamsServer
 
 	broker   *broker.Broker
 	log      *slog.Logger

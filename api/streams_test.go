@@ -163,3 +163,192 @@ func sameMessages(t *testing.T, got []*v2.Message, want ...*v2.Message) {
 		}
 	}
 }
+
+// consumer is one Consume stream.
+type consumer struct {
+	t      testing.TB
+	stream grpc.BidiStreamingClient[gantryv1.ConsumeRequest, gantryv1.ConsumeResponse]
+	opened *gantryv1.Subscribed
+}
+
+// message is a message as a consumer has it.
+type message struct {
+	record.Message
+	queue   uint32
+	offset  int64
+	attempt uint32
+	lease   uint64
+	id      string
+	origin  *gantryv1.StreamOrigin
+}
+
+func leases(lease *gantryv1.LeaseMode) func(*gantryv1.Subscribe) {
+	return func(s *gantryv1.Subscribe) { s.Mode = &gantryv1.Subscribe_Lease{Lease: lease} }
+}
+
+func offsets(m *gantryv1.OffsetMode) func(*gantryv1.Subscribe) {
+	return func(s *gantryv1.Subscribe) { s.Mode = &gantryv1.Subscribe_Offsets{Offsets: m} }
+}
+
+func earliest() func(*gantryv1.Subscribe) {
+	return offsets(&gantryv1.OffsetMode{Start: &gantryv1.StartAt{At: &gantryv1.StartAt_Policy{Policy: gantryv1.StartPolicy_START_EARLIEST}}})
+}
+
+func tagged(expr string) func(*gantryv1.Subscribe) {
+	return func(s *gantryv1.Subscribe) { s.Filter = &gantryv1.Subscribe_Tag{Tag: expr} }
+}
+
+func credit(bytes uint64, messages uint32) func(*gantryv1.Subscribe) {
+	return func(s *gantryv1.Subscribe) { s.Credit = &gantryv1.ConsumeCredit{Bytes: bytes, Messages: messages} }
+}
+
+// subscribe opens a stream and returns its first response.
+func (f *fixture) subscribe(ctx context.Context, topic, group string, change ...func(*gantryv1.Subscribe)) (*consumer, *gantryv1.ConsumeResponse) {
+	f.t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	f.t.Cleanup(cancel)
+	st, err := f.streamsClient().Consume(ctx)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	s := &gantryv1.Subscribe{ClientId: "consumer", Topic: &gantryv1.StreamResource{Name: topic}, Credit: &gantryv1.ConsumeCredit{Bytes: 64 << 20}}
+	if group != "" {
+		s.Group = &gantryv1.StreamResource{Name: group}
+	}
+	for _, set := range change {
+		set(s)
+	}
+	c := &consumer{t: f.t, stream: st}
+	c.send(&gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Subscribe{Subscribe: s}})
+	first := c.receive()
+	if first.Other == nil {
+		f.t.Fatal("a frame came first")
+	}
+	c.opened = first.Other.GetSubscribed()
+	return c, first.Other
+}
+
+// consumer opens a stream that must be accepted.
+func (f *fixture) consumer(ctx context.Context, topic, group string, change ...func(*gantryv1.Subscribe)) *consumer {
+	f.t.Helper()
+	c, first := f.subscribe(ctx, topic, group, change...)
+	if c.opened.GetStoreId() == 0 {
+		f.t.Fatalf("not subscribed: %v", first)
+	}
+	return c
+}
+
+func (c *consumer) send(r *gantryv1.ConsumeRequest) {
+	c.t.Helper()
+	if err := c.stream.Send(r); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *consumer) receive() *stream.ConsumeResponse {
+	c.t.Helper()
+	r := new(stream.ConsumeResponse)
+	if err := c.stream.RecvMsg(r); err != nil {
+		c.t.Fatal(err)
+	}
+	return r
+}
+
+// frame returns the next response, which must be a frame, and its messages.
+func (c *consumer) frame() (*stream.Frame, []message) {
+	c.t.Helper()
+	r := c.receive()
+	if r.Other != nil {
+		c.t.Fatalf("not a frame: %v", r.Other)
+	}
+	return &r.Frame, c.messages(&r.Frame)
+}
+
+// messages takes a frame apart and checks all that a client should.
+func (c *consumer) messages(f *stream.Frame) (out []message) {
+	c.t.Helper()
+	rest := f.Records
+	for _, run := range f.Runs {
+		pos := record.Position(run.Position)
+		for i := range run.Count {
+			rec, after, err := record.CutMessage(rest)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			m, err := record.ParseMessage(rec)
+			if err := errors.Join(err, record.Verify(rec), m.VerifyBody()); err != nil {
+				c.t.Fatal(err)
+			}
+			rest = after
+			g := message{Message: m, queue: f.Queue, offset: run.Offset + int64(i), attempt: run.Attempt, id: m.ID(c.opened.StoreId, pos), origin: run.Origin}
+			if run.Attempt > 0 {
+				g.lease = run.LeaseID + uint64(i)
+			}
+			out = append(out, g)
+			pos += record.Position(record.Padded(len(rec)))
+		}
+	}
+	if len(rest) != 0 {
+		c.t.Fatalf("%d bytes belong to no run", len(rest))
+	}
+	return out
+}
+
+// take returns the next n messages, of as many frames as they come in.
+func (c *consumer) take(n int) (out []message) {
+	c.t.Helper()
+	for len(out) < n {
+		_, ms := c.frame()
+		out = append(out, ms...)
+	}
+	if len(out) > n {
+		c.t.Fatalf("%d messages, want %d", len(out), n)
+	}
+	return out
+}
+
+// settle decides about messages and returns the failures.
+func (c *consumer) settle(entries ...*gantryv1.SettleEntry) []*gantryv1.SettleFailure {
+	c.t.Helper()
+	c.send(&gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Settle{Settle: &gantryv1.Settle{Id: 7, Entries: entries}}})
+	r := c.receive()
+	if r.Other.GetSettled().GetId() != 7 || r.Other.GetSettled().Status != nil {
+		c.t.Fatalf("not settled: %v", r)
+	}
+	return r.Other.GetSettled().Failures
+}
+
+// done settles messages that must be held.
+func (c *consumer) done(action gantryv1.SettleAction, ms ...message) {
+	c.t.Helper()
+	var entries []*gantryv1.SettleEntry
+	for _, m := range ms {
+		entries = append(entries, &gantryv1.SettleEntry{Action: action, Queue: m.queue, Offset: m.offset, LeaseId: m.lease})
+	}
+	if failures := c.settle(entries...); len(failures) > 0 {
+		c.t.Fatalf("not settled: %v", failures)
+	}
+}
+
+func (c *consumer) close() {
+	c.t.Helper()
+	if err := c.stream.CloseSend(); err != nil {
+		c.t.Fatal(err)
+	}
+	for {
+		r := new(stream.ConsumeResponse)
+		if err := c.stream.RecvMsg(r); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			c.t.Fatal(err)
+		}
+		r.Release()
+	}
+}
+
+func texts(ms []message) (out []string) {
+	for _, m := range ms {
+		out = append(out, string(m.Body))
+	}
+	return out
+}

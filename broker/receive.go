@@ -33,6 +33,8 @@ type receiving struct {
 	attempt uint64
 	lite    bool
 	found   []found
+	room    int              // of bytes, 0 = no bound; the last message may go beyond
+	bytes   int              // found
 	plan    []inflight.Level // on a topic with priorities: what to take from where
 	leave   func()           // lets the next receive plan; nil = nobody waits for it
 }
@@ -178,41 +180,48 @@ func hash64(s string) uint64 {
 // collect takes what there is now: what an earlier try of this receive holds,
 // or redeliveries and then new messages, leased in one record.
 func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
-	r.found = r.found[:0]
+	if err := r.gather(ctx); err != nil {
+		return nil, err
+	}
+	return r.deliver(), nil
+}
+
+func (r *receiving) gather(ctx context.Context) error {
+	r.found, r.bytes = r.found[:0], 0
 	now := r.b.now()
 	for _, h := range r.sub.Resume(r.attempt, r.req.ClientID, now) {
 		l, err := r.b.load(r.topic, h.Queue, h.Offset)
 		if err != nil {
 			r.release()
-			return nil, err
+			return err
 		}
 		r.found = append(r.found, found{held: h, loaded: l})
 	}
 	if len(r.found) > 0 {
-		return r.deliver(), nil
+		return nil
 	}
 	if r.topic.Type == topic.Priority {
 		if err := r.planLevels(ctx, now); err != nil {
-			return nil, err
+			return err
 		}
 		defer r.planned()
 	}
 	redelivered, err := r.takeReady(now)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	scans, err := r.scan()
 	if err != nil {
 		r.sub.EndScan(unscanned(scans), nil)
 		r.sub.PutBack(redelivered)
 		r.release()
-		return nil, err
+		return err
 	}
 	if err := r.lease(redelivered, scans, now); err != nil {
 		r.release()
-		return nil, err
+		return err
 	}
-	return r.deliver(), nil
+	return nil
 }
 
 // takeReady reserves redeliveries and loads them.
@@ -256,7 +265,12 @@ func (r *receiving) loadReady(kept []inflight.Held, take func() (ready, dead []i
 		if err == nil {
 			err = r.b.bury(r.sub, r.topic, r.group, dead, reasonAttempts)
 		}
-		for _, h := range ready {
+		for i, h := range ready {
+			if err == nil && r.noRoom() {
+				r.sub.PutBack(ready[i:])
+				ready = ready[:i]
+				break
+			}
 			var l loaded
 			if err == nil {
 				l, err = r.b.load(r.topic, h.Queue, h.Offset)
@@ -269,7 +283,7 @@ func (r *receiving) loadReady(kept []inflight.Held, take func() (ready, dead []i
 				unwanted = append(unwanted, h)
 			case err == nil:
 				kept = append(kept, h)
-				r.found = append(r.found, found{held: h, loaded: l})
+				r.take(h, l)
 			}
 		}
 		if err == nil && len(gone) > 0 {
@@ -304,7 +318,7 @@ func (r *receiving) scan() (scans []inflight.Scanned, err error) {
 		}
 	}
 	order := r.order()
-	for ok := true; ok && len(r.found) < r.req.Batch; {
+	for ok := true; ok && !r.full(r.req.Batch); {
 		if scans, ok, err = r.scanNext(scans, order, r.req.Batch); err != nil {
 			return scans, err
 		}
@@ -352,7 +366,7 @@ func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset, want 
 	var entries [128]consumequeue.Entry
 	var met map[uint32]bool // FIFO: message groups of this scan
 	key := record.Key(r.topic.ID, sc.Queue)
-	for sc.To < to && sc.To < sc.From+scanBudget && len(r.found) < want {
+	for sc.To < to && sc.To < sc.From+scanBudget && !r.full(want) {
 		n, err := r.b.index.Read(key, sc.To, entries[:min(int64(len(entries)), int64(to-sc.To))])
 		if err != nil {
 			return r.b.indexError(r.topic, sc.Queue, sc.To, err)
@@ -361,7 +375,7 @@ func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset, want 
 			return nil
 		}
 		for _, e := range entries[:n] {
-			if len(r.found) == want {
+			if r.full(want) {
 				return nil
 			}
 			if !r.filter.MatchHash(e.TagHash) {
@@ -395,11 +409,22 @@ func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset, want 
 				l.release()
 				continue
 			}
-			r.found = append(r.found, found{held: h, loaded: l})
+			r.take(h, l)
 		}
 	}
 	return nil
 }
+
+func (r *receiving) take(h inflight.Held, l loaded) {
+	r.found = append(r.found, found{held: h, loaded: l})
+	r.bytes += len(l.view.Bytes())
+}
+
+// full reports whether so many messages are found as are wanted, or as there is
+// room for.
+func (r *receiving) full(want int) bool { return len(r.found) >= want || r.noRoom() }
+
+func (r *receiving) noRoom() bool { return r.room > 0 && r.bytes >= r.room }
 
 // unscanned is scans that found nothing and looked at nothing.
 func unscanned(scans []inflight.Scanned) []inflight.Scanned {

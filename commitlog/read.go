@@ -19,11 +19,16 @@ const (
 // changed nor used after Release. The memory stays mapped, and retention's disk
 // space taken, until every view of a segment is released.
 type View struct {
-	b []byte
+	b []byte // its capacity is the rest of the segment
 	m *mapping
 }
 
-func (v View) Bytes() []byte { return v.b }
+func (v View) Bytes() []byte { return v.b[:len(v.b):len(v.b)] }
+
+// Padded returns the bytes of a view of one record with the padding behind it. Its
+// capacity is the rest of the segment: records that follow in the same frame may
+// be taken in by slicing, and are covered by this view too.
+func (v View) Padded() []byte { return v.b[:record.Padded(len(v.b))] }
 
 // Retain adds a reference: one more Release is needed.
 func (v View) Retain() {
@@ -75,7 +80,7 @@ func (l *Log) view(s *segment, pos record.Position, size int, committed record.P
 		}
 	}
 	l.mapper.views.Add(1)
-	return View{b: m.Bytes()[off : off+int64(size) : off+int64(size)], m: m}, nil
+	return View{b: m.Bytes()[off : off+int64(size)], m: m}, nil
 }
 
 // Frame is one committed frame.
@@ -99,7 +104,7 @@ func (f Frame) Base() record.Position { return f.Position + frameHeaderLen }
 // needs its own Release.
 func (f Frame) View() View {
 	f.view.Retain()
-	return View{b: f.Payload, m: f.view.m}
+	return f.view
 }
 
 // Release gives the payload back.
@@ -200,7 +205,7 @@ func (r *Reader) read(committed record.Position) (f Frame, next bool, err error)
 	return Frame{
 		Position: pos, End: r.tail.pos,
 		Index: h.Index, Term: h.Term, Time: h.Time / 1e6,
-		Payload: v.b, view: v,
+		Payload: v.Bytes(), view: v,
 	}, false, nil
 }
 

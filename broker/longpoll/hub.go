@@ -132,14 +132,23 @@ func (h *Hub) dequeue(w *Waiter) {
 func (w *Waiter) Sleep(ctx context.Context) error {
 	select {
 	case <-w.wake:
-		w.hub.mu.Lock()
-		if !w.queued {
-			w.hub.enqueue(w)
-		}
-		w.hub.mu.Unlock()
+		w.Requeue()
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// Woken tells of a wake, for a waiter that waits for other things too. It is not
+// in line any more when it has received one: Requeue, and look.
+func (w *Waiter) Woken() <-chan struct{} { return w.wake }
+
+// Requeue puts a waiter that was woken back in line.
+func (w *Waiter) Requeue() {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	if !w.queued {
+		w.hub.enqueue(w)
 	}
 }
 

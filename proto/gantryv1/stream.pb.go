@@ -2626,7 +2626,9 @@ type SettleResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	// What did not hold its message any more; everything else is done.
-	Failures      []*SettleFailure `protobuf:"bytes,2,rep,name=failures,proto3" json:"failures,omitempty"`
+	Failures []*SettleFailure `protobuf:"bytes,2,rep,name=failures,proto3" json:"failures,omitempty"`
+	// Absent: OK. Otherwise nothing was done, or it is not known what.
+	Status        *StreamStatus `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2671,6 +2673,13 @@ func (x *SettleResult) GetId() uint64 {
 func (x *SettleResult) GetFailures() []*SettleFailure {
 	if x != nil {
 		return x.Failures
+	}
+	return nil
+}
+
+func (x *SettleResult) GetStatus() *StreamStatus {
+	if x != nil {
+		return x.Status
 	}
 	return nil
 }
@@ -3019,10 +3028,11 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\x05count\x18\x05 \x01(\rR\x05count\x12\x13\n" +
 	"\x05up_to\x18\x06 \x01(\bR\x04upTo\x12/\n" +
 	"\x05delay\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x18\n" +
-	"\asuspend\x18\b \x01(\bR\asuspend\"T\n" +
+	"\asuspend\x18\b \x01(\bR\asuspend\"\x85\x01\n" +
 	"\fSettleResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
-	"\bfailures\x18\x02 \x03(\v2\x18.gantry.v1.SettleFailureR\bfailures\"\x84\x01\n" +
+	"\bfailures\x18\x02 \x03(\v2\x18.gantry.v1.SettleFailureR\bfailures\x12/\n" +
+	"\x06status\x18\x03 \x01(\v2\x17.gantry.v1.StreamStatusR\x06status\"\x84\x01\n" +
 	"\rSettleFailure\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\rR\x05queue\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x14\n" +
@@ -3161,18 +3171,19 @@ var file_gantry_v1_stream_proto_depIdxs = []int32{
 	2,  // 47: gantry.v1.SettleEntry.action:type_name -> gantry.v1.SettleAction
 	38, // 48: gantry.v1.SettleEntry.delay:type_name -> google.protobuf.Duration
 	35, // 49: gantry.v1.SettleResult.failures:type_name -> gantry.v1.SettleFailure
-	3,  // 50: gantry.v1.SettleFailure.status:type_name -> gantry.v1.StreamStatus
-	40, // 51: gantry.v1.CommitOffset.queues:type_name -> gantry.v1.QueueOffset
-	3,  // 52: gantry.v1.CommitResult.status:type_name -> gantry.v1.StreamStatus
-	5,  // 53: gantry.v1.Streams.Publish:input_type -> gantry.v1.PublishRequest
-	19, // 54: gantry.v1.Streams.Consume:input_type -> gantry.v1.ConsumeRequest
-	10, // 55: gantry.v1.Streams.Publish:output_type -> gantry.v1.PublishResponse
-	27, // 56: gantry.v1.Streams.Consume:output_type -> gantry.v1.ConsumeResponse
-	55, // [55:57] is the sub-list for method output_type
-	53, // [53:55] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	3,  // 50: gantry.v1.SettleResult.status:type_name -> gantry.v1.StreamStatus
+	3,  // 51: gantry.v1.SettleFailure.status:type_name -> gantry.v1.StreamStatus
+	40, // 52: gantry.v1.CommitOffset.queues:type_name -> gantry.v1.QueueOffset
+	3,  // 53: gantry.v1.CommitResult.status:type_name -> gantry.v1.StreamStatus
+	5,  // 54: gantry.v1.Streams.Publish:input_type -> gantry.v1.PublishRequest
+	19, // 55: gantry.v1.Streams.Consume:input_type -> gantry.v1.ConsumeRequest
+	10, // 56: gantry.v1.Streams.Publish:output_type -> gantry.v1.PublishResponse
+	27, // 57: gantry.v1.Streams.Consume:output_type -> gantry.v1.ConsumeResponse
+	56, // [56:58] is the sub-list for method output_type
+	54, // [54:56] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_stream_proto_init() }
