@@ -11,7 +11,6 @@ import (
 	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
-	"github.com/gantry-mq/gantry/scheduler"
 )
 
 // apply is the state machine: one verified record in, state changed. It uses
@@ -23,15 +22,12 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		return err
 	}
 	switch kind {
-	case record.KindMessage, record.KindDeadLetter, record.KindRedrive, record.KindTransactionEnd, record.KindTimerFired:
+	case record.KindMessage, record.KindDeadLetter, record.KindRedrive, record.KindTransactionEnd:
 		if err := b.applyPlaced(pos, rec, kind); err != nil {
 			return err
 		}
 		topic := record.KeyOf(rec).Topic()
 		b.wakes.topic(topic)
-		if kind == record.KindTimerFired { // counted when it was sent
-			return b.applyTimer(pos, rec, kind, time)
-		}
 		if b.live {
 			b.counters.stored(topic, record.BodyLen(rec))
 		}
@@ -40,11 +36,15 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		if b.live {
 			b.counters.stored(record.KeyOf(rec).Topic(), record.BodyLen(rec))
 		}
-		return b.applyTimer(pos, rec, kind, time)
+		return b.timers.ApplyAdd(pos, rec)
+	case record.KindTimerFired: // counted when it was sent
+		return b.applyFired(rec, time)
 	case record.KindDiscard:
 		return b.indexDiscard(record.Command(rec))
-	case record.KindTimerCancel, record.KindTimerMove:
-		return b.applyTimer(pos, rec, kind, time)
+	case record.KindTimerCancel:
+		return b.timers.ApplyCancel(rec, time)
+	case record.KindTimerMove:
+		return b.timers.ApplyMove(rec, time)
 	case record.KindCopy, record.KindDeadLetterCopy:
 		return nil // until a record names it
 	case record.KindRelocate:
@@ -194,15 +194,6 @@ func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) 
 		entry.StoreTime = dl.StoreTime
 		entry.TagHash = dl.TagHash
 		entry.GroupHash = dl.GroupHash
-	case record.KindTimerFired:
-		t, stored, err := scheduler.ParseFired(rec)
-		if err != nil {
-			return err
-		}
-		entry = consumequeue.Entry{
-			Position: t.Position, Size: t.Size, Flags: consumequeue.FlagMoved,
-			TagHash: t.TagHash, GroupHash: t.GroupHash, StoreTime: stored,
-		}
 	case record.KindTransactionEnd:
 		c, err := transaction.ParseCommit(rec)
 		if err != nil {

@@ -100,6 +100,7 @@ type Broker struct {
 
 	sequence       sequencer
 	wakes          wakes       // the dispatcher's
+	firing         firing      // the dispatcher's
 	keyHashes      []uint64    // the dispatcher's scratch memory
 	moved          movedRanges // housekeep's
 	retainAfter    time.Time   // housekeep's
@@ -227,7 +228,7 @@ func (b *Broker) open(ctx context.Context) error {
 		return err
 	}
 	b.sequence.next = b.nextOffset
-	if err := b.restoreTimers(cp, found && !rebuild); err != nil {
+	if err := b.restoreTimers(cp, found); err != nil {
 		return err
 	}
 	if rebuild {

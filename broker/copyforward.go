@@ -71,7 +71,7 @@ type copier struct {
 	letters     commitlog.Batch // dead-letter records that name a copy
 	lettersThen []func(pos record.Position, size uint32)
 
-	commands    commitlog.Batch // moves of timers and half messages
+	commands    commitlog.Batch // moves of half messages
 	relocations []relocation
 }
 
@@ -85,7 +85,7 @@ func (c *copier) timers(limit record.Position) error {
 			if err = c.room(t.Size); err != nil {
 				return false
 			}
-			t, err = c.b.timers.ReserveAgain(t)
+			t, err = c.b.timers.Reserve(t.Due, t.Place)
 			switch {
 			case errors.Is(err, scheduler.ErrTaken):
 				taken++
@@ -97,11 +97,7 @@ func (c *copier) timers(limit record.Position) error {
 				return false
 			}
 			c.reserved = append(c.reserved, t)
-			err = c.add(t.Position, t.Size, func(pos record.Position, size uint32) {
-				moved := t
-				moved.Position, moved.Size, moved.Copied = pos, size, true
-				c.commands.Add(scheduler.AppendMove(nil, &t, &moved), nil)
-			})
+			err = c.addTimer(t)
 			return err == nil
 		})
 		if err = errors.Join(err, scanErr); err == nil {
@@ -117,6 +113,19 @@ func (c *copier) timers(limit record.Position) error {
 		}
 	}
 	return errors.New("broker: delayed messages stay reserved")
+}
+
+// addTimer copies the payload of a reserved timer. The copy says when it is due
+// and where it is now: what moved it there may be gone with the segment.
+func (c *copier) addTimer(t scheduler.Timer) error {
+	change := func(m *record.Message) {
+		m.Flags |= record.FlagDelayed
+		m.DueTime, m.Offset = t.Due, t.Place
+	}
+	return c.addChanged(t.Position, t.Size, change, func(pos record.Position, size uint32) {
+		t.Position, t.Size, t.Copied = pos, size, true
+		c.relocations = append(c.relocations, relocation{t.Key(), t.Place, t.Entry()})
+	})
 }
 
 // halves copies the payloads of undecided half messages. Decisions about them
@@ -238,6 +247,15 @@ func (c *copier) room(size uint32) error {
 // add copies the payload at pos with the next batch, and calls then when it is
 // known where it went.
 func (c *copier) add(pos record.Position, size uint32, then func(record.Position, uint32)) error {
+	return c.addChanged(pos, size, func(m *record.Message) {
+		if m.Kind == record.KindDelayed {
+			m.Flags |= record.FlagDelayed
+		}
+	}, then)
+}
+
+// addChanged is add for a copy whose header is to be another.
+func (c *copier) addChanged(pos record.Position, size uint32, change func(*record.Message), then func(record.Position, uint32)) error {
 	v, err := c.b.viewRecord(pos, int(size))
 	if err != nil {
 		return err
@@ -250,6 +268,7 @@ func (c *copier) add(pos record.Position, size uint32, then func(record.Position
 	if err != nil {
 		return damaged(pos, err)
 	}
+	change(&m)
 	if m.Kind != record.KindCopy {
 		m.Kind = record.KindCopy
 		m.Properties = append([]byte(nil), m.Properties...)
@@ -285,7 +304,6 @@ func (c *copier) flush() error {
 		if err := c.b.append.Submit(&c.commands); err != nil {
 			return err
 		}
-		c.reserved = c.reserved[:0] // their records are in the log's order
 		if err := c.b.await(&c.commands); err != nil {
 			return err
 		}

@@ -248,7 +248,7 @@ func FuzzParseRelocate(f *testing.F) {
 
 func TestRecallHandleIsSealed(t *testing.T) {
 	k := newHandleKey([]byte("secret"))
-	r := recall{7, 1_700_000_000_123, 1 << 40}
+	r := recall{7, 1_700_000_000_123, 1 << 40, 1<<32 - 1}
 	s := k.sealRecall(r)
 	if got, ok := k.openRecall(s); !ok || got != r {
 		t.Fatalf("%+v, %v", got, ok)

@@ -11,7 +11,8 @@ import (
 )
 
 // indexKeys puts a record into the key index: a message under its id and keys,
-// what is done with a payload under the payload's position. It belongs to the
+// what is done with a payload under the payload's position, timer-fired records
+// under the time that they are about. It belongs to the
 // dispatcher; what is there already is passed over, so a replay may call it too.
 func (b *Broker) indexKeys(pos record.Position, rec []byte, kind record.Kind) error {
 	hashes := b.keyHashes[:0]
@@ -37,6 +38,14 @@ func (b *Broker) indexKeys(pos record.Position, rec []byte, kind record.Kind) er
 		if err != nil {
 			return err
 		}
+	case record.KindTimerFired: // which does not name payloads
+		var f scheduler.Fired
+		if err := f.Parse(rec); err != nil {
+			return err
+		}
+		for _, second := range f.Seconds {
+			hashes = append(hashes, keyindex.Due(f.To, second))
+		}
 	default:
 		payload, ok, err := movedPayload(rec, kind)
 		if err != nil || !ok {
@@ -56,9 +65,6 @@ func movedPayload(rec []byte, kind record.Kind) (pos record.Position, ok bool, e
 	case record.KindTransactionEnd:
 		c, err := transaction.ParseCommit(rec)
 		return c.Position, true, err
-	case record.KindTimerFired:
-		t, _, err := scheduler.ParseFired(rec)
-		return t.Position, true, err
 	case record.KindDeadLetter, record.KindDeadLetterCopy:
 		dl, err := parseDeadLetter(rec)
 		return dl.Position, true, err
@@ -67,24 +73,16 @@ func movedPayload(rec []byte, kind record.Kind) (pos record.Position, ok bool, e
 		return r.Position, true, err
 	case record.KindTimerCancel, record.KindTimerMove:
 		c, err := parseTimerChange(rec, kind)
-		return c.from, true, err
+		return c.Position, true, err
 	}
 	return 0, false, nil
 }
 
-// timerChange is what a timer-cancel or timer-move record says of payloads.
-type timerChange struct {
-	from, to record.Position // to = 0: cancelled
-	due      int64           // from now on, Unix ms
-}
-
-func parseTimerChange(rec []byte, kind record.Kind) (timerChange, error) {
+func parseTimerChange(rec []byte, kind record.Kind) (scheduler.Change, error) {
 	if kind == record.KindTimerMove {
-		old, t, err := scheduler.ParseMove(record.Command(rec))
-		return timerChange{from: old.Position, to: t.Position, due: t.Due}, err
+		return scheduler.ParseMove(rec)
 	}
-	t, err := scheduler.ParseCancel(record.Command(rec))
-	return timerChange{from: t.Position}, err
+	return scheduler.ParseCancel(rec)
 }
 
 // openKeys opens the key index as the checkpoint says. rebuild says that it is

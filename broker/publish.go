@@ -321,7 +321,7 @@ func (b *Broker) pendingEntry(entry int, rec []byte, pos record.Position) (Pendi
 	if m.Kind == record.KindHalf {
 		e.TransactionID = b.handles.Load().sealTransaction(m.Topic, pos)
 	} else {
-		e.RecallHandle = b.handles.Load().sealRecall(recall{m.Topic, m.DueTime, pos})
+		e.RecallHandle = b.handles.Load().sealRecall(recall{m.Topic, m.DueTime, pos, m.Offset})
 	}
 	return e, nil
 }

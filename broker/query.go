@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 
 	"github.com/gantry-mq/gantry/broker/topic"
@@ -14,6 +15,7 @@ import (
 	"github.com/gantry-mq/gantry/commitlog/keyindex"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/scheduler"
 )
 
 const (
@@ -253,7 +255,10 @@ func (b *Broker) trace(f *FoundMessage, m *record.Message, origin record.Positio
 			return err
 		}
 	}
-	pending := m.Kind == record.KindDelayed
+	var timer *tracedTimer
+	if m.Kind == record.KindDelayed || m.Flags&record.FlagDelayed != 0 {
+		timer = &tracedTimer{due: m.DueTime, place: m.Offset}
+	}
 	if m.Kind == record.KindHalf {
 		f.State = MessageRolledBack // unless something below says otherwise
 		half, err := b.transactions.Get(f.Position)
@@ -272,31 +277,106 @@ func (b *Broker) trace(f *FoundMessage, m *record.Message, origin record.Positio
 	if f.Position != origin {
 		at = append(at, f.Position)
 	}
-	for i := 0; i < len(at) && i < 16; i++ {
-		var moves []record.Position
-		if err := b.keys.Find(keyindex.Move(at[i]), math.MaxUint64, func(pos record.Position) bool {
-			moves = append(moves, pos)
-			return len(moves) < MaxMessagePage
-		}); err != nil {
+	for _, at := range at {
+		moves, err := b.findMoves(keyindex.Move(at), MaxMessagePage)
+		if err != nil {
 			return err
 		}
-		for j := len(moves) - 1; j >= 0; j-- { // in log order
-			to, still, err := b.traceMove(f, moves[j], at[i], pending)
-			if err != nil {
-				return err
+		for _, pos := range moves {
+			if timer != nil && pos < f.Position {
+				continue // the copy knows
 			}
-			pending = still
-			if to != 0 && to != f.Position && to != origin {
-				at = append(at, to)
+			if err := b.traceMove(f, pos, at, timer); err != nil {
+				return err
 			}
 		}
 	}
-	if pending {
-		f.State = MessageDelayed
+	if timer != nil {
+		if err := b.traceTimer(f, m.Key(), origin, timer); err != nil {
+			return err
+		}
 	}
 	for _, p := range f.Places {
 		if p.Dead && !p.Settled {
 			f.State = MessageDead
+		}
+	}
+	return nil
+}
+
+// findMoves returns the newest records that the key index has under a hash, in log
+// order.
+func (b *Broker) findMoves(hash uint64, limit int) (moves []record.Position, err error) {
+	err = b.keys.Find(hash, math.MaxUint64, func(pos record.Position) bool {
+		if pos < b.wal.First() {
+			return false // and so are all that follow
+		}
+		moves = append(moves, pos)
+		return len(moves) < limit
+	})
+	slices.Reverse(moves)
+	return moves, err
+}
+
+// tracedTimer is what is known of a delayed message: where its timer is now.
+type tracedTimer struct {
+	due       int64
+	place     record.QueueOffset
+	cancelled bool
+}
+
+// traceTimer says whether a delayed message is pending, or in its queue.
+func (b *Broker) traceTimer(f *FoundMessage, to record.QueueKey, origin record.Position, t *tracedTimer) error {
+	f.Due = t.due
+	if t.cancelled {
+		f.State = MessageRecalled
+		return nil
+	}
+	pending, err := b.timers.Lookup(t.due, t.place)
+	if err == nil {
+		var same bool
+		if same, err = b.isFirst(pending.Position, pending.Size, pending.Copied, origin); same {
+			f.State = MessageDelayed
+			return nil
+		}
+	}
+	if err != nil && !isSettled(err) {
+		return err
+	}
+	fired, err := b.findMoves(keyindex.Due(to, scheduler.SecondOf(t.due)), messageScan)
+	if err != nil {
+		return err
+	}
+	var rec scheduler.Fired
+	for _, pos := range fired {
+		v, err := b.viewWhole(pos)
+		if errors.Is(err, errTrimmed) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if record.KindOf(v.Bytes()) == record.KindTimerFired { // else it only has the same hash
+			err = rec.Parse(v.Bytes())
+		}
+		v.Release()
+		if err != nil {
+			return damaged(pos, err)
+		}
+		i := slices.Index(rec.Places, t.place)
+		if i < 0 || rec.To != to || !rec.Due(t.due) {
+			continue
+		}
+		at := rec.First + record.QueueOffset(i)
+		e, ok, err := b.entryAt(to, at)
+		if ok && err == nil { // places are given again, see isFirst
+			ok, err = b.isFirst(e.Position, e.Size, e.Flags&consumequeue.FlagCopied != 0, origin)
+		}
+		if ok {
+			f.Queue, f.Offset, f.State = to.Queue(), at, MessageQueued
+		}
+		if ok || err != nil {
+			return err
 		}
 	}
 	return nil
@@ -325,52 +405,48 @@ func (b *Broker) entryAt(key record.QueueKey, off record.QueueOffset) (consumequ
 	return e[0], n == 1, err
 }
 
-// traceMove takes in one record about a payload at from. to is where the payload
-// is from now on, 0 when it stays.
-func (b *Broker) traceMove(f *FoundMessage, pos, from record.Position, pending bool) (to record.Position, still bool, err error) {
-	if pos < b.wal.First() {
-		return 0, pending, nil
-	}
+// traceMove takes in one record about a payload at from.
+func (b *Broker) traceMove(f *FoundMessage, pos, from record.Position, timer *tracedTimer) error {
 	v, err := b.viewWhole(pos)
 	if errors.Is(err, errTrimmed) {
-		return 0, pending, nil
+		return nil
 	}
 	if err != nil {
-		return 0, pending, err
+		return err
 	}
 	defer v.Release()
 	rec := v.Bytes()
 	kind := record.KindOf(rec)
 	if payload, ok, err := movedPayload(rec, kind); err != nil || !ok || payload != from {
-		return 0, pending, err // it only has the same hash
+		return err // it only has the same hash
 	}
 	switch kind {
-	case record.KindTransactionEnd, record.KindTimerFired:
-		return 0, false, b.place(f, record.KeyOf(rec), record.OffsetOf(rec))
+	case record.KindTransactionEnd:
+		return b.place(f, record.KeyOf(rec), record.OffsetOf(rec))
 	case record.KindTimerCancel:
-		f.State = MessageRecalled
-		return 0, false, nil
-	case record.KindTimerMove:
-		c, err := parseTimerChange(rec, kind)
-		f.Due = c.due
-		if c.to == from {
-			c.to = 0
+		if timer != nil {
+			timer.cancelled = true
 		}
-		return c.to, true, err
+	case record.KindTimerMove:
+		c, err := scheduler.ParseMove(rec)
+		if err == nil && timer != nil {
+			timer.due, timer.place = c.Due, c.NewPlace
+		}
+		return err
 	case record.KindDeadLetter, record.KindDeadLetterCopy:
 		dl, err := parseDeadLetter(rec)
 		if err != nil {
-			return 0, pending, damaged(pos, err)
+			return damaged(pos, err)
 		}
-		return 0, pending, b.addPlace(f, rec, MessagePlace{Dead: true, Reason: dl.Reason, Time: dl.StoreTime})
+		return b.addPlace(f, rec, MessagePlace{Dead: true, Reason: dl.Reason, Time: dl.StoreTime})
 	case record.KindRedrive:
 		r, err := parseRedrive(rec)
 		if err != nil {
-			return 0, pending, damaged(pos, err)
+			return damaged(pos, err)
 		}
-		return 0, pending, b.addPlace(f, rec, MessagePlace{Time: r.StoreTime})
+		return b.addPlace(f, rec, MessagePlace{Time: r.StoreTime})
 	}
-	return 0, pending, nil
+	return nil
 }
 
 // addPlace adds the place that a move put a message into, if it is still there.

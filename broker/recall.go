@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -17,10 +18,11 @@ import (
 //	 1   4   topic id
 //	 5   8   due time, Unix ms
 //	13   8   position at which the message was first stored
-//	21  16   first half of HMAC-SHA-256 of the bytes before, under the store's key
+//	21   4   place among those that are due in the same bucket, see scheduler
+//	25  16   first half of HMAC-SHA-256 of the bytes before, under the store's key
 const (
 	recallTag    = 'D'
-	recallFields = 21
+	recallFields = 25
 )
 
 // recall names a delayed message.
@@ -28,6 +30,7 @@ type recall struct {
 	Topic    record.TopicID
 	Due      int64
 	Position record.Position
+	Place    record.QueueOffset
 }
 
 func (k *handleKey) sealRecall(r recall) string {
@@ -37,6 +40,7 @@ func (k *handleKey) sealRecall(r recall) string {
 	le.PutUint32(b[1:], uint32(r.Topic))
 	le.PutUint64(b[5:], uint64(r.Due))
 	le.PutUint64(b[13:], uint64(r.Position))
+	le.PutUint32(b[21:], uint32(r.Place))
 	return k.sealed(b[:])
 }
 
@@ -46,7 +50,9 @@ func (k *handleKey) openRecall(s string) (recall, bool) {
 		return recall{}, false
 	}
 	le := binary.LittleEndian
-	return recall{record.TopicID(le.Uint32(b[1:])), int64(le.Uint64(b[5:])), record.Position(le.Uint64(b[13:]))}, true
+	return recall{
+		record.TopicID(le.Uint32(b[1:])), int64(le.Uint64(b[5:])), record.Position(le.Uint64(b[13:])), record.QueueOffset(le.Uint32(b[21:])),
+	}, true
 }
 
 // Recall cancels a delayed message and returns its id. After nil it is certain
@@ -77,9 +83,8 @@ func (b *Broker) Reschedule(ctx context.Context, topicName record.Resource, hand
 		b.timers.Release(t)
 		return "", "", err
 	}
-	moved := t
-	moved.Due = max(due, now)
-	batch := record1(scheduler.AppendMove(nil, &t, &moved))
+	due = max(due, now)
+	batch := record1(scheduler.AppendMove(nil, &t, first, due))
 	if err := b.append.Submit(batch); err != nil {
 		b.timers.Release(t)
 		return "", "", wrapAppend(err)
@@ -87,16 +92,17 @@ func (b *Broker) Reschedule(ctx context.Context, topicName record.Resource, hand
 	if err := b.await(batch); err != nil {
 		return "", "", err
 	}
-	return b.handles.Load().sealRecall(recall{t.To.Topic(), moved.Due, first}), messageID, nil
+	place := record.OffsetOf(batch.Head(0))
+	return b.handles.Load().sealRecall(recall{t.To.Topic(), due, first, place}), messageID, nil
 }
 
 func (b *Broker) cancelTimer(t scheduler.Timer) (messageID string, err error) {
-	_, messageID, err = b.timerMessage(t)
+	first, messageID, err := b.timerMessage(t)
 	if err != nil {
 		b.timers.Release(t)
 		return "", err
 	}
-	batch := record1(scheduler.AppendCancel(nil, &t))
+	batch := record1(scheduler.AppendCancel(nil, &t, first))
 	if err := b.append.Submit(batch); err != nil {
 		b.timers.Release(t)
 		return "", wrapAppend(err)
@@ -130,7 +136,14 @@ func (b *Broker) reserveTimer(ctx context.Context, topicName record.Resource, ha
 		return scheduler.Timer{}, Errorf(Unavailable, "the broker is shutting down: %w", err)
 	}
 	for tries := 0; ; tries++ {
-		t, err := b.timers.Reserve(r.Due, r.Position, b.timerOrigin)
+		t, err := b.timers.Reserve(r.Due, r.Place)
+		if err == nil {
+			var same bool
+			if same, err = b.isFirst(t.Position, t.Size, t.Copied, r.Position); !same {
+				b.timers.Release(t)
+				err = cmp.Or(err, scheduler.ErrUnknown)
+			}
+		}
 		if !errors.Is(err, scheduler.ErrTaken) || tries == 100 {
 			return t, timerError(err, r.Due)
 		}
@@ -141,6 +154,20 @@ func (b *Broker) reserveTimer(ctx context.Context, topicName record.Resource, ha
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// isFirst reports whether an entry's message was first stored at a position. It
+// is asked where a place is a message's name: places are given again when a bucket
+// has been let go of and the broker restarted.
+func (b *Broker) isFirst(pos record.Position, size uint32, copied bool, first record.Position) (bool, error) {
+	if pos == first || !copied {
+		return pos == first, nil
+	}
+	origin, _, err := b.payloadMessage(pos, size)
+	if errors.Is(err, errTrimmed) {
+		return false, nil
+	}
+	return origin == first, err
 }
 
 // timerError says to a client why a delayed message cannot be recalled.

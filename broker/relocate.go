@@ -86,15 +86,46 @@ func (b *Broker) indexRelocate(data []byte) error {
 // are collected first and put in where their queue begins.
 type relocations map[record.QueueKey]map[record.QueueOffset]consumequeue.Entry
 
-func (m relocations) collect(data []byte) error {
+func (m relocations) collect(data []byte, wanted func(relocation) bool) error {
 	rs, err := parseRelocate(data)
 	for _, r := range rs {
+		if !wanted(r) {
+			continue
+		}
 		if m[r.Key] == nil {
 			m[r.Key] = map[record.QueueOffset]consumequeue.Entry{}
 		}
 		m[r.Key][r.Offset] = r.Entry
 	}
 	return err
+}
+
+// end returns the offset after the last that is known of a queue.
+func (m relocations) end(key record.QueueKey) (end record.QueueOffset) {
+	for off := range m[key] {
+		end = max(end, off+1)
+	}
+	return end
+}
+
+// beginTimers is begin for the buckets of timers: at once, because other queues'
+// records refer to their entries. own says of a bucket which is the first that has
+// a record of its own, and learns of buckets without; ends says which is the next.
+func (m relocations) beginTimers(index *consumequeue.Store, own, ends map[record.QueueKey]record.QueueOffset) error {
+	for key := range m {
+		if key.Topic() != record.TimerTopic {
+			continue
+		}
+		end, ok := own[key]
+		if !ok {
+			end = max(ends[key], m.end(key))
+			own[key] = end
+		}
+		if err := m.begin(index, key, end); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // begin puts the entries of a queue that come before end, which is the first that

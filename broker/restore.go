@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -137,11 +138,11 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 	return found, err
 }
 
-// restoreTimers makes the scheduler, which is empty unless the index is the
-// checkpoint's: a replay that makes the index makes the timers too.
-func (b *Broker) restoreTimers(cp dispatch.Checkpoint, indexed bool) error {
+// restoreTimers makes the scheduler. Its entries are where the checkpoint says,
+// whether their queues are the checkpoint's or will be made again.
+func (b *Broker) restoreTimers(cp dispatch.Checkpoint, found bool) error {
 	b.timers = scheduler.New(b.index, b.clock.Wall)
-	if !indexed {
+	if !found {
 		return nil
 	}
 	d := record.NewDecoder(cp.Sections[sectionTimers])
@@ -154,16 +155,30 @@ func (b *Broker) restoreTimers(cp dispatch.Checkpoint, indexed bool) error {
 // rebuildIndex puts the entries of all placed records below to. Queue offsets
 // are in the records, so no other state is needed.
 func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Position) error {
-	ends, err := consumequeue.Ends(snapshot)
+	snap, err := consumequeue.Ends(snapshot)
 	if err != nil {
 		return fmt.Errorf("broker: %w", err)
 	}
+	ends := maps.Collect(snap)
 	moved := relocations{}
-	err = b.replay(ctx, to, func(_ record.Position, rec []byte, kind record.Kind, _ int64) error {
-		if kind == record.KindRelocate {
-			return moved.collect(record.Command(rec))
+	timers := map[record.QueueKey]record.QueueOffset{} // buckets: the first place that has a record
+	err = b.replay(ctx, b.wal.Committed(), func(pos record.Position, rec []byte, kind record.Kind, _ int64) error {
+		if pos >= to {
+			if kind == record.KindRelocate { // of an entry from before, whose own record may be gone
+				return moved.collect(record.Command(rec), func(r relocation) bool { return r.Offset < ends[r.Key] })
+			}
+			return nil
 		}
-		if kind == record.KindRedrive || kind == record.KindDiscard {
+		switch kind {
+		case record.KindDelayed, record.KindTimerMove:
+			key := indexKey(rec, kind)
+			if _, seen := timers[key]; !seen {
+				// What was relocated before has a higher place if the bucket began anew.
+				timers[key] = max(record.OffsetOf(rec), moved.end(key))
+			}
+		case record.KindRelocate:
+			return moved.collect(record.Command(rec), func(relocation) bool { return true })
+		case record.KindRedrive, record.KindDiscard:
 			return moved.settle(rec, kind)
 		}
 		return nil
@@ -171,33 +186,39 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 	if err != nil {
 		return err
 	}
-	err = b.replay(ctx, to, func(pos record.Position, rec []byte, kind record.Kind, time int64) error {
-		b.timers.Advance(time)
+	if err := moved.beginTimers(b.index, timers, ends); err != nil {
+		return err
+	}
+	err = b.replay(ctx, to, func(pos record.Position, rec []byte, kind record.Kind, _ int64) error {
 		if kind.Placed() {
-			if key := record.KeyOf(rec); b.topicExists(key.Topic()) {
+			if key := indexKey(rec, kind); b.topicExists(key.Topic()) {
 				if err := moved.begin(b.index, key, record.OffsetOf(rec)); err != nil {
 					return err
 				}
 			}
-			if err := b.indexPlaced(pos, rec, kind); err != nil {
-				return err
-			}
 		}
 		switch kind {
+		case record.KindDelayed, record.KindTimerMove, record.KindTimerFired:
+			return b.indexTimer(pos, rec, kind)
 		case record.KindDiscard:
 			return b.indexDiscard(record.Command(rec))
 		case record.KindRelocate:
 			return b.indexRelocate(record.Command(rec))
 		}
-		return b.applyTimer(pos, rec, kind, time)
+		if kind.Placed() {
+			return b.indexPlaced(pos, rec, kind)
+		}
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	for key, end := range ends {
-		if key.Topic() == record.TimerTopic { // whose numbers start anew
-			continue
+	for key := range timers {
+		if !b.timers.Has(key) {
+			b.index.Delete(key)
 		}
+	}
+	for key, end := range ends {
 		if b.topicExists(key.Topic()) {
 			if err := moved.begin(b.index, key, end); err != nil {
 				return err

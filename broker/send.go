@@ -65,9 +65,13 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 	lite.applied()
 	out := make([]Sent, len(msgs))
 	for i := range out {
-		out[i] = Sent{MessageID: msgs[i].ID, Offset: record.OffsetOf(s.batch.Head(first + i))}
-		if len(msgs) == 1 && msgs[i].DueTime > now {
-			out[i].RecallHandle = b.handles.Load().sealRecall(recall{tp.ID, msgs[i].DueTime, s.batch.Position(first + i)})
+		at := record.OffsetOf(s.batch.Head(first + i))
+		out[i] = Sent{MessageID: msgs[i].ID, Offset: at}
+		if record.KindOf(s.batch.Head(first+i)) == record.KindDelayed {
+			out[i].Offset = record.NoOffset
+			if len(msgs) == 1 {
+				out[i].RecallHandle = b.handles.Load().sealRecall(recall{tp.ID, msgs[i].DueTime, s.batch.Position(first + i), at})
+			}
 		}
 		if msgs[i].Transaction {
 			out[i].TransactionID = b.handles.Load().sealTransaction(tp.ID, s.batch.Position(first+i))

@@ -3,6 +3,7 @@ package broker
 import (
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/scheduler"
 )
 
 // sequencer gives queue offsets and store times, in log order. It belongs to
@@ -33,10 +34,13 @@ func (s *sequencer) stamp(now int64, batch *commitlog.Batch) {
 			}
 			continue
 		}
-		key := record.KeyOf(head)
+		key, n := indexKey(head, kind), record.QueueOffset(1)
+		if kind == record.KindTimerFired {
+			n = record.QueueOffset(scheduler.CountFired(head))
+		}
 		off := s.offset(key)
 		record.Stamp(head, off, now)
-		s.offsets[key] = off + 1
+		s.offsets[key] = off + n
 	}
 }
 
@@ -48,8 +52,8 @@ func (s *sequencer) stampPack(now int64, pack []byte) {
 	open := false
 	for len(pack) > 0 {
 		at := record.NoOffset
-		if record.KindOf(pack).Placed() {
-			if k := record.KeyOf(pack); !open || k != key {
+		if kind := record.KindOf(pack); kind.Placed() {
+			if k := indexKey(pack, kind); !open || k != key {
 				if open {
 					s.offsets[key] = off
 				}
@@ -75,7 +79,18 @@ func (s *sequencer) offset(key record.QueueKey) record.QueueOffset {
 	return off
 }
 
+// indexKey returns the queue in which a placed record takes its offset.
+func indexKey(head []byte, kind record.Kind) record.QueueKey {
+	if kind == record.KindDelayed {
+		return scheduler.KeyFor(record.DueTimeOf(head))
+	}
+	return record.KeyOf(head)
+}
+
 func (b *Broker) nextOffset(key record.QueueKey) record.QueueOffset {
+	if key.Topic() == record.TimerTopic {
+		return b.timers.Next(key)
+	}
 	_, high, _ := b.index.Bounds(key)
 	return high
 }

@@ -51,20 +51,20 @@ func (b *Broker) Timers(ctx context.Context, q TimerQuery) ([]PendingTimer, erro
 		q.To = math.MaxInt64
 	}
 	var out []PendingTimer
-	minute := int64(-1)
-	trim := func() { // of what was found in a minute, which is in no order
+	bucket := record.QueueKey(0)
+	trim := func() { // of what was found in a bucket, which is in no order
 		slices.SortStableFunc(out, func(a, b PendingTimer) int { return cmp.Compare(a.Due, b.Due) })
 		out = out[:min(len(out), q.Limit)]
 	}
-	err2 := b.timers.Pending(q.From, q.To, func(t scheduler.Timer) bool {
+	err2 := b.timers.Each(q.From, q.To, func(t scheduler.Timer) bool {
 		if err = ctx.Err(); err != nil {
 			return false
 		}
-		if m := t.Due / 60_000; m != minute {
+		if key := t.Key(); key != bucket {
 			if len(out) >= q.Limit {
 				return false
 			}
-			minute = m
+			bucket = key
 		}
 		if t.To.Topic() != tp.ID {
 			return true
@@ -124,26 +124,30 @@ func (b *Broker) pendingTimer(t scheduler.Timer, q *TimerQuery) (p PendingTimer,
 		p.MessageID = record.PositionID(b.StoreID(), first)
 	}
 	match = match && (q.MessageID == "" || p.MessageID == q.MessageID)
-	p.Handle = b.handles.Load().sealRecall(recall{t.To.Topic(), t.Due, first})
+	p.Handle = b.handles.Load().sealRecall(recall{t.To.Topic(), t.Due, first, t.Place})
 	return p, match, nil
 }
 
 // timerMessage returns where a timer's message was first stored, and its id.
 func (b *Broker) timerMessage(t scheduler.Timer) (first record.Position, id string, err error) {
-	v, err := b.viewRecord(t.Position, int(t.Size))
+	return b.payloadMessage(t.Position, t.Size)
+}
+
+func (b *Broker) payloadMessage(pos record.Position, size uint32) (first record.Position, id string, err error) {
+	v, err := b.viewRecord(pos, int(size))
 	if err != nil {
 		return 0, "", err
 	}
 	defer v.Release()
 	m, err := record.ParseMessage(v.Bytes())
 	if err != nil {
-		return 0, "", damaged(t.Position, err)
+		return 0, "", damaged(pos, err)
 	}
-	first = t.Position
+	first = pos
 	if o, ok := m.Properties.Lookup(record.FieldOrigin); ok {
 		first = originOf(o)
 	}
-	return first, b.messageID(&m, t.Position), nil
+	return first, b.messageID(&m, pos), nil
 }
 
 // originOf reads a copy's FieldOrigin.
@@ -152,11 +156,6 @@ func originOf(value []byte) record.Position {
 		return 0
 	}
 	return record.Position(binary.LittleEndian.Uint64(value))
-}
-
-func (b *Broker) timerOrigin(t scheduler.Timer) (record.Position, error) {
-	first, _, err := b.timerMessage(t)
-	return first, err
 }
 
 // FindTimer returns the recall handle of a pending message, by its id. It looks

@@ -110,6 +110,8 @@ const (
 	// with: put back into a topic, or given up.
 	FlagRedriven  Flags = 1 << 8
 	FlagDiscarded Flags = 1 << 9
+
+	// Bits 12 to 15 are for package scheduler, in its own queues.
 )
 
 // Entry says where a message is and what a reader wants to know before it

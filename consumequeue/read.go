@@ -29,6 +29,94 @@ func (s *Store) ReadHot(key record.QueueKey, from record.QueueOffset, dst []Entr
 	return s.read(key, from, dst, true)
 }
 
+// ReadEach copies the entries at offs into dst, which is as long. They may be
+// anywhere in the queue and were put or read not long ago, as for ReadHot: those
+// far apart cost one cache miss each, many at a time. Errors as of Read, for the
+// first one that cannot be read; an offset at max is out of range here.
+func (s *Store) ReadEach(key record.QueueKey, offs []record.QueueOffset, dst []Entry) error {
+	q := s.lookup(key)
+	if q == nil {
+		if len(offs) == 0 {
+			return nil
+		}
+		return &RangeError{Key: key, Offset: offs[0]}
+	}
+	end := record.QueueOffset(q.max.Load()) // in this order: see queue
+	exts := q.extents()
+	begin := record.QueueOffset(q.min.Load())
+	if end < 0 {
+		return s.ReadEach(key, offs, dst) // deleted since lookup
+	}
+	lowest := record.QueueOffset(maxOffset)
+	for _, off := range offs {
+		if off < begin || off >= end {
+			return &RangeError{Key: key, Offset: off, Min: begin, Max: end}
+		}
+		lowest = min(lowest, off)
+	}
+	buf := buffers.Get().(*sealed)
+	defer buffers.Put(buf)
+	var err error
+	for at, n := 0, 0; at < len(offs); {
+		n, err = s.readNear(buf, key, exts, offs[at:min(at+64, len(offs))], dst[at:])
+		at += n
+		if errors.Is(err, ErrCorrupt) { // half replaced at this moment, or really
+			_, err = s.ReadHot(key, offs[at], dst[at:at+1])
+			at++
+		}
+		if errors.Is(err, errGone) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if q.max.Load() < 0 {
+		return s.ReadEach(key, offs, dst)
+	}
+	if err != nil {
+		return ErrClosed
+	}
+	if begin = record.QueueOffset(q.min.Load()); lowest < begin {
+		return &RangeError{Key: key, Offset: lowest, Min: begin, Max: end}
+	}
+	return nil
+}
+
+// readNear reads entries as long as they are in one arena.
+func (s *Store) readNear(buf *sealed, key record.QueueKey, exts []extent, offs []record.QueueOffset, dst []Entry) (n int, err error) {
+	var at [64]int64
+	first := find(exts, offs[0])
+	a := s.arenaOf(first.page)
+	if a == nil {
+		return 0, errGone
+	}
+	b, err := s.mapped.acquire(a)
+	if err != nil {
+		return 0, err
+	}
+	defer s.mapped.release(a)
+	// First where they are, and a byte of each: misses that do not wait for one
+	// another.
+	sum := byte(0)
+	for n < len(offs) {
+		x := find(exts, offs[n])
+		if x.page>>s.pageBits != first.page>>s.pageBits {
+			break
+		}
+		at[n] = s.at(x.page, int64(offs[n]-x.base))
+		sum |= b[at[n]]
+		n++
+	}
+	buf[0] = sum // or the compiler would leave the reads out
+	for i := range n {
+		if !buf.decode(key, offs[i], b[at[i]:at[i]+entryLen], &dst[i]) {
+			return i, &CorruptError{Arena: a.file.Name(), At: at[i], Key: key, Offset: offs[i]}
+		}
+	}
+	return n, nil
+}
+
 func (s *Store) read(key record.QueueKey, from record.QueueOffset, dst []Entry, hot bool) (int, error) {
 	q := s.lookup(key)
 	if q == nil {

@@ -1,61 +1,65 @@
 package scheduler
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
 )
 
 // ApplyAdd takes in the delayed message whose verified record is at pos.
 func (s *Scheduler) ApplyAdd(pos record.Position, rec []byte) error {
-	m, err := record.ParseMessage(rec)
+	t, err := ParseDelayed(pos, rec)
 	if err != nil {
 		return err
 	}
-	t := Timer{Due: m.DueTime, Position: pos, Size: uint32(len(rec)), To: m.Key()}
-	err = m.Properties.Each(func(f record.Field, _, value []byte) bool {
-		switch f {
-		case record.FieldTag:
-			t.TagHash = record.Hash32(value)
-		case record.FieldGroup:
-			t.GroupHash = record.Hash32(value)
-		}
-		return true
-	})
-	if err == nil {
-		err = checkTimer(&t)
-	}
-	if err != nil {
+	if err := s.index.Put(t.Key(), t.Place, t.Entry()); err != nil {
 		return err
 	}
-	return s.add(&t)
+	s.add(&t)
+	return nil
 }
 
-func (s *Scheduler) add(t *Timer) error {
-	minute := minuteOf(t.Due)
-	b := s.buckets[minute] // only this goroutine changes what buckets there are
-	off := record.QueueOffset(0)
-	if b != nil {
-		off = b.end
-	}
-	if err := s.index.Put(bucketKey(minute), off, t.entry()); err != nil {
-		return err
-	}
+// add makes a timer part of the state. Its entry is in the index.
+func (s *Scheduler) add(t *Timer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b == nil {
-		b = &bucket{}
-		s.insert(minute, b)
-	}
-	b.mixed = b.mixed || off > 0 && t.Position <= b.last
-	b.copied = b.copied || t.Copied
-	b.end, b.last = off+1, t.Position
+	b := s.give(bucketOf(t.Due), t.Place)
+	b.mixed = b.mixed || t.Moved
 	b.pending++
 	s.pending++
-	wake := int64(minute)*minuteMs - lead
-	if b.wheel != nil {
-		b.wheel.add(int(t.Due%minuteMs), off)
-		wake = t.Due
+	s.plan(bucketOf(t.Due), b, t.Due, t.Place, t.To)
+}
+
+// give gives a place, the next one of its bucket. Caller holds mu.
+func (s *Scheduler) give(n uint32, at record.QueueOffset) *bucket {
+	b := s.buckets[n]
+	if b == nil {
+		b = &bucket{begin: at, next: startOf(n)}
+		b.settled.below(at)
+		s.insert(n, b)
+	}
+	b.end = at + 1
+	return b
+}
+
+// plan sees to it that Run fires a timer that is neither settled nor taken.
+// Caller holds mu.
+func (s *Scheduler) plan(n uint32, b *bucket, due int64, at record.QueueOffset, to record.QueueKey) {
+	wake := b.next - lead
+	if due < b.next && b.wheels > 0 {
+		i := slices.IndexFunc(s.wheels, func(w *wheel) bool { return w.bucket == b && due < w.end() })
+		switch w := s.wheels[max(i, 0)]; {
+		case i < 0 || !w.holds(due):
+			s.forget(b) // the wheel it belongs to is done with: read all again
+			wake = b.next - lead
+		case w.read <= at && at < w.stop:
+			return // is still to be read
+		default:
+			w.add(due, at, to)
+			wake = due
+		}
 	}
 	if wake < s.wakeAt {
 		s.wakeAt = 0
@@ -64,103 +68,126 @@ func (s *Scheduler) add(t *Timer) error {
 		default:
 		}
 	}
+}
+
+// Entries reads the entries that the messages of a timer-fired record have in
+// their queue, into dst, which is long enough.
+func (f *Fired) Entries(index Index, dst []consumequeue.Entry) error {
+	if err := index.ReadEach(bucketKey(f.Bucket), f.Places, dst); err != nil {
+		return err
+	}
+	for i := range f.Places {
+		e := &dst[i]
+		if to := toOf(e); to != f.To && e.Position != 0 { // 0: made by a rebuild, the record is gone
+			return fmt.Errorf("scheduler: place %d of bucket %d is for queue %v, not %v", f.Places[i], f.Bucket, to, f.To)
+		}
+		e.Flags = e.Flags&consumequeue.FlagCopied | consumequeue.FlagMoved
+		e.StoreTime = f.Stored
+	}
 	return nil
 }
 
-// ApplyFired settles a timer whose message was put into its queue. now is the
+// ApplyFired settles timers whose messages were put into their queue. now is the
 // record's time.
-func (s *Scheduler) ApplyFired(t *Timer, now int64) error {
-	return s.settle(t, now, false)
+func (s *Scheduler) ApplyFired(f *Fired, now int64) { s.settle(f.Bucket, f.Places, now, false) }
+
+// ApplyCancel applies a verified timer-cancel record.
+func (s *Scheduler) ApplyCancel(rec []byte, now int64) error {
+	c, err := ParseCancel(rec)
+	if err == nil {
+		s.settle(c.Bucket, []record.QueueOffset{c.Place}, now, true)
+	}
+	return err
 }
 
-// ApplyCancel applies the data of a timer-cancel record.
-func (s *Scheduler) ApplyCancel(data []byte, now int64) error {
-	t, err := ParseCancel(data)
+// ApplyMove applies a verified timer-move record.
+func (s *Scheduler) ApplyMove(rec []byte, now int64) error {
+	c, err := ParseMove(rec)
 	if err != nil {
 		return err
 	}
-	return s.settle(&t, now, true)
-}
-
-// ApplyMove applies the data of a timer-move record.
-func (s *Scheduler) ApplyMove(data []byte, now int64) error {
-	old, t, err := ParseMove(data)
+	t, err := c.Moved(s.index)
 	if err != nil {
 		return err
 	}
-	if err := s.settle(&old, now, true); err != nil {
+	if err := s.index.Put(t.Key(), t.Place, t.Entry()); err != nil {
 		return err
 	}
-	return s.add(&t)
-}
-
-// settle does nothing about a timer that is not there: a rebuild of the index
-// begins in the middle of the log, with decisions about timers that were dropped
-// before.
-func (s *Scheduler) settle(t *Timer, now int64, cancelled bool) error {
-	minute := minuteOf(t.Due)
-	b := s.buckets[minute]
-	if b == nil {
-		return nil
-	}
-	off, found, err := s.locate(minute, b, b.mixed, t, s.scratch[:])
-	if err != nil || !found {
-		return err
-	}
-	if s.decide(minute, b, off, now, cancelled) {
-		s.index.Delete(bucketKey(minute))
-	}
+	s.settle(c.Bucket, []record.QueueOffset{c.Place}, now, true)
+	s.add(&t)
 	return nil
 }
 
-// decide reports whether the bucket is gone with it.
-func (s *Scheduler) decide(minute uint32, b *bucket, off record.QueueOffset, now int64, cancelled bool) (gone bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !b.settle(off) {
-		return false
+// Moved returns the timer that takes the place of another.
+func (c *Change) Moved(index Index) (Timer, error) {
+	var e [1]consumequeue.Entry
+	if err := index.ReadEach(bucketKey(c.Bucket), []record.QueueOffset{c.Place}, e[:]); err != nil {
+		return Timer{}, err
 	}
-	s.pending--
-	if cancelled {
-		b.cancelled.set(off)
-	}
-	if gone = b.pending == 0 && int64(minute+1)*minuteMs <= now; gone {
-		s.remove(minute, b)
-	}
-	return gone
+	t := timerOf(c.Bucket, c.Place, &e[0])
+	t.Due, t.Place, t.Moved = c.Due, c.NewPlace, true
+	return t, nil
 }
 
-// Advance lets go of minutes that are past at now, the time of the record that
+// settle makes decisions part of the state. Who took a decision had reserved the
+// timer, so there is one of each; a second would change nothing.
+func (s *Scheduler) settle(n uint32, places []record.QueueOffset, now int64, cancelled bool) {
+	s.mu.Lock()
+	b := s.buckets[n]
+	if b == nil {
+		s.mu.Unlock()
+		return
+	}
+	for _, at := range places {
+		if !b.settle(at) {
+			continue
+		}
+		s.pending--
+		if cancelled {
+			b.cancelled.set(at)
+		}
+	}
+	gone := b.pending == 0 && startOf(n+1) <= now
+	if gone {
+		s.remove(n, b)
+	}
+	s.mu.Unlock()
+	if gone {
+		s.index.Delete(bucketKey(n))
+	}
+}
+
+// Advance lets go of buckets that are past at now, the time of the record that
 // is applied next, and in which nothing is pending.
 func (s *Scheduler) Advance(now int64) {
 	if now < s.sweepAt {
 		return
 	}
-	s.sweepAt = now - now%minuteMs + minuteMs
-	for _, minute := range s.sweep(now) {
-		s.index.Delete(bucketKey(minute))
+	s.sweepAt = startOf(bucketOf(now) + 1)
+	for _, n := range s.sweep(now) {
+		s.index.Delete(bucketKey(n))
 	}
 }
 
 func (s *Scheduler) sweep(now int64) (gone []uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	past, _ := slices.BinarySearch(s.minutes, minuteOf(now))
-	for _, minute := range s.minutes[:past] {
-		if s.buckets[minute].pending == 0 {
-			gone = append(gone, minute)
+	past, _ := slices.BinarySearch(s.order, bucketOf(now))
+	for _, n := range s.order[:past] {
+		if s.buckets[n].pending == 0 {
+			gone = append(gone, n)
 		}
 	}
-	for _, minute := range gone {
-		s.remove(minute, s.buckets[minute])
+	for _, n := range gone {
+		s.remove(n, s.buckets[n])
 	}
 	return gone
 }
 
 // remove forgets a bucket, but for its queue in the index. Caller holds mu.
-func (s *Scheduler) remove(minute uint32, b *bucket) {
-	s.unload(b)
-	delete(s.buckets, minute)
-	i, _ := slices.BinarySearch(s.minutes, minute)
-	s.minutes = slices.Delete(s.minutes, i, i+1)
+func (s *Scheduler) remove(n uint32, b *bucket) {
+	s.forget(b)
+	delete(s.buckets, n)
+	i, _ := slices.BinarySearch(s.order, n)
+	s.order = slices.Delete(s.order, i, i+1)
 }

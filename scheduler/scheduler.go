@@ -14,63 +14,72 @@ import (
 type Index interface {
 	Put(key record.QueueKey, off record.QueueOffset, e consumequeue.Entry) error
 	Read(key record.QueueKey, from record.QueueOffset, dst []consumequeue.Entry) (int, error)
-	// ReadHot is Read for single entries that are in memory already, most likely.
-	ReadHot(key record.QueueKey, from record.QueueOffset, dst []consumequeue.Entry) (int, error)
-	Bounds(key record.QueueKey) (min, max record.QueueOffset, ok bool)
+	// ReadEach reads the entries at some offsets, which are in memory most likely.
+	ReadEach(key record.QueueKey, offs []record.QueueOffset, dst []consumequeue.Entry) error
 	Delete(key record.QueueKey)
 }
 
 // Scheduler holds all timers.
 type Scheduler struct {
 	index Index
-	clock func() time.Time
+	wall  func() time.Time
 
-	// The applying goroutine's.
-	sweepAt int64 // record time, Unix ms, at which the next minute is past
-	scratch [readBatch]consumequeue.Entry
+	sweepAt int64 // the applying goroutine's: record time, Unix ms, at which the next bucket is past
 
 	mu      sync.Mutex
 	buckets map[uint32]*bucket
-	minutes []uint32 // keys of buckets, in order
+	order   []uint32 // keys of buckets
 	pending int64
-	loaded  []*wheel
+	wheels  []*wheel // the earliest first
 	spare   *wheel
+	seen    int64 // the wall's newest time, Unix ms
 	wakeAt  int64 // when Run wakes by itself; 0 while it is awake
 	kick    chan struct{}
 }
 
-// New returns a scheduler without timers, that fires by the given wall clock.
+// New returns a scheduler without timers that fires by the clock wall.
 func New(index Index, wall func() time.Time) *Scheduler {
-	return &Scheduler{index: index, clock: wall, buckets: map[uint32]*bucket{}, kick: make(chan struct{}, 1)}
+	return &Scheduler{index: index, wall: wall, buckets: map[uint32]*bucket{}, kick: make(chan struct{}, 1)}
 }
 
-// Reset forgets everything, for a replay from the beginning.
-func (s *Scheduler) Reset() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.clear()
-}
-
+// clear forgets everything. Caller holds mu.
 func (s *Scheduler) clear() {
-	s.buckets, s.minutes, s.pending, s.loaded, s.sweepAt = map[uint32]*bucket{}, nil, 0, nil, 0
+	s.buckets, s.order, s.pending, s.wheels, s.sweepAt = map[uint32]*bucket{}, nil, 0, nil, 0
 }
 
 // insert adds a bucket. Caller holds mu.
-func (s *Scheduler) insert(minute uint32, b *bucket) {
-	s.buckets[minute] = b
-	i, _ := slices.BinarySearch(s.minutes, minute)
-	s.minutes = slices.Insert(s.minutes, i, minute)
+func (s *Scheduler) insert(n uint32, b *bucket) {
+	s.buckets[n] = b
+	i, _ := slices.BinarySearch(s.order, n)
+	s.order = slices.Insert(s.order, i, n)
+}
+
+// Next returns the place that the next timer of a bucket gets, by what is applied.
+func (s *Scheduler) Next(key record.QueueKey) record.QueueOffset {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.buckets[key.Queue()]; b != nil {
+		return b.end
+	}
+	return 0
+}
+
+// Has reports whether a bucket is there.
+func (s *Scheduler) Has(key record.QueueKey) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buckets[key.Queue()] != nil
 }
 
 // Stats is the scheduler at one moment.
 type Stats struct {
 	Pending int64 // timers that are neither fired nor cancelled
-	Minutes int   // in which some are or were, the past excluded
+	Buckets int   // of 17 minutes in which some are or were, the past excluded
 }
 
 // Stats returns the present figures.
 func (s *Scheduler) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{Pending: s.pending, Minutes: len(s.minutes)}
+	return Stats{Pending: s.pending, Buckets: len(s.order)}
 }

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -56,18 +57,25 @@ func (m *memory) Read(key record.QueueKey, from record.QueueOffset, dst []consum
 	return copy(dst, q.entries[from:]), nil
 }
 
-func (m *memory) ReadHot(key record.QueueKey, from record.QueueOffset, dst []consumequeue.Entry) (int, error) {
-	return m.Read(key, from, dst)
+func (m *memory) ReadEach(key record.QueueKey, offs []record.QueueOffset, dst []consumequeue.Entry) error {
+	for i, off := range offs {
+		if n, err := m.Read(key, off, dst[i:i+1]); err != nil {
+			return err
+		} else if n == 0 {
+			return &consumequeue.RangeError{Key: key, Offset: off}
+		}
+	}
+	return nil
 }
 
-func (m *memory) Bounds(key record.QueueKey) (record.QueueOffset, record.QueueOffset, bool) {
+// replace is what a relocate record does to an index.
+func (m *memory) replace(key record.QueueKey, off record.QueueOffset, e consumequeue.Entry) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	q := m.queues[key]
-	if q == nil {
-		return 0, 0, false
+	if q := m.queues[key]; q != nil && off >= q.min && off < record.QueueOffset(len(q.entries)) {
+		q.entries[off] = e
 	}
-	return q.min, record.QueueOffset(len(q.entries)), true
+	return nil
 }
 
 func (m *memory) Delete(key record.QueueKey) {
@@ -87,21 +95,21 @@ func (m *memory) dropBefore(pos record.Position) {
 	}
 }
 
-// delayed encodes a delayed message for a queue.
-func delayed(to record.QueueKey, due int64, tag string) []byte {
-	m := record.Message{Kind: record.KindDelayed, Topic: to.Topic(), Queue: to.Queue(), Offset: record.NoOffset, DueTime: due, Body: []byte("body")}
+// delayed encodes a delayed message for a queue, with its place in its bucket.
+func delayed(to record.QueueKey, at record.QueueOffset, due int64, tag string) []byte {
+	m := record.Message{Kind: record.KindDelayed, Topic: to.Topic(), Queue: to.Queue(), Offset: at, DueTime: due, Body: []byte("body")}
 	if tag != "" {
 		m.Properties = record.AppendField(nil, record.FieldTag, tag)
 	}
 	return append(record.AppendHead(nil, &m), m.Body...)
 }
 
-const origin = int64(28_000_000) * minuteMs // the tests' beginning of time
+const origin = int64(1_600_000) * bucketMs // the tests' beginning of time
 
 // The state machine against a map, with everything that may happen to its
 // index and snapshot in between.
 func TestStateFollowsTheModel(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { runModel(t, seed) })
 	}
 }
@@ -114,12 +122,18 @@ type model struct {
 	log   []func(*Scheduler) error // all commands
 	now   int64
 	pos   record.Position
-	live  map[record.Position]Timer // by position of the payload's record
-	done  []Timer
-	why   map[string]error
+	next  map[record.QueueKey]record.QueueOffset // as the sequencer has it
+	live  map[name]Timer
+	done  map[name]error
 }
 
-func name(t Timer) string { return fmt.Sprint(t.Position, "@", t.Due) }
+// name is what a timer is known by.
+type name struct {
+	due int64
+	at  record.QueueOffset
+}
+
+func nameOf(t Timer) name { return name{t.Due, t.Place} }
 
 func (m *model) do(f func(*Scheduler) error) {
 	m.t.Helper()
@@ -129,14 +143,40 @@ func (m *model) do(f func(*Scheduler) error) {
 	}
 }
 
+// place gives the next place in a bucket.
+func (m *model) place(due int64) record.QueueOffset {
+	key := KeyFor(due)
+	at, ok := m.next[key]
+	if !ok {
+		at = m.s.Next(key)
+	}
+	m.next[key] = at + 1
+	return at
+}
+
+// ahead is some due time, mostly soon.
+func (m *model) ahead() int64 {
+	return m.now + 1 + m.rng.Int64N([]int64{windowMs, 4 * bucketMs}[m.rng.IntN(2)])
+}
+
 func (m *model) add() {
 	m.pos += record.Position(64 + m.rng.IntN(100))
-	pos, now := m.pos, m.now
-	due := m.now + 1 + m.rng.Int64N(4*minuteMs)
+	pos, now, due := m.pos, m.now, m.ahead()
+	if m.rng.IntN(10) == 0 {
+		due = max(1, now-m.rng.Int64N(2*bucketMs)) // past, by the record's clock
+	}
+	at := m.place(due)
 	to := record.Key(record.TopicID(1+m.rng.IntN(3)), uint32(m.rng.IntN(4)))
-	rec := delayed(to, due, fmt.Sprint("tag", pos))
+	rec := delayed(to, at, due, fmt.Sprint("tag", pos))
 	m.do(func(s *Scheduler) error { s.Advance(now); return s.ApplyAdd(pos, rec) })
-	m.live[pos] = Timer{Due: due, Position: pos, Size: uint32(len(rec)), TagHash: record.Hash32(fmt.Sprint("tag", pos)), To: to}
+	t := Timer{Due: due, Place: at, Position: pos, Size: uint32(len(rec)), TagHash: record.Hash32(fmt.Sprint("tag", pos)), To: to}
+	m.born(t)
+}
+
+// born forgets whose place the timer's was in a bucket that was let go of.
+func (m *model) born(t Timer) {
+	maps.DeleteFunc(m.done, func(n name, _ error) bool { return bucketOf(n.due) == bucketOf(t.Due) && n.at == t.Place })
+	m.live[nameOf(t)] = t
 }
 
 func (m *model) pick() (Timer, bool) {
@@ -151,80 +191,72 @@ func (m *model) pending() (all []Timer) {
 	for _, t := range m.live {
 		all = append(all, t)
 	}
-	slices.SortFunc(all, func(a, b Timer) int { return cmp.Compare(a.Position, b.Position) })
+	slices.SortFunc(all, compareTimers)
 	return all
 }
 
+func compareTimers(a, b Timer) int {
+	return cmp.Or(cmp.Compare(bucketOf(a.Due), bucketOf(b.Due)), cmp.Compare(a.Place, b.Place))
+}
+
 func (m *model) settle(t Timer, why error) {
-	delete(m.live, t.Position)
-	m.done = append(m.done, t)
-	m.why[name(t)] = why
+	delete(m.live, nameOf(t))
+	m.done[nameOf(t)] = why
 }
 
 // reserve takes a timer as its user would.
 func (m *model) reserve(t Timer) Timer {
 	m.t.Helper()
-	got, err := m.s.Reserve(t.Due, t.Position, nil)
-	if err != nil {
-		m.t.Fatalf("reserve %s: %v", name(t), err)
+	got, err := m.s.Reserve(t.Due, t.Place)
+	if err != nil || got != t {
+		m.t.Fatalf("reserved %+v, %v, want %+v", got, err, t)
 	}
-	if off := got.offset; true {
-		got.offset = 0
-		if got != t {
-			m.t.Fatalf("reserved %+v, want %+v", got, t)
-		}
-		got.offset = off
+	if _, err := m.s.Reserve(t.Due, t.Place); !errors.Is(err, ErrTaken) {
+		m.t.Fatalf("reserved twice: %v", err)
 	}
 	return got
 }
 
 func (m *model) step() {
-	m.now += m.rng.Int64N(1500)
+	m.now += m.rng.Int64N(20_000)
 	now := m.now
 	t, ok := m.pick()
 	switch op := m.rng.IntN(100); {
 	case op < 45 || !ok:
 		m.add()
-	case op < 65: // fires, in the record's words
-		t = m.reserve(t)
-		rec := AppendFired(nil, &t)
-		if m.rng.IntN(4) == 0 { // as written by a node whose index was rebuilt
-			bad := t
-			bad.offset += 3
-			rec = AppendFired(nil, &bad)
+	case op < 65: // some of one bucket and queue fire
+		due := []place{}
+		for _, other := range m.pending() {
+			if bucketOf(other.Due) == bucketOf(t.Due) && other.To == t.To && len(due) < 5 {
+				m.reserve(other)
+				due = append(due, place{bucketOf(other.Due), uint16(SecondOf(other.Due) - SecondOf(startOf(bucketOf(other.Due)))), uint32(other.Place), other.To})
+				m.settle(other, ErrFired)
+			}
 		}
+		slices.SortStableFunc(due, func(a, b place) int { return cmp.Compare(a.second, b.second) })
+		rec := appendFired(nil, due)
 		m.do(func(s *Scheduler) error {
 			s.Advance(now)
-			f, _, err := ParseFired(rec)
-			if err != nil {
+			var f Fired
+			if err := f.Parse(rec); err != nil {
 				return err
 			}
-			return s.ApplyFired(&f, now)
+			s.ApplyFired(&f, now)
+			return nil
 		})
-		t.offset = 0
-		m.settle(t, ErrFired)
 	case op < 75:
-		t = m.reserve(t)
-		rec := AppendCancel(nil, &t)
-		m.do(func(s *Scheduler) error { s.Advance(now); return s.ApplyCancel(record.Command(rec), now) })
-		t.offset = 0
+		rec := AppendCancel(nil, new(m.reserve(t)), 64)
+		m.do(func(s *Scheduler) error { s.Advance(now); return s.ApplyCancel(rec, now) })
 		m.settle(t, ErrCancelled)
-	case op < 85: // moved to another time, or kept by a copy
-		t = m.reserve(t)
-		next := t
-		next.offset = 0
-		if m.rng.IntN(2) == 0 {
-			next.Due = now + 1 + m.rng.Int64N(4*minuteMs)
-		} else {
-			m.pos += 200
-			next.Position, next.Copied, next.Size = m.pos, true, t.Size+10
-		}
-		rec := AppendMove(nil, &t, &next)
-		m.do(func(s *Scheduler) error { s.Advance(now); return s.ApplyMove(record.Command(rec), now) })
-		t.offset = 0
+	case op < 85: // moved to another time
+		next := m.reserve(t)
+		next.Due, next.Moved = m.ahead(), true
+		next.Place = m.place(next.Due)
+		rec := AppendMove(nil, &t, 64, next.Due)
+		record.Stamp(rec, next.Place, now)
+		m.do(func(s *Scheduler) error { s.Advance(now); return s.ApplyMove(rec, now) })
 		m.settle(t, ErrCancelled)
-		m.live[next.Position] = next
-		delete(m.why, name(next)) // the same name again
+		m.born(next)
 	case op < 88: // a restart
 		snap := m.s.AppendSnapshot(nil)
 		m.s = New(m.index, time.Now)
@@ -235,7 +267,9 @@ func (m *model) step() {
 		if again := m.s.AppendSnapshot(nil); !bytes.Equal(again, snap) {
 			m.t.Fatal("a restored state has another snapshot")
 		}
-	case op < 90: // the index is lost
+		clear(m.next)
+	case op < 90: // all is applied again, from the beginning
+		snap := m.s.AppendSnapshot(nil)
 		m.index = newMemory()
 		m.s = New(m.index, time.Now)
 		for _, f := range m.log {
@@ -243,21 +277,30 @@ func (m *model) step() {
 				m.t.Fatal(err)
 			}
 		}
-	case op < 93: // retention
-		low := m.pos
-		for _, t := range m.live {
-			low = min(low, t.Position)
+		if again := m.s.AppendSnapshot(nil); !bytes.Equal(again, snap) {
+			m.t.Fatal("the same log made another snapshot")
 		}
-		m.index.dropBefore(low)
+	case op < 93: // retention, after it has copied what is pending and old
+		limit := m.pos / 2
+		err := m.s.Below(limit, func(t Timer) bool {
+			m.pos += 200
+			t.Position, t.Copied, t.Size = m.pos, true, t.Size+10
+			m.live[nameOf(t)] = t
+			e := t.Entry()
+			m.do(func(s *Scheduler) error { return s.index.(*memory).replace(t.Key(), t.Place, e) })
+			return true
+		})
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		m.index.dropBefore(limit)
 	default:
-		if len(m.done) > 0 {
-			t := m.done[m.rng.IntN(len(m.done))]
-			want := m.why[name(t)]
-			if want == nil {
-				return // moved away and back
+		for name, want := range m.done {
+			if _, err := m.s.Reserve(name.due, name.at); !errors.Is(err, want) && !errors.Is(err, ErrUnknown) {
+				m.t.Fatalf("reserve %+v: %v, want %v", name, err, want)
 			}
-			if _, err := m.s.Reserve(t.Due, t.Position, func(Timer) (record.Position, error) { return 0, nil }); !errors.Is(err, want) && !errors.Is(err, ErrUnknown) {
-				m.t.Fatalf("reserve %s: %v, want %v", name(t), err, want)
+			if _, err := m.s.Lookup(name.due, name.at); !errors.Is(err, want) && !errors.Is(err, ErrUnknown) {
+				m.t.Fatalf("look up %+v: %v, want %v", name, err, want)
 			}
 		}
 	}
@@ -269,12 +312,10 @@ func (m *model) check() {
 		m.t.Fatalf("%d pending, want %d", st.Pending, len(m.live))
 	}
 	var got []Timer
-	err := m.s.Pending(0, 1<<60, func(t Timer) bool {
-		t.offset = 0
+	err := m.s.Each(0, 1<<60, func(t Timer) bool {
 		got = append(got, t)
 		return true
 	})
-	slices.SortFunc(got, func(a, b Timer) int { return cmp.Compare(a.Position, b.Position) })
 	if want := m.pending(); err != nil || !slices.Equal(got, want) {
 		m.t.Fatalf("pending %v, %v\nwant %v", got, err, want)
 	}
@@ -291,10 +332,10 @@ func (m *model) check() {
 	if n != 0 {
 		m.t.Fatalf("%d too many below %d", n, limit)
 	}
-	for minute := range m.index.queues {
-		m1 := minute.Queue()
-		if b := m.s.buckets[m1]; b == nil || b.pending == 0 && int64(m1+1)*minuteMs <= m.now-1500-minuteMs {
-			m.t.Fatalf("minute %d is past and has nothing pending, but is there", m1)
+	for key := range m.index.queues {
+		n := key.Queue()
+		if b := m.s.buckets[n]; b == nil || b.pending == 0 && startOf(n+1) <= m.now-20_000-bucketMs {
+			m.t.Fatalf("bucket %d is past and has nothing pending, but is there", n)
 		}
 	}
 }
@@ -302,7 +343,7 @@ func (m *model) check() {
 func runModel(t *testing.T, seed uint64) {
 	index := newMemory()
 	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 1)), index: index, s: New(index, time.Now), now: origin,
-		live: map[record.Position]Timer{}, why: map[string]error{}}
+		next: map[record.QueueKey]record.QueueOffset{}, live: map[name]Timer{}, done: map[name]error{}}
 	for range 600 {
 		m.step()
 		m.check()
@@ -317,12 +358,16 @@ func TestEqualStatesHaveEqualSnapshots(t *testing.T) {
 	now := origin
 	var pos record.Position
 	for range 2000 {
-		now += rng.Int64N(500)
+		now += rng.Int64N(5000)
 		pos += 100
-		rec := delayed(record.Key(1, 0), now+rng.Int64N(2*minuteMs)+1, "")
-		var fired *Timer
+		due := now + rng.Int64N(2*bucketMs) + 1
+		rec := delayed(record.Key(1, 0), a.Next(KeyFor(due)), due, "")
+		var fired *Fired
 		if rng.IntN(2) == 0 {
-			a.Pending(0, now, func(t Timer) bool { fired = &t; return false })
+			a.Each(0, now, func(t Timer) bool {
+				fired = &Fired{Bucket: bucketOf(t.Due), Places: []record.QueueOffset{t.Place}}
+				return false
+			})
 		}
 		for _, s := range []*Scheduler{a, b} {
 			s.Advance(now)
@@ -330,9 +375,7 @@ func TestEqualStatesHaveEqualSnapshots(t *testing.T) {
 				t.Fatal(err)
 			}
 			if fired != nil {
-				if err := s.ApplyFired(fired, now); err != nil {
-					t.Fatal(err)
-				}
+				s.ApplyFired(fired, now)
 			}
 		}
 		if rng.IntN(50) == 0 {
@@ -346,68 +389,50 @@ func TestEqualStatesHaveEqualSnapshots(t *testing.T) {
 	}
 }
 
-// A copy is found by the position the message had at first.
-func TestACopyAnswersToItsFirstPosition(t *testing.T) {
-	s := New(newMemory(), time.Now)
-	due := origin + 500
-	if err := s.ApplyAdd(1000, delayed(record.Key(1, 0), due, "a")); err != nil {
-		t.Fatal(err)
+// Ten million timers that were settled in the order they were made leave no bits.
+func TestSettledPlacesFillUpFromBelow(t *testing.T) {
+	var s settled
+	rng := rand.New(rand.NewPCG(1, 1))
+	const n = 100_000
+	order := make([]record.QueueOffset, n)
+	for i := range order {
+		order[i] = record.QueueOffset(i)
 	}
-	if err := s.ApplyAdd(2000, delayed(record.Key(1, 0), due, "b")); err != nil {
-		t.Fatal(err)
+	for i := range order { // nearly in order
+		j := min(n-1, i+rng.IntN(100))
+		order[i], order[j] = order[j], order[i]
 	}
-	old, err := s.Reserve(due, 1000, nil)
-	if err != nil {
-		t.Fatal(err)
+	for i, at := range order {
+		if s.has(at) {
+			t.Fatalf("%d is in the set before its time", at)
+		}
+		s.set(at)
+		if !s.has(at) || s.count() != int64(i+1) {
+			t.Fatalf("%d set, %d counted, %v", i+1, s.count(), s.has(at))
+		}
+		if len(s.rest) > n/64/10 {
+			t.Fatalf("%d words after %d", len(s.rest), i)
+		}
 	}
-	if _, err := s.Reserve(due, 1000, nil); !errors.Is(err, ErrTaken) {
-		t.Fatalf("reserved twice: %v", err)
+	if s.nextClear(0) != n {
+		t.Fatalf("next clear %d, want %d", s.nextClear(0), n)
 	}
-	copied := old
-	copied.Position, copied.Copied = 9000, true
-	if err := s.ApplyMove(record.Command(AppendMove(nil, &old, &copied)), origin); err != nil {
-		t.Fatal(err)
-	}
-	first := func(t Timer) (record.Position, error) { return 1000, nil }
-	got, err := s.Reserve(due, 1000, first)
-	if err != nil || got.Position != 9000 || got.TagHash != record.Hash32("a") {
-		t.Fatalf("%+v, %v", got, err)
-	}
-	s.Release(got)
-	if got, err = s.Reserve(due, 1000, first); err != nil {
-		t.Fatalf("after a release: %v", err)
-	}
-	if err := s.ApplyCancel(record.Command(AppendCancel(nil, &got)), origin); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Reserve(due, 1000, first); !errors.Is(err, ErrCancelled) {
-		t.Fatalf("after the cancel: %v", err)
+	var b settled
+	if b.below(n + 1); b.count() != n+1 || b.has(n+1) || !b.has(n) || b.nextClear(3) != n+1 {
+		t.Fatalf("%+v", b)
 	}
 }
 
 func FuzzDecoders(f *testing.F) {
-	t := Timer{Due: origin + 5, Position: 4096, Size: 100, TagHash: 1, GroupHash: 2, To: record.Key(3, 4), offset: 5}
+	t := Timer{Due: origin + 5, Place: 7, Position: 4096, Size: 100, TagHash: 1, GroupHash: 2, To: record.Key(3, 4)}
 	s := New(newMemory(), time.Now)
-	s.ApplyAdd(64, delayed(record.Key(1, 0), origin, "x"))
-	s.ApplyCancel(record.Command(AppendCancel(nil, &Timer{Due: origin, Position: 64})), 0)
-	f.Add(AppendFired(nil, &t))
-	f.Add(record.Command(AppendCancel(nil, &t)))
-	f.Add(record.Command(AppendMove(nil, &t, &t)))
+	s.ApplyAdd(64, delayed(record.Key(1, 0), 0, origin, "x"))
+	s.ApplyCancel(AppendCancel(nil, &Timer{Due: origin, Position: 64}, 64), 0)
+	f.Add(appendFired(nil, []place{{9, 1, 7, record.Key(3, 4)}, {9, 1, 3, record.Key(3, 4)}, {9, 1023, 1 << 30, record.Key(3, 4)}}))
+	f.Add(AppendCancel(nil, &t, 64))
+	f.Add(AppendMove(nil, &t, 64, t.Due+1))
 	f.Add(s.AppendSnapshot(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if f, _, err := ParseFired(b); err == nil {
-			again := AppendFired(nil, &f)
-			if got, _, err := ParseFired(again); err != nil || got != f {
-				t.Fatalf("%+v became %+v, %v", f, got, err)
-			}
-		}
-		if old, next, err := ParseMove(b); err == nil {
-			o, n, err := ParseMove(record.Command(AppendMove(nil, &old, &next)))
-			if err != nil || o != old || n != next {
-				t.Fatalf("%+v %+v became %+v %+v, %v", old, next, o, n, err)
-			}
-		}
-		ParseCancel(b)
 		s := New(newMemory(), time.Now)
 		d := record.NewDecoder(b)
 		if s.Restore(d); d.Err() == nil {
@@ -418,5 +443,50 @@ func FuzzDecoders(f *testing.F) {
 				t.Fatal("the snapshot of a restored state differs")
 			}
 		}
+		if record.Verify(b) != nil { // as all records are before they are parsed
+			return
+		}
+		var fired, again Fired
+		if fired.Parse(b) == nil {
+			if len(fired.Places) != CountFired(b) {
+				t.Fatalf("%d places, %d counted", len(fired.Places), CountFired(b))
+			}
+			if again.Parse(b) != nil || !slices.Equal(again.Places, fired.Places) {
+				t.Fatal("it reads differently the second time")
+			}
+		}
+		ParseMove(b)
+		ParseCancel(b)
+		ParseDelayed(64, b)
 	})
+}
+
+// What a record says is what was put into it.
+func TestRecordsReadBack(t *testing.T) {
+	timer := Timer{Due: origin + 5, Place: 7, Position: 4096}
+	rec := AppendMove(nil, &timer, 64, origin+3*bucketMs)
+	record.Stamp(rec, 99, origin)
+	if c, err := ParseMove(rec); err != nil || c != (Change{bucketOf(origin), 7, 64, origin + 3*bucketMs, 99}) || record.KeyOf(rec) != KeyFor(c.Due) {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if c, err := ParseCancel(AppendCancel(nil, &timer, 64)); err != nil || c != (Change{Bucket: bucketOf(origin), Place: 7, Position: 64}) {
+		t.Errorf("%+v, %v", c, err)
+	}
+	to, n := record.Key(3, 4), bucketOf(origin)
+	rec = appendFired(nil, []place{{n, 5, 1 << 31, to}, {n, 5, 0, to}, {n, 9, 77, to}})
+	record.Stamp(rec, 1234, origin)
+	var f Fired
+	if err := f.Parse(rec); err != nil || f.To != to || f.First != 1234 || f.Stored != origin || f.Bucket != n ||
+		!slices.Equal(f.Places, []record.QueueOffset{1 << 31, 0, 77}) || !slices.Equal(f.Seconds, []int64{SecondOf(origin) + 5, SecondOf(origin) + 9}) {
+		t.Errorf("%+v, %v", f, err)
+	}
+	for _, x := range []Timer{
+		{Due: 1, Size: 1},
+		{Due: 1<<52 - 1, Place: 3, Position: 1 << 60, Size: 1 << 31, TagHash: 1<<32 - 1, GroupHash: 5, To: record.Key(1<<32-2, maxTimerQueue), Copied: true, Moved: true},
+	} {
+		e := x.Entry()
+		if got := timerOf(bucketOf(x.Due), x.Place, &e); got != x {
+			t.Errorf("%+v became %+v", x, got)
+		}
+	}
 }

@@ -12,6 +12,7 @@ const (
 	ofID   = 1
 	ofKey  = 2
 	ofMove = 3
+	ofDue  = 4
 )
 
 // ID returns the hash of a message id in a topic.
@@ -28,6 +29,12 @@ func Key[T string | []byte](topic record.TopicID, key T) uint64 {
 // the payload at pos.
 func Move(pos record.Position) uint64 {
 	return mix(mix(ofMove<<32|factor) ^ uint64(pos))
+}
+
+// Due returns the hash under which records are found that put delayed messages
+// into a queue, by the second they were due in: see package scheduler.
+func Due(to record.QueueKey, second int64) uint64 {
+	return mix(mix(mix(ofDue<<32|factor)^uint64(to)) ^ uint64(second))
 }
 
 const factor = 0x9E3779B97F4A7C15 // 2^64 over the golden ratio, odd

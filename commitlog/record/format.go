@@ -24,8 +24,8 @@ import (
 // A command (every kind but the message kinds) continues with a body-less,
 // kind-specific encoding and has head == size, so crc covers all of it.
 //
-// A move (KindTransactionEnd, KindTimerFired, KindDeadLetter) is a command that
-// puts one entry into a queue; it begins:
+// A move (KindTransactionEnd, KindTimerFired, KindDeadLetter, ...) is a command
+// that puts an entry into a queue, or several that follow each other; it begins:
 //
 //	16   4   topic        of the queue the entry goes to
 //	20   4   queue
@@ -38,7 +38,8 @@ import (
 //	16   4   topic        TopicID
 //	20   4   queue        queue number within the topic
 //	24   8   queue offset given in log order when the record is appended; -1
-//	                      while the message is in no queue yet (half, delayed)
+//	                      of a half message, which is in no queue yet; of a
+//	                      delayed one its place among those due at the same time
 //	32   8   store time   Unix ms, given when the record is appended
 //	40   8   born time    Unix ms, as the producer said
 //	48   8   due time     Unix ms before which it must not be delivered; 0 = none
@@ -98,8 +99,8 @@ const NoOffset QueueOffset = -1
 type TopicID uint32
 
 // TimerTopic is the topic of the queues that hold the index entries of delayed
-// messages until they are due, one queue for each minute. It is no topic: no
-// topic is ever given its id.
+// messages until they are due: see package scheduler. It is no topic: no topic is
+// ever given its id.
 const TimerTopic TopicID = 1<<32 - 1
 
 // GroupID names a consumer group in records, in the same way.
@@ -165,7 +166,8 @@ const (
 	KindLitePut    Kind = 52
 	KindLiteDelete Kind = 53
 
-	// Delayed messages: what happens to them besides coming due, which is a move.
+	// Delayed messages: what happens to them besides coming due. A timer-move is a
+	// move, among the queues of TimerTopic.
 	KindTimerCancel Kind = 44
 	KindTimerMove   Kind = 45
 
@@ -211,11 +213,13 @@ func (k Kind) String() string {
 func (k Kind) IsMessage() bool { return k >= KindMessage && k <= KindCopy }
 
 // IsMove reports whether records of this kind put an existing payload into a queue.
-func (k Kind) IsMove() bool { return k >= KindTransactionEnd && k < KindTopicPut }
+func (k Kind) IsMove() bool {
+	return k >= KindTransactionEnd && k < KindTopicPut || k == KindTimerMove
+}
 
 // Placed reports whether records of this kind take a queue offset when they are
 // appended, and so must be stamped.
-func (k Kind) Placed() bool { return k == KindMessage || k.IsMove() }
+func (k Kind) Placed() bool { return k == KindMessage || k == KindDelayed || k.IsMove() }
 
 // Flags of a record's envelope.
 type Flags uint16
@@ -224,6 +228,7 @@ const (
 	FlagGzip     Flags = 1 << 0 // the producer compressed the body with gzip
 	FlagPriority Flags = 1 << 1 // the priority field was given
 	FlagFIFO     Flags = 1 << 2 // a message group was given
+	FlagDelayed  Flags = 1 << 3 // of a copy: the message was a KindDelayed
 )
 
 // Decoding failures. They say what was found, the caller says where.
@@ -359,6 +364,9 @@ func BodyLen(rec []byte) int { return int(le.Uint32(rec) - le.Uint32(rec[offHead
 
 // OffsetOf returns the stamped queue offset of a message head.
 func OffsetOf(head []byte) QueueOffset { return QueueOffset(le.Uint64(head[offOffset:])) }
+
+// DueTimeOf returns the due time of a message head.
+func DueTimeOf(head []byte) int64 { return int64(le.Uint64(head[offDueTime:])) }
 
 // Uvarint helpers for command payloads.
 
