@@ -1,24 +1,19 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
-	"github.com/gantry-mq/gantry/proto/rocketmqv2"
+	"github.com/gantry-mq/gantry/test/bench/load"
+	"github.com/gantry-mq/gantry/test/bench/meter"
+	"github.com/gantry-mq/gantry/test/bench/text"
 )
 
 const (
@@ -28,17 +23,16 @@ const (
 
 // phase is one measured kind of work.
 type phase struct {
-	name  string
-	batch int // messages in a call
-	acks  int // messages in one acknowledgement; 0 for a send phase
+	name string
+	work load.Work
 }
 
 var phases = []phase{
-	{name: "send, 1 message a call", batch: 1},
-	{name: "send, 32 messages a call", batch: 32},
-	{name: "receive 1 a call, ack it", batch: 1, acks: 1},
-	{name: "receive 32 a call, ack each", batch: 32, acks: 1},
-	{name: "receive 32 a call, ack 32 a call", batch: 32, acks: 32},
+	{"send, 1 message a call", load.Work{Batch: 1}},
+	{"send, 32 messages a call", load.Work{Batch: 32}},
+	{"receive 1 a call, ack it", load.Work{Batch: 1, Acks: 1}},
+	{"receive 32 a call, ack each", load.Work{Batch: 32, Acks: 1}},
+	{"receive 32 a call, ack 32 a call", load.Work{Batch: 32, Acks: 32}},
 }
 
 // cost is what a phase took in one run, per message where it says so.
@@ -84,7 +78,7 @@ func measureLoad(ctx context.Context, c config, dir string, r *report) error {
 				for _, one := range k {
 					v = append(v, of(one))
 				}
-				return r.spread(v)
+				return text.Spread(v)
 			}
 			rows = append(rows, []string{p.name, d,
 				column(func(k cost) float64 { return k.rate }), column(func(k cost) float64 { return k.cpu }),
@@ -97,19 +91,20 @@ func measureLoad(ctx context.Context, c config, dir string, r *report) error {
 }
 
 func measurePhases(ctx context.Context, c config, s *server, report func(phase, cost)) error {
-	l, err := newLoad(ctx, c, s)
+	l, err := dialLoad(ctx, c, s)
 	if err != nil {
 		return err
 	}
-	defer l.close()
+	defer l.Close()
+	length := time.Duration(c.seconds * float64(time.Second))
 	for _, p := range phases {
-		if p.acks > 0 {
+		if p.work.Acks > 0 {
 			// Something to receive, whatever the phases before left.
-			if _, err := l.run(ctx, phase{batch: 64}, l.length()/2); err != nil {
+			if _, err := l.Run(ctx, load.Work{Batch: 64}, length/2); err != nil {
 				return fmt.Errorf("filling: %w", err)
 			}
 		}
-		k, err := l.measure(ctx, p)
+		k, err := measure(ctx, l, s, p.work, length)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -118,56 +113,35 @@ func measurePhases(ctx context.Context, c config, s *server, report func(phase, 
 	return nil
 }
 
-// load is a set of callers of one server.
-type load struct {
-	config
-	server *server
-	conns  []*grpc.ClientConn
-	body   []byte
-	left   atomic.Int64 // messages sent and not received
-}
-
-func (l *load) length() time.Duration { return time.Duration(l.seconds * float64(time.Second)) }
-
-func newLoad(ctx context.Context, c config, s *server) (*load, error) {
-	l := &load{config: c, server: s, body: bytes.Repeat([]byte("gantry-bench "), c.size/13+1)[:c.size]}
-	for range c.conns {
-		conn, err := s.dial()
-		if err != nil {
-			return nil, errors.Join(err, l.close())
-		}
-		l.conns = append(l.conns, conn)
+// dialLoad makes the topic when it is missing.
+func dialLoad(ctx context.Context, c config, s *server) (*load.Load, error) {
+	conn, err := s.dial()
+	if err != nil {
+		return nil, err
 	}
-	_, err := gantryv1.NewManagementClient(l.conns[0]).CreateTopic(ctx, &gantryv1.CreateTopicRequest{Name: topicName, Queues: queues})
+	defer conn.Close()
+	_, err = gantryv1.NewManagementClient(conn).CreateTopic(ctx, &gantryv1.CreateTopicRequest{Name: topicName, Queues: queues})
 	if err != nil && status.Code(err) != codes.AlreadyExists {
-		return nil, errors.Join(err, l.close())
+		return nil, err
 	}
-	return l, nil
+	return load.Dial(ctx, load.Options{
+		Addr: s.clients, Topics: []string{topicName}, Group: "bench-readers", Callers: c.callers, Conns: c.conns, Size: c.size,
+	})
 }
 
-func (l *load) close() error {
-	var errs []error
-	for _, c := range l.conns {
-		errs = append(errs, c.Close())
-	}
-	return errors.Join(errs...)
-}
-
-// measure runs p and reads the server's meters around it.
-func (l *load) measure(ctx context.Context, p phase) (cost, error) {
+// measure runs w and reads the server's meters around it.
+func measure(ctx context.Context, l *load.Load, s *server, w load.Work, length time.Duration) (cost, error) {
 	read := func() (cpu time.Duration, mallocs, heap float64, err error) {
-		mallocs, err1 := l.server.metric("go_memstats_mallocs_total")
-		heap, err2 := l.server.metric("go_memstats_alloc_bytes_total")
-		cpu, err3 := l.server.cpu()
+		mallocs, err1 := s.metric("go_memstats_mallocs_total")
+		heap, err2 := s.metric("go_memstats_alloc_bytes_total")
+		cpu, err3 := meter.CPU(s.cmd.Process.Pid)
 		return cpu, mallocs, heap, errors.Join(err1, err2, err3)
 	}
 	cpu0, mallocs0, heap0, err := read()
 	if err != nil {
 		return cost{}, err
 	}
-	begun := time.Now()
-	n, err := l.run(ctx, p, l.length())
-	took := time.Since(begun)
+	done, err := l.Run(ctx, w, length)
 	if err != nil {
 		return cost{}, err
 	}
@@ -175,175 +149,14 @@ func (l *load) measure(ctx context.Context, p phase) (cost, error) {
 	if err != nil {
 		return cost{}, err
 	}
-	if n == 0 {
-		return cost{}, errors.New("no message got through")
+	if done.Messages == 0 || done.Refused > 0 {
+		return cost{}, fmt.Errorf("%d messages got through, %d calls were refused", done.Messages, done.Refused)
 	}
-	per := float64(n)
+	per := float64(done.Messages)
 	return cost{
-		rate:   per / took.Seconds(),
+		rate:   per / done.Took.Seconds(),
 		cpu:    float64(cpu1-cpu0) / float64(time.Microsecond) / per,
 		allocs: (mallocs1 - mallocs0) / per,
 		bytes:  (heap1 - heap0) / per,
 	}, nil
-}
-
-// run has every caller work on p until time is up or, receiving, nothing is
-// left. It returns how many messages were done with.
-func (l *load) run(ctx context.Context, p phase, limit time.Duration) (int64, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	polls, drained := context.WithCancel(ctx)
-	defer drained()
-	stop := make(chan struct{})
-	timer := time.AfterFunc(limit, func() { close(stop) })
-	defer timer.Stop()
-
-	var (
-		done  atomic.Int64
-		wait  sync.WaitGroup
-		once  sync.Once
-		first error
-	)
-	for i := range l.callers {
-		wait.Go(func() {
-			caller := l.caller(ctx, i)
-			for {
-				select {
-				case <-stop:
-					return
-				case <-ctx.Done():
-					return
-				default:
-				}
-				var n int64
-				var err error
-				if p.acks == 0 {
-					n, err = caller.send(p.batch)
-				} else {
-					n, err = caller.receive(polls, drained, p.batch, p.acks)
-				}
-				done.Add(n)
-				if errors.Is(err, errDrained) {
-					return
-				}
-				if err != nil {
-					once.Do(func() { first = err; cancel() })
-					return
-				}
-			}
-		})
-	}
-	wait.Wait()
-	if first == nil && ctx.Err() != nil {
-		first = ctx.Err()
-	}
-	return done.Load(), first
-}
-
-var errDrained = errors.New("nothing left")
-
-type caller struct {
-	*load
-	header metadata.MD
-	ctx    context.Context
-	client rocketmqv2.MessagingServiceClient
-}
-
-func (l *load) caller(ctx context.Context, i int) *caller {
-	header := metadata.Pairs("x-mq-client-id", fmt.Sprintf("bench@%d", i),
-		"x-mq-language", "GO", "x-mq-client-version", "5.1.4", "x-mq-protocol", "v2")
-	return &caller{
-		load:   l,
-		header: header,
-		ctx:    metadata.NewOutgoingContext(ctx, header),
-		client: rocketmqv2.NewMessagingServiceClient(l.conns[i%len(l.conns)]),
-	}
-}
-
-func (c *caller) send(batch int) (int64, error) {
-	messages := make([]*rocketmqv2.Message, batch)
-	for i := range messages {
-		messages[i] = &rocketmqv2.Message{
-			Topic: &rocketmqv2.Resource{Name: topicName},
-			Body:  c.body,
-			SystemProperties: &rocketmqv2.SystemProperties{
-				MessageId: "01BENCH00000000000000000000000000", MessageType: rocketmqv2.MessageType_NORMAL,
-				BodyEncoding: rocketmqv2.Encoding_IDENTITY, BornHost: "bench",
-			},
-		}
-	}
-	r, err := c.client.SendMessage(c.ctx, &rocketmqv2.SendMessageRequest{Messages: messages})
-	if err != nil {
-		return 0, err
-	}
-	if r.GetStatus().GetCode() != rocketmqv2.Code_OK {
-		return 0, fmt.Errorf("send: %v", r.GetStatus())
-	}
-	c.left.Add(int64(batch))
-	return int64(batch), nil
-}
-
-// receive takes up to batch messages and acknowledges them, acks in a call. The
-// last message ends everybody's polls by calling drained: callers that wait for
-// more would only measure the wait.
-func (c *caller) receive(polls context.Context, drained func(), batch, acks int) (int64, error) {
-	if c.left.Load() <= 0 {
-		return 0, errDrained
-	}
-	group, topic := &rocketmqv2.Resource{Name: "bench-readers"}, &rocketmqv2.Resource{Name: topicName}
-	stream, err := c.client.ReceiveMessage(metadata.NewOutgoingContext(polls, c.header), &rocketmqv2.ReceiveMessageRequest{
-		Group: group,
-		MessageQueue: &rocketmqv2.MessageQueue{Topic: topic, Id: -1, Permission: rocketmqv2.Permission_READ_WRITE,
-			Broker: &rocketmqv2.Broker{Name: "gantry"}},
-		FilterExpression:   &rocketmqv2.FilterExpression{Type: rocketmqv2.FilterType_TAG, Expression: "*"},
-		BatchSize:          int32(batch),
-		InvisibleDuration:  durationpb.New(time.Minute),
-		LongPollingTimeout: durationpb.New(5 * time.Second),
-	})
-	if err != nil {
-		return 0, orDrained(polls, err)
-	}
-	var entries []*rocketmqv2.AckMessageEntry
-	for {
-		r, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return 0, orDrained(polls, err)
-		}
-		if m := r.GetMessage(); m != nil {
-			if !bytes.Equal(m.GetBody(), c.body) {
-				return 0, errors.New("receive: a body came back changed")
-			}
-			entries = append(entries, &rocketmqv2.AckMessageEntry{
-				MessageId: m.GetSystemProperties().GetMessageId(), ReceiptHandle: m.GetSystemProperties().GetReceiptHandle(),
-			})
-		}
-		if st := r.GetStatus(); st != nil && st.GetCode() != rocketmqv2.Code_OK && st.GetCode() != rocketmqv2.Code_MESSAGE_NOT_FOUND {
-			return 0, fmt.Errorf("receive: %v", st)
-		}
-	}
-	if c.left.Add(-int64(len(entries))) <= 0 {
-		drained()
-	}
-	for at := 0; at < len(entries); at += acks {
-		r, err := c.client.AckMessage(c.ctx, &rocketmqv2.AckMessageRequest{
-			Group: group, Topic: topic, Entries: entries[at:min(at+acks, len(entries))],
-		})
-		if err != nil {
-			return int64(at), err
-		}
-		if r.GetStatus().GetCode() != rocketmqv2.Code_OK {
-			return int64(at), fmt.Errorf("ack: %v", r.GetStatus())
-		}
-	}
-	return int64(len(entries)), nil
-}
-
-func orDrained(polls context.Context, err error) error {
-	if polls.Err() != nil {
-		return errDrained
-	}
-	return err
 }

@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/gantry-mq/gantry/test/bench/meter"
+	"github.com/gantry-mq/gantry/test/bench/text"
 )
 
 const (
@@ -30,7 +31,7 @@ func newReport(ctx context.Context, c config, dir string) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	disk, err := syncLatency(dir)
+	disk, err := meter.SyncLatency(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -39,97 +40,18 @@ func newReport(ctx context.Context, c config, dir string) (*report, error) {
 		return nil, err
 	}
 	r.line("Measured %s, %s.", time.Now().UTC().Format("2006-01-02 15:04 UTC"), strings.TrimSpace(string(version)))
-	r.line("%s, %d CPUs shared by client and server, file system type %#x.", cpuModel(), runtime.NumCPU(), fs.Type)
-	r.line("An fdatasync after a write of 4 KiB takes %s us here (median, range of 200).", r.spread(disk))
+	r.line("%s, %d CPUs shared by client and server, file system type %#x.", meter.CPUModel(), runtime.NumCPU(), fs.Type)
+	r.line("An fdatasync after a write of 4 KiB takes %s us here (median, range of 200).", text.Spread(disk))
 	r.line("Each number is the median of its runs with their range; durabilities were measured in turns.")
 	return r, nil
-}
-
-func cpuModel() string {
-	raw, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(raw)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return runtime.GOARCH
-}
-
-// syncLatency times what bounds every durable send on this disk, in us.
-func syncLatency(dir string) ([]float64, error) {
-	f, err := os.Create(filepath.Join(dir, "sync"))
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	page := make([]byte, 4096)
-	const n = 200
-	if err := syscall.Fallocate(int(f.Fd()), 0, 0, n*4096); err != nil {
-		return nil, err
-	}
-	var took []float64
-	for i := range int64(n) {
-		if _, err := f.WriteAt(page, i*4096); err != nil {
-			return nil, err
-		}
-		begun := time.Now()
-		if err := syscall.Fdatasync(int(f.Fd())); err != nil {
-			return nil, err
-		}
-		took = append(took, float64(time.Since(begun))/float64(time.Microsecond))
-	}
-	return took, nil
 }
 
 func (r *report) line(format string, args ...any) { fmt.Fprintf(&r.b, format+"\n", args...) }
 
 func (r *report) table(title string, header []string, rows [][]string) {
 	r.line("\n### %s\n", title)
-	r.line("| %s |", strings.Join(header, " | "))
-	r.line("|%s", strings.Repeat(" --- |", len(header)))
-	for _, row := range rows {
-		r.line("| %s |", strings.Join(row, " | "))
-	}
+	r.b.WriteString(text.Table(header, rows))
 	fmt.Fprintf(os.Stderr, "bench: %s done\n", title)
-}
-
-// spread shows a median and the range around it.
-func (r *report) spread(v []float64) string {
-	if len(v) == 0 {
-		return "-"
-	}
-	v = slices.Sorted(slices.Values(v))
-	if len(v) == 1 {
-		return number(v[0])
-	}
-	return fmt.Sprintf("%s (%s to %s)", number(median(v)), number(v[0]), number(v[len(v)-1]))
-}
-
-// median of sorted values.
-func median(v []float64) float64 {
-	if n := len(v); n%2 == 0 {
-		return (v[n/2-1] + v[n/2]) / 2
-	}
-	return v[len(v)/2]
-}
-
-// number keeps three digits that mean something.
-func number(f float64) string {
-	switch {
-	case f >= 1000:
-		s := fmt.Sprintf("%.0f", f)
-		for i := len(s) - 3; i > 0; i -= 3 {
-			s = s[:i] + "," + s[i:]
-		}
-		return s
-	case f >= 100:
-		return fmt.Sprintf("%.0f", f)
-	case f >= 10:
-		return fmt.Sprintf("%.1f", f)
-	default:
-		return fmt.Sprintf("%.2f", f)
-	}
 }
 
 // write replaces the generated part of the file named out, or prints it.
@@ -138,14 +60,5 @@ func (r *report) write(out string) error {
 		_, err := os.Stdout.WriteString(r.b.String())
 		return err
 	}
-	old, err := os.ReadFile(out)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(old), beginMark)
-	_, after, ok2 := strings.Cut(rest, endMark)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no generated part to replace", out)
-	}
-	return os.WriteFile(out, []byte(before+beginMark+"\n\n"+r.b.String()+"\n"+endMark+after), 0o644)
+	return text.Replace(out, beginMark, endMark, r.b.String())
 }

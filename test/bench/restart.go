@@ -4,8 +4,9 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
+
+	"github.com/gantry-mq/gantry/test/bench/meter"
+	"github.com/gantry-mq/gantry/test/bench/text"
 )
 
 // fillBatch is how many messages one call carries while the store is filled.
@@ -51,7 +52,7 @@ func measureRestart(ctx context.Context, c config, dir string, r *report) error 
 				return err
 			}
 			*how.took = append(*how.took, ms(s.called))
-			rss, _, err := s.memory()
+			rss, _, err := meter.Memory(s.cmd.Process.Pid)
 			if err != nil {
 				return err
 			}
@@ -61,43 +62,23 @@ func measureRestart(ctx context.Context, c config, dir string, r *report) error 
 			}
 		}
 	}
-	r.table(fmt.Sprintf("Restart with %.1f GB, %s messages", float64(c.storeMB)/1000, number(float64(messages))),
+	r.table(fmt.Sprintf("Restart with %.1f GB, %s messages", float64(c.storeMB)/1000, text.Number(float64(messages))),
 		[]string{"stopped by", "fork to a first call answered, ms"}, [][]string{
-			{"SIGTERM", r.spread(orderly)},
-			{"SIGKILL, 50 MB after the fill", r.spread(killed)},
+			{"SIGTERM", text.Spread(orderly)},
+			{"SIGKILL, 50 MB after the fill", text.Spread(killed)},
 		})
-	r.line("\nRSS after these starts: %s MiB.", r.spread(memory))
+	r.line("\nRSS after these starts: %s MiB.", text.Spread(memory))
 	return nil
 }
 
 // fill sends config.storeMB of bodies.
 func fill(ctx context.Context, c config, s *server) (int64, error) {
-	l, err := newLoad(ctx, c, s)
+	c.callers = min(c.callers, 16)
+	l, err := dialLoad(ctx, c, s)
 	if err != nil {
 		return 0, err
 	}
-	defer l.close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var (
-		wait  sync.WaitGroup
-		once  sync.Once
-		first error
-		left  atomic.Int64
-		total = c.storeMB * 1_000_000 / int64(c.size)
-	)
-	left.Store(total)
-	for i := range min(c.callers, 16) {
-		wait.Go(func() {
-			caller := l.caller(ctx, i)
-			for left.Add(-fillBatch) > -fillBatch {
-				if _, err := caller.send(fillBatch); err != nil {
-					once.Do(func() { first = err; cancel() })
-					return
-				}
-			}
-		})
-	}
-	wait.Wait()
-	return total, first
+	defer l.Close()
+	total := c.storeMB * 1_000_000 / int64(c.size)
+	return total, l.Send(ctx, total, fillBatch)
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -147,46 +146,6 @@ func (s *server) stop() error {
 func (s *server) kill() {
 	s.cmd.Process.Kill()
 	s.cmd.Wait()
-}
-
-// cpu is the processor time, user and system, that the server has used. The
-// kernel counts it in ticks of 10 ms, fine enough for phases of seconds.
-func (s *server) cpu() (time.Duration, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	// The name in parentheses may hold spaces; fields count from after it.
-	i := bytes.LastIndexByte(raw, ')')
-	fields := strings.Fields(string(raw[i+1:]))
-	if len(fields) < 13 {
-		return 0, errors.New("short /proc/PID/stat")
-	}
-	user, err1 := strconv.ParseInt(fields[11], 10, 64)
-	system, err2 := strconv.ParseInt(fields[12], 10, 64)
-	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err1, err2)
-}
-
-// memory is what the server keeps in RAM, in bytes: all of it, and the part that
-// is not file pages the kernel could drop.
-func (s *server) memory() (rss, anon int64, err error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	for line := range strings.Lines(string(raw)) {
-		f := strings.Fields(line)
-		if len(f) < 2 {
-			continue
-		}
-		switch n, _ := strconv.ParseInt(f[1], 10, 64); f[0] {
-		case "VmRSS:":
-			rss = n << 10
-		case "RssAnon:":
-			anon = n << 10
-		}
-	}
-	return rss, anon, nil
 }
 
 // metric reads one sample without labels.

@@ -6,6 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/gantry-mq/gantry/test/bench/meter"
+	"github.com/gantry-mq/gantry/test/bench/text"
 )
 
 // measureStart times starts on a new directory and on one that was used, and
@@ -30,8 +33,8 @@ func measureStart(ctx context.Context, c config, dir string, r *report) error {
 		}
 	}
 	r.table("Start to ready", []string{"data directory", "fork to /readyz, ms", "fork to a first call answered, ms"}, [][]string{
-		{"new", r.spread(fresh), r.spread(freshCall)},
-		{"used before", r.spread(again), r.spread(againCall)},
+		{"new", text.Spread(fresh), text.Spread(freshCall)},
+		{"used before", text.Spread(again), text.Spread(againCall)},
 	})
 
 	var rows [][]string
@@ -42,7 +45,7 @@ func measureStart(ctx context.Context, c config, dir string, r *report) error {
 			return err
 		}
 		time.Sleep(c.settle)
-		rss, anon, err := s.memory()
+		rss, anon, err := meter.Memory(s.cmd.Process.Pid)
 		if err != nil {
 			return err
 		}
