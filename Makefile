@@ -6,7 +6,7 @@ STORE_MB ?= 10000
 ROUNDS   ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint proto proto-check fuzz crash interop flights orders bench bench-smoke
+.PHONY: help build test race lint proto proto-check fuzz crash interop flights orders bench bench-smoke bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,7 @@ build: ## build bin/gantry, static
 test: lint ## everything that needs Go alone: lint, all tests under the race detector, the contract, a smoke of the benchmark
 	$(GO) test -race -timeout 9m ./...
 	cd test/descriptors && $(GO) test ./...
+	cd bench/peers && $(GO) vet ./... && $(GO) test ./...
 	$(MAKE) --no-print-directory bench-smoke
 
 race: ## all tests under the race detector, caches ignored
@@ -61,3 +62,6 @@ bench: ## measure and rewrite docs/benchmarks.md (about 10 minutes, STORE_MB of 
 
 bench-smoke: ## run the benchmark with tiny sizes, for its errors only
 	$(GO) run ./test/bench -smoke >/dev/null
+
+bench-peers: ## measure Kafka and RocketMQ beside Gantry and rewrite their part of docs/benchmarks.md (about 30 minutes; PEERS: flags, like -quick)
+	cd bench/peers && $(GO) run . $(PEERS)

@@ -148,6 +148,9 @@ func (l *Load) Run(ctx context.Context, w Work, limit time.Duration) (Done, erro
 	return Done{Messages: done.Load(), Took: time.Since(begun), Refused: l.refused.Load() - refused}, first
 }
 
+// Left is how many messages this Load sent and did not receive.
+func (l *Load) Left() int64 { return l.left.Load() }
+
 // Send sends total messages, batch in a call.
 func (l *Load) Send(ctx context.Context, total int64, batch int) error {
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -22,14 +22,16 @@ type Latencies struct {
 
 // Pace calls do(i, intended) n times, perSecond times a second, on a schedule
 // that does not wait for anything: a late call is not left out but made at once,
-// with the time it was meant for. do must not block. It sleeps in the kernel on
-// a thread of its own, because a Go timer may be a millisecond late.
+// with the time it was meant for. do must not block. It sleeps in the kernel,
+// because a Go timer may be a millisecond late.
 func Pace(ctx context.Context, perSecond float64, n int, do func(i int, intended time.Time)) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, its timer slack with it
-		setTimerSlack()
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		setTimerSlack(1)
+		defer setTimerSlack(0) // the kernel's default again
 		begun := time.Now()
 		for i := range n {
 			intended := begun.Add(time.Duration(float64(i) / perSecond * float64(time.Second)))
@@ -47,11 +49,12 @@ func Pace(ctx context.Context, perSecond float64, n int, do func(i int, intended
 	return ctx.Err()
 }
 
-// setTimerSlack asks the kernel to wake this thread when it said, and not up to
-// 50 us later. Where it cannot, latencies are longer by that, for everybody alike.
-func setTimerSlack() {
+// setTimerSlack says by how many ns the kernel may wake this thread later than
+// asked, 50 us if nobody says so. Where it refuses, latencies are longer by that,
+// for everybody alike.
+func setTimerSlack(ns uintptr) {
 	const prSetTimerSlack = 29
-	syscall.Syscall(syscall.SYS_PRCTL, prSetTimerSlack, 1, 0)
+	syscall.Syscall(syscall.SYS_PRCTL, prSetTimerSlack, ns, 0)
 }
 
 // Rate sends n messages one by one at perSecond. With consumers above 0 so many

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	requestTimeout = 10 * time.Second
+	requestTimeout = 30 * time.Second
 	heartbeatEvery = 10 * time.Second // what official clients do
 	pollTimeout    = 5 * time.Second  // the least that RocketMQ's proxy takes
 )

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// system is one broker program.
+type system interface {
+	name() string
+	// prepare fetches or builds it; nothing is measured yet.
+	prepare(ctx context.Context, c config) error
+	// versions says what was prepared, part by part.
+	versions(ctx context.Context, c config) (map[string]string, error)
+	// start returns when clients are served.
+	start(ctx context.Context, c config, at place) (server, error)
+}
+
+// place is where a server starts, and with what promise.
+type place struct {
+	dir        string // its own, empty
+	durability string // async or sync
+	commands   *commands
+}
+
+// server is a running system.
+type server interface {
+	// processes are those whose CPU time and memory count.
+	processes() []*process
+	// phases are run in their order. A later one may use what an earlier one
+	// left, but must not need it: it may have been left out.
+	phases() []phase
+	// stop ends it, with the clients that it keeps.
+	stop()
+}
+
+// Durabilities: what the answer to a send promises about fsync.
+const (
+	async = "async" // it is in the page cache
+	sync_ = "sync"  // it was synced
+)
+
+// phase is one kind of work against a running server.
+type phase struct {
+	Shape  string `json:"shape"`
+	Client string `json:"client"`
+	Size   int    `json:"size"` // bytes of a body; 0 where it has no meaning
+
+	asyncOnly bool // fsync makes no difference
+	cold      bool // warms up by itself
+	prepare   func(ctx context.Context) error
+	run       func(ctx context.Context, length time.Duration) (outcome, error)
+}
+
+// outcome is what the clients of a phase saw.
+type outcome struct {
+	Messages int64   `json:"messages"`          // handled by the server meanwhile
+	Rate     float64 `json:"rate,omitempty"`    // messages per second; 0 where the rate was given
+	Refused  int64   `json:"refused,omitempty"` // calls that the server refused for load
+
+	Send     *percentiles `json:"send,omitempty"`       // from the intended time to the answer
+	EndToEnd *percentiles `json:"end_to_end,omitempty"` // from the intended time to a consumer
+}
+
+// idlePhase is measured before the clients of any other come.
+var idlePhase = phase{Shape: shapeIdle}
+
+// percentiles of latencies, in us.
+type percentiles struct {
+	P50  float64 `json:"p50"`
+	P99  float64 `json:"p99"`
+	P999 float64 `json:"p999"`
+	Max  float64 `json:"max"`
+}
+
+// Shapes of work.
+const (
+	shapeIdle    = "idle"
+	shapePublish = "publish in batches"
+	shapeSingle  = "publish, 1 message a call"
+	shapeConsume = "consume"
+	shapeAckEach = "receive, acknowledge each"
+	shapeSend    = "send at 5,000/s"
+	shapeThrough = "end to end at 5,000/s"
+	shapeMany    = "publish to many queues"
+)
+
+const (
+	openRate = 5000 // messages per second of the open-loop phases
+	queues   = 16   // of a topic
+
+	queuesOfMany = 8 // of a topic where there are many
+
+	phaseLimit = 4 * time.Minute // with what it prepares; many times what any needs
+)
+
+// wanted says whether a phase was asked for.
+func (c config) wanted(system string, p phase, durability string) bool {
+	return c.only.MatchString(fmt.Sprintf("%s/%s/%s/%d/%s", system, p.Client, p.Shape, p.Size, durability))
+}
+
+// measureAll runs every system under every durability, in turns, c.reps times.
+func measureAll(ctx context.Context, c config, systems []system, r *results) error {
+	work, err := os.MkdirTemp(c.work, "gantry-peers-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	r.Commands.work = work
+	if err := r.measureDisk(work); err != nil {
+		return err
+	}
+	first := r.reps()
+	for rep := range c.reps {
+		for _, durability := range c.durabilities {
+			for _, s := range systems {
+				dir := filepath.Join(work, fmt.Sprintf("%s-%s-%d", s.name(), durability, rep))
+				if err := os.Mkdir(dir, 0o755); err != nil {
+					return err
+				}
+				m := measurement{config: c, system: s, rep: first + rep, durability: durability, results: r}
+				if err := m.run(ctx, dir); err != nil {
+					return fmt.Errorf("%s, %s: %w", s.name(), durability, err)
+				}
+				if err := os.RemoveAll(dir); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// measurement is one start of one system.
+type measurement struct {
+	config
+	system     system
+	rep        int
+	durability string
+	results    *results
+	warmed     bool
+}
+
+func (m *measurement) run(ctx context.Context, dir string) error {
+	begun := time.Now()
+	s, err := m.system.start(ctx, m.config, place{dir: dir, durability: m.durability, commands: m.results.Commands})
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	ready := time.Since(begun)
+	if m.durability == async && m.wanted(m.system.name(), idlePhase, async) {
+		if err := m.idle(ctx, s, ready); err != nil {
+			return err
+		}
+	}
+	for _, p := range s.phases() {
+		if p.asyncOnly && m.durability != async || !m.wanted(m.system.name(), p, m.durability) {
+			continue
+		}
+		if err := m.phase(ctx, s, p); err != nil {
+			for _, proc := range s.processes() {
+				err = fmt.Errorf("%w\n%s", err, proc.tail())
+			}
+			return fmt.Errorf("%s, %s, %d bytes: %w", p.Client, p.Shape, p.Size, err)
+		}
+	}
+	return nil
+}
+
+func (m *measurement) idle(ctx context.Context, s server, ready time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(m.settle):
+	}
+	u, err := usageOf(s.processes())
+	if err != nil {
+		return err
+	}
+	m.add(sample{phase: idlePhase, Ready: ready.Seconds() * 1e3, RSS: mib(u.rss), Anon: mib(u.anon)})
+	return nil
+}
+
+func (m *measurement) phase(ctx context.Context, s server, p phase) error {
+	ctx, cancel := context.WithTimeout(ctx, phaseLimit)
+	defer cancel()
+	if p.prepare != nil {
+		if err := p.prepare(ctx); err != nil {
+			return fmt.Errorf("preparing: %w", err)
+		}
+	}
+	if !p.cold {
+		warm := m.warm
+		if !m.warmed {
+			warm *= 3 // everything that any phase uses
+			m.warmed = true
+		}
+		if _, err := p.run(ctx, warm); err != nil {
+			return fmt.Errorf("warming up: %w", err)
+		}
+	}
+	before, err := usageOf(s.processes())
+	if err != nil {
+		return err
+	}
+	peak := watch(s.processes())
+	done, err := p.run(ctx, m.length)
+	most := peak()
+	if err != nil {
+		return err
+	}
+	after, err := usageOf(s.processes())
+	if err != nil {
+		return err
+	}
+	if done.Messages == 0 {
+		return errors.New("no message got through")
+	}
+	m.add(sample{
+		phase: p, outcome: done,
+		CPU: float64(after.cpu-before.cpu) / float64(time.Microsecond) / float64(done.Messages),
+		RSS: mib(max(most.rss, after.rss)), Anon: mib(max(most.anon, after.anon)),
+	})
+	return nil
+}
+
+func (m *measurement) add(s sample) {
+	s.System, s.Durability, s.Rep = m.system.name(), m.durability, m.rep
+	m.results.Samples = append(m.results.Samples, s)
+	logf("%d %-8s %-5s %s", m.rep, s.System, s.Durability, s)
+}
+
+// watch follows the memory of processes until the function it returns is called,
+// which gives the most that was seen.
+func watch(processes []*process) func() usage {
+	stop, result := make(chan struct{}), make(chan usage, 1)
+	go func() {
+		var most usage
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				result <- most
+				return
+			case <-tick.C:
+				if u, err := usageOf(processes); err == nil {
+					most.rss, most.anon = max(most.rss, u.rss), max(most.anon, u.anon)
+				}
+			}
+		}
+	}()
+	return func() usage {
+		close(stop)
+		return <-result
+	}
+}
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	rocketNameServer = "127.0.0.1:9876"
+	rocketBroker     = "127.0.0.1:10911"
+	rocketProxy      = "127.0.0.1:8081"
+)
+
+// What the distribution's scripts give each process, scaled to a machine of 24
+// GiB and 2 cores: runbroker.sh has a heap of 8 GiB and 15 GiB of direct memory,
+// here 4 and 7; runserver.sh has 4 GiB for a name server, here 512 MiB, of which
+// it uses a fraction. -XX:+AlwaysPreTouch is left out: with it idle memory would
+// be whatever the flags say.
+var (
+	rocketBrokerJVM = append([]string{"-server", "-Xms4g", "-Xmx4g"}, append(rocketG1, "-XX:-OmitStackTraceInFastThrow",
+		"-XX:MaxDirectMemorySize=7g", "-XX:-UseLargePages")...)
+	rocketNameServerJVM = append([]string{"-server", "-Xms512m", "-Xmx512m", "-XX:MetaspaceSize=128m", "-XX:MaxMetaspaceSize=320m"},
+		append(rocketG1, "-XX:-OmitStackTraceInFastThrow", "-XX:-UseLargePages")...)
+	rocketClientJVM = []string{"-server", "-Xms1g", "-Xmx1g"}
+
+	rocketG1 = []string{"-XX:+UseG1GC", "-XX:G1HeapRegionSize=16m", "-XX:G1ReservePercent=25",
+		"-XX:InitiatingHeapOccupancyPercent=30", "-XX:SoftRefLRUPolicyMSPerMB=0"}
+)
+
+type rocketmq struct{}
+
+func (r *rocketmq) name() string { return "rocketmq" }
+
+func (r *rocketmq) prepare(ctx context.Context, c config) error {
+	return maven(ctx, filepath.Join(c.root, "bench/peers/rocketmq"))
+}
+
+func (r *rocketmq) versions(ctx context.Context, c config) (map[string]string, error) {
+	v, err := jarVersion(filepath.Join(c.root, "bench/peers/rocketmq/target/lib"), "rocketmq-broker")
+	if err != nil {
+		return nil, err
+	}
+	jvm, err := javaVersion(ctx)
+	return map[string]string{"rocketmq": v, "java": jvm}, err
+}
+
+// rocketServer is a name server, a broker with the proxy in its process (local
+// mode, which the project advises where nothing special is needed), and the load
+// program over the Java client.
+type rocketServer struct {
+	config
+	at         place
+	conf       string
+	nameServer *process
+	broker     *process
+	client     *remoting
+	official   *official
+	made       map[string]bool
+	remoteSent map[string]int64 // messages in a topic that the Java client writes
+	groups     int
+}
+
+func (r *rocketmq) start(ctx context.Context, c config, at place) (_ server, err error) {
+	conf, err := filepath.Abs(filepath.Join(c.root, "bench/peers/rocketmq"))
+	if err != nil {
+		return nil, err
+	}
+	s := &rocketServer{config: c, at: at, conf: conf, made: map[string]bool{}, remoteSent: map[string]int64{}}
+	defer func() {
+		if err != nil {
+			s.stop()
+		}
+	}()
+	settings, err := os.ReadFile(filepath.Join(conf, "broker.conf"))
+	if err != nil {
+		return nil, err
+	}
+	flush := map[string]string{async: "ASYNC_FLUSH", sync_: "SYNC_FLUSH"}[at.durability]
+	own := fmt.Sprintf("flushDiskType=%s\nstorePathRootDir=%s\n", flush, filepath.Join(at.dir, "store"))
+	file := filepath.Join(at.dir, "broker.conf")
+	if err := os.WriteFile(file, append(settings, own...), 0o644); err != nil {
+		return nil, err
+	}
+	s.nameServer, err = s.launch("namesrv", rocketNameServerJVM, "org.apache.rocketmq.namesrv.NamesrvStartup",
+		"-c", filepath.Join(conf, "namesrv.conf"))
+	if err != nil {
+		return nil, err
+	}
+	s.broker, err = s.launch("broker", rocketBrokerJVM, "org.apache.rocketmq.proxy.ProxyStartup",
+		"-n", rocketNameServer, "-pm", "local", "-bc", file, "-pc", filepath.Join(conf, "rmq-proxy.json"))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.broker.await(ctx, dialable(rocketProxy)); err != nil {
+		return nil, err
+	}
+	s.official = &official{config: c, addr: rocketProxy, topics: s.topics}
+	return s, nil
+}
+
+func (s *rocketServer) argv(jvm []string, class string, args ...string) []string {
+	argv := append([]string{java()}, jvm...)
+	// Where the logs go, and what else RocketMQ keeps for a user.
+	argv = append(argv, "-Duser.home="+s.at.dir, "-cp", filepath.Join(s.conf, "target/lib/*")+":"+filepath.Join(s.conf, "target/classes"), class)
+	argv = append(argv, args...)
+	s.at.commands.add(map[string]string{s.at.dir: "$DIR", s.conf: "bench/peers/rocketmq", java(): "java"}, argv...)
+	return argv
+}
+
+func (s *rocketServer) launch(name string, jvm []string, class string, args ...string) (*process, error) {
+	return launch(s.at.dir, name, []string{"ROCKETMQ_HOME=" + s.at.dir}, s.argv(jvm, class, args...)...)
+}
+
+func (s *rocketServer) processes() []*process { return []*process{s.nameServer, s.broker} }
+
+func (s *rocketServer) stop() {
+	if s.official != nil {
+		s.official.close()
+	}
+	if s.client != nil {
+		s.client.stop()
+	}
+	for _, p := range []*process{s.broker, s.nameServer} {
+		if p != nil {
+			p.stop()
+		}
+	}
+}
+
+func (s *rocketServer) phases() []phase {
+	const single, batch = "Java remoting, 64 threads", "Java remoting, 32 a call, 64 threads"
+	var all []phase
+	for _, size := range []int{1024, 100} {
+		topic := fmt.Sprintf("remoting-%d", size)
+		for _, p := range []struct {
+			shape, client string
+			batch         int
+		}{{shapePublish, batch, 32}, {shapeSingle, single, 1}} {
+			all = append(all, phase{Shape: p.shape, Client: p.client, Size: size,
+				prepare: func(ctx context.Context) error { return s.topics(ctx, topic, 1, queues) },
+				run: func(ctx context.Context, length time.Duration) (outcome, error) {
+					return s.send(ctx, topic, size, p.batch, length)
+				}})
+		}
+	}
+	for _, size := range []int{1024, 100} {
+		topic := fmt.Sprintf("remoting-%d", size)
+		all = append(all, phase{Shape: shapeConsume, Client: "Java remoting, push consumer", Size: size, asyncOnly: true,
+			prepare: func(ctx context.Context) error {
+				if err := s.topics(ctx, topic, 1, queues); err != nil || s.remoteSent[topic] > 0 {
+					return err
+				}
+				_, err := s.send(ctx, topic, size, 32, 2*s.length)
+				return err
+			},
+			run: func(ctx context.Context, length time.Duration) (outcome, error) {
+				// A new group each time reads from the first message.
+				s.groups++
+				return s.remote(ctx, "consume %s readers-%d %d %f", topic, s.groups, s.remoteSent[topic], length.Seconds())
+			}})
+	}
+	all = append(all, s.official.phases()...)
+	for _, shape := range []string{shapeSend, shapeThrough} {
+		topic, through := "remoting-rate", 0
+		if shape == shapeThrough {
+			topic, through = "remoting-through", 1
+		}
+		all = append(all, phase{Shape: shape, Client: "Java remoting, asynchronous", Size: 1024,
+			prepare: func(ctx context.Context) error { return s.topics(ctx, topic, 1, queues) },
+			run: func(ctx context.Context, length time.Duration) (outcome, error) {
+				s.groups++
+				return s.remote(ctx, "rate %s rate-%d 1024 %d %d %d", topic, s.groups, openRate, s.ratedIn(length), through)
+			}})
+	}
+	return append(all, s.official.many())
+}
+
+func (s *rocketServer) send(ctx context.Context, topic string, size, batch int, length time.Duration) (outcome, error) {
+	o, err := s.remote(ctx, "send %s %d %d 64 %f", topic, size, batch, length.Seconds())
+	s.remoteSent[topic] += o.Messages
+	return o, err
+}
+
+func (s *rocketServer) topics(ctx context.Context, prefix string, count, perTopic int) error {
+	if s.made[prefix] {
+		return nil
+	}
+	s.made[prefix] = true
+	_, err := s.remote(ctx, "topics %s %d %d", prefix, count, perTopic)
+	return err
+}
+
+// remote has the Java client do one thing (see Remoting.java).
+func (s *rocketServer) remote(ctx context.Context, format string, args ...any) (outcome, error) {
+	if s.client == nil {
+		argv := s.argv(rocketClientJVM, "peers.Remoting", rocketNameServer, rocketBroker)
+		client, err := startRemoting(s.at.dir, argv)
+		if err != nil {
+			return outcome{}, err
+		}
+		s.client = client
+	}
+	return s.client.do(ctx, fmt.Sprintf(format, args...))
+}
+
+// remoting is the running load program.
+type remoting struct {
+	process
+	in  io.WriteCloser
+	out *bufio.Scanner
+}
+
+func startRemoting(dir string, argv []string) (*remoting, error) {
+	r := &remoting{process: process{log: filepath.Join(dir, "remoting.log"), ended: make(chan struct{})}}
+	log, err := os.Create(r.log)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	r.cmd = command(dir, nil, argv...)
+	r.cmd.Stderr = log
+	in, err1 := r.cmd.StdinPipe()
+	// Not StdoutPipe: waiting for the process would close it under the reader.
+	read, write, err2 := os.Pipe()
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	defer write.Close()
+	r.cmd.Stdout = write
+	r.in, r.out = in, bufio.NewScanner(read)
+	return r, r.start()
+}
+
+func (r *remoting) do(ctx context.Context, command string) (outcome, error) {
+	defer context.AfterFunc(ctx, func() { r.cmd.Process.Kill() })()
+	if _, err := fmt.Fprintln(r.in, command); err != nil {
+		return outcome{}, fmt.Errorf("the Java client: %w\n%s", err, r.tail())
+	}
+	if !r.out.Scan() {
+		return outcome{}, fmt.Errorf("the Java client ended during %q\n%s", command, r.tail())
+	}
+	var answer struct {
+		outcome
+		Seconds float64 `json:"seconds"`
+	}
+	if err := json.Unmarshal(r.out.Bytes(), &answer); err != nil {
+		return outcome{}, fmt.Errorf("the Java client answered %q: %w", r.out.Text(), err)
+	}
+	if answer.Send == nil && answer.Seconds > 0 {
+		answer.Rate = float64(answer.Messages) / answer.Seconds
+	}
+	return answer.outcome, ctx.Err()
+}
+
+func (r *remoting) stop() {
+	r.in.Close()
+	r.process.stop()
+}
