@@ -50,14 +50,15 @@ var onlyIn = []struct {
 }{
 	{"golang.org/x/sys", []string{"internal/mmapfile"}, "system calls for files and mappings live in one package"},
 	{"github.com/edsrzf/mmap-go", []string{"internal/mmapfile"}, "a mapped byte leaves its package only in a counted view"},
-	{"google.golang.org/grpc", []string{"proto", "api", "client", "cmd", "test", "examples"}, "storage and broker have never heard of gRPC"},
+	{"google.golang.org/grpc", []string{"proto", "api", "client", "cmd", "test", "examples", "internal/brokertest"}, "storage and broker have never heard of gRPC"},
 	{"google.golang.org/protobuf", []string{"proto", "api", "client", "cmd", "test", "examples"}, "storage and broker have never heard of protobuf"},
 	{"google.golang.org/genproto", []string{"proto", "api", "client", "cmd", "test", "examples"}, "storage and broker have never heard of protobuf"},
 	{"golang.org/x/net", []string{"api"}, "HTTP/2 is the wire's business"},
 	{"github.com/prometheus", []string{"broker/metrics", "cmd"}, "exported names live in one package; everything else has Stats"},
 	{"github.com/spf13", []string{"cmd"}, "flags are read in cmd"},
+	{"github.com/HdrHistogram", []string{"cmd/gantry/bench"}, "latencies are measured by the benchmark"},
 
-	{module + "/proto", []string{"proto", "api", "client", "cmd", "test", "examples"}, "wire types stop at api"},
+	{module + "/proto", []string{"proto", "api", "client", "cmd", "test", "examples", "internal/brokertest"}, "wire types stop at api"},
 	{module + "/commitlog", []string{"commitlog", "broker", "cmd", "test"}, "api converts to records and calls broker, it does not touch the log"},
 	{module + "/commitlog/record", []string{"commitlog", "consumequeue", "filter", "scheduler", "broker", "api", "client", "cmd", "test", "internal", "proto/stream"}, "records are the vocabulary of these layers"},
 }

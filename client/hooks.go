@@ -1,0 +1,16 @@
+package client
+
+import "context"
+
+// Hooks watch messages go by, for tracing and metrics. Each may be nil. Package
+// documentation of an example shows them with OpenTelemetry.
+type Hooks struct {
+	// Send is called with each message before it is packed, and may change it:
+	// put a W3C trace context into TraceContext. The function that it returns, if
+	// any, is called with the outcome.
+	Send func(ctx context.Context, m *Message) func(Result, error)
+	// Receive is called with each message before the handler of [Consumer.Run] is,
+	// and returns the context that the handler gets. The function that it returns,
+	// if any, is called with what the handler returned.
+	Receive func(ctx context.Context, m *Delivery) (context.Context, func(error))
+}

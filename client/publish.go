@@ -1,0 +1,268 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/gantry-mq/gantry/proto/gantryv1"
+	"github.com/gantry-mq/gantry/proto/stream"
+)
+
+var publishDesc = &gantryv1.Streams_ServiceDesc.Streams[0]
+
+// run keeps a stream open until ctx is done, then tells those who still wait.
+func (p *Producer) run(ctx context.Context) {
+	err := p.c.keep(ctx, "producer", p.serve, p.expire)
+	if err == nil {
+		err = fmt.Errorf("%w: the producer was closed", ErrUnknown)
+	}
+	p.giveUp(err)
+}
+
+// serve opens one stream and uses it until it ends. opened says whether it got as
+// far as that.
+func (p *Producer) serve(ctx context.Context) (opened bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := p.c.conn.NewStream(ctx, publishDesc, gantryv1.Streams_Publish_FullMethodName)
+	if err != nil {
+		return false, err
+	}
+	open := &gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Open{Open: &gantryv1.PublishOpen{
+		ProducerId: p.id, ClientId: p.c.opts.ID,
+	}}}
+	if p.opts.Topic != "" {
+		open.GetOpen().Topic = p.c.resource(p.opts.Topic)
+	}
+	if err := s.SendMsg(&stream.PublishRequest{Other: open}); err != nil {
+		return false, streamError(s, err)
+	}
+	var first gantryv1.PublishResponse
+	if err := s.RecvMsg(&first); err != nil {
+		return false, err
+	}
+	limits := first.GetOpened()
+	if limits == nil {
+		return false, errors.New("gantry: the broker did not open the stream")
+	}
+	p.mu.Lock()
+	p.limits, p.window = limits, limits.Window
+	p.sent, p.inFlight, p.ctlSent = 0, 0, 0
+	p.mu.Unlock()
+
+	answers := make(chan error, 1)
+	go func() {
+		answers <- p.read(ctx, s)
+		cancel()
+	}()
+	err = p.write(ctx, s)
+	cancel()
+	if answered := <-answers; errors.Is(err, context.Canceled) {
+		err = answered
+	}
+	p.checks.Wait()
+	return true, err
+}
+
+// streamError returns what ended a stream on which sending failed: gRPC tells it
+// to the receiver.
+func streamError(s grpc.ClientStream, err error) error {
+	var m gantryv1.PublishResponse
+	if recv := s.RecvMsg(&m); recv != nil {
+		return recv
+	}
+	return err
+}
+
+// write sends what there is to send, in order, until ctx is done.
+func (p *Producer) write(ctx context.Context, s grpc.ClientStream) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var req stream.PublishRequest
+	for {
+		wait, ok := p.next(&req)
+		if ok {
+			if err := s.SendMsg(&req); err != nil {
+				return err
+			}
+			continue
+		}
+		if wait > 0 {
+			timer.Reset(wait)
+		}
+		select {
+		case <-p.kick:
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// next fills in req with what is to be sent now. Otherwise it says after which
+// time to look again; 0: when kicked.
+func (p *Producer) next(req *stream.PublishRequest) (wait time.Duration, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctlSent < len(p.controls) {
+		*req = stream.PublishRequest{Other: p.controls[p.ctlSent].request}
+		p.ctlSent++
+		return 0, true
+	}
+	if p.sent == len(p.queue) {
+		if wait = p.sealDue(); p.sent == len(p.queue) {
+			return wait, false
+		}
+	}
+	b := p.queue[p.sent]
+	if p.sent > 0 && (uint64(p.inFlight+b.size()) > p.window.GetBytes() || p.sent >= int(p.window.GetBatches())) {
+		return 0, false // an answer kicks
+	}
+	p.sent++
+	p.inFlight += b.size()
+	b.tried = true
+	*req = stream.PublishRequest{Batch: stream.Batch{
+		Sequence: b.sequence, Namespace: p.c.opts.Namespace, Topic: b.topic, Queue: stream.AnyQueue,
+		Records: b.buf.B, Buffer: b.buf,
+	}}
+	return 0, true
+}
+
+// sealDue seals the open batches that need not wait any more, and returns when
+// the first of the others will be due.
+func (p *Producer) sealDue() (wait time.Duration) {
+	if len(p.open) == 0 {
+		return 0
+	}
+	now := time.Now()
+	idle := p.sent == 0
+	for i := 0; i < len(p.open); {
+		b := p.open[i]
+		left := p.opts.Linger - now.Sub(b.since)
+		if idle || left <= 0 || p.flushing > 0 || p.closed {
+			p.seal(b)
+			continue
+		}
+		if wait == 0 || left < wait {
+			wait = left
+		}
+		i++
+	}
+	return wait
+}
+
+// read handles the broker's answers until the stream ends.
+func (p *Producer) read(ctx context.Context, s grpc.ClientStream) error {
+	for {
+		var m gantryv1.PublishResponse
+		if err := s.RecvMsg(&m); err != nil {
+			return err
+		}
+		switch c := m.Content.(type) {
+		case *gantryv1.PublishResponse_Result:
+			if err := p.answered(c.Result); err != nil {
+				return err
+			}
+		case *gantryv1.PublishResponse_Window:
+			p.mu.Lock()
+			p.window = c.Window
+			p.mu.Unlock()
+		case *gantryv1.PublishResponse_Done:
+			p.controlDone(c.Done)
+		case *gantryv1.PublishResponse_Check:
+			p.check(ctx, c.Check)
+		}
+		p.wake()
+	}
+}
+
+// answered takes the first batch off the queue and tells who waits for it.
+func (p *Producer) answered(r *gantryv1.PublishResult) error {
+	p.mu.Lock()
+	if p.sent == 0 || p.queue[0].sequence != r.Sequence {
+		p.mu.Unlock()
+		return fmt.Errorf("gantry: the broker answered batch %d out of turn", r.Sequence)
+	}
+	b := p.queue[0]
+	p.mu.Unlock()
+	// Before it leaves the queue: Flush returns after the callbacks.
+	err := b.settle(r, p.limits.StoreId)
+	p.mu.Lock()
+	p.sent--
+	p.inFlight -= b.size()
+	p.remove(1)
+	if p.untold == nil {
+		p.untold = err
+	}
+	p.mu.Unlock()
+	return nil
+}
+
+// remove takes the first n batches off the queue. The lock is held.
+func (p *Producer) remove(n int) {
+	for _, b := range p.queue[:n] {
+		p.buffered -= b.size()
+		b.free()
+	}
+	left := copy(p.queue, p.queue[n:])
+	clear(p.queue[left:])
+	p.queue = p.queue[:left]
+	p.notify()
+}
+
+// expire fails the messages that have been tried for too long. No stream is open.
+func (p *Producer) expire(cause error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	for len(p.open) > 0 && now.Sub(p.open[0].since) > p.opts.Timeout {
+		p.seal(p.open[0])
+	}
+	n := 0
+	for n < len(p.queue) && now.Sub(p.queue[n].since) > p.opts.Timeout {
+		n++
+	}
+	p.failFirst(n, fmt.Errorf("gantry: not sent within %v: %w", p.opts.Timeout, cause))
+}
+
+// failFirst fails the first n batches; what may have arrived with ErrUnknown. The
+// lock is held, and given up while callbacks run.
+func (p *Producer) failFirst(n int, err error) {
+	for ; n > 0; n-- {
+		b, told := p.queue[0], err
+		if b.tried && !errors.Is(err, ErrUnknown) {
+			told = fmt.Errorf("%w: %w", ErrUnknown, err)
+		}
+		p.mu.Unlock()
+		untold := b.fail(told)
+		p.mu.Lock()
+		if untold > 0 && p.untold == nil {
+			p.untold = told
+		}
+		p.remove(1)
+	}
+}
+
+// giveUp ends the producer: nothing is sent any more.
+func (p *Producer) giveUp(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if !errors.Is(err, ErrUnknown) {
+		p.fatal = err
+	}
+	for len(p.open) > 0 {
+		p.seal(p.open[0])
+	}
+	p.failFirst(len(p.queue), err)
+	controls := p.controls
+	p.controls, p.ctlSent = nil, 0
+	for _, c := range controls {
+		c.done <- err
+	}
+	p.notify()
+}
