@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ import (
 var timerCount = flag.Int("timers", 1_000_000, "delayed messages in the timer benchmarks")
 
 // sendTimers sends n delayed messages of 128 bytes, due when the function says.
-func sendTimers(b *testing.B, br *Broker, n int, due func() int64) {
+func sendTimers(b testing.TB, br *Broker, n int, due func() int64) {
 	body := make([]byte, 128)
 	msgs := make([]Outgoing, 0, MaxSendBatch)
 	for sent := 0; sent < n; sent += len(msgs) {
@@ -118,13 +119,8 @@ func timersDue(b *testing.B, d commitlog.Durability, n int, within int64) {
 		}
 	}
 	slices.Sort(late)
-	at := func(p float64) string {
-		return (time.Duration(late[int(p*float64(len(late)-1))]) * time.Microsecond).String()
-	}
-	b.Logf("%d due in %d ms: sent at %.0f/s; visible late by min %s p50 %s p90 %s p99 %s p99.9 %s max %s; the last one %v after the end",
-		n, within, sendRate, at(0), at(.5), at(.9), at(.99), at(.999), at(1), done.Sub(time.UnixMilli(second+within)).Round(time.Millisecond))
-	b.Logf("%v of CPU, %v for each, this benchmark's looking included", cpu.Round(time.Millisecond), cpu/time.Duration(n))
-	b.Logf("histogram: %s", histogram(late))
+	b.Logf("%d due in %d ms, sent at %.0f/s; the last one was visible %v after the end; %v of CPU for each, this benchmark's looking included\n%s",
+		n, within, sendRate, done.Sub(time.UnixMilli(second+within)).Round(time.Millisecond), cpu/time.Duration(n), latenessTable(late))
 	if late[0] < 0 {
 		b.Errorf("one was visible %d us before it was due", -late[0])
 	}
@@ -137,45 +133,95 @@ func cpuTime() time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// histogram counts microseconds by powers of two of milliseconds.
-func histogram(sorted []int64) (s string) {
-	for lo, hi := int64(0), int64(1000); len(sorted) > 0; lo, hi = hi, hi*2 {
-		n, _ := slices.BinarySearch(sorted, hi)
-		if n > 0 {
-			s += fmt.Sprintf("[%d,%d) ms: %d  ", lo/1000, hi/1000, n)
-		}
-		sorted = sorted[n:]
+// latenessTable prints microseconds: percentiles, then how many by powers of two of
+// milliseconds.
+func latenessTable(sorted []int64) string {
+	var t strings.Builder
+	fmt.Fprint(&t, "late by")
+	for _, p := range []float64{0, .5, .9, .99, .999, 1} {
+		fmt.Fprintf(&t, "  p%g %v", p*100, time.Duration(sorted[int(p*float64(len(sorted)-1))])*time.Microsecond)
 	}
-	return s
+	fmt.Fprintf(&t, "\n%12s %12s %8s %8s\n", "ms", "messages", "%", "sum %")
+	sum := 0
+	for lo, hi := int64(0), int64(1000); sum < len(sorted); lo, hi = hi, hi*2 {
+		n, _ := slices.BinarySearch(sorted[sum:], hi)
+		sum += n
+		fmt.Fprintf(&t, "%5d to %4d %12d %8.2f %8.2f\n", lo/1000, hi/1000, n, 100*float64(n)/float64(len(sorted)), 100*float64(sum)/float64(len(sorted)))
+	}
+	return t.String()
 }
 
-// What pending messages cost in memory and at a restart. The heap is what is in
-// use after a collection.
+// pendingCost is what pending messages take.
+type pendingCost struct {
+	heap, timers, index int64 // bytes: in use after a collection; of the checkpoint; of live pages
+}
+
+// fillPending makes a broker in which n messages are pending over some time, and
+// tells what that took beyond an empty one.
+func fillPending(t testing.TB, dir string, n int, over time.Duration) (*Broker, pendingCost) {
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	br := open(t, dir, func(o *Options) { o.SegmentSize = 256 << 20 })
+	makeTopic(t, br, "D", topic.Delay, 8)
+	makeTopic(t, br, "N", topic.Normal, 1)
+	send(t, br, "N", msg("first", "of any: an index has memory of its own"))
+	before := heap()
+	from := time.Now().Add(time.Hour).UnixMilli()
+	rng := rand.New(rand.NewPCG(1, 2))
+	sendTimers(t, br, n, func() int64 { return from + rng.Int64N(over.Milliseconds()) })
+	cost := pendingCost{
+		heap:   heap() - before,
+		timers: int64(len(br.timers.AppendSnapshot(nil)) + len(br.index.AppendSnapshot(nil))),
+		index:  int64(br.index.Stats().LivePages) << 12,
+	}
+	return br, cost
+}
+
+// What pending messages cost in memory and at a restart.
 func BenchmarkTimersPending(b *testing.B) {
-	for b.Loop() {
-		n := *timerCount
-		dir := b.TempDir()
-		heap := func() uint64 {
-			runtime.GC()
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			return m.HeapAlloc
+	for _, over := range []time.Duration{time.Hour, 365 * 24 * time.Hour} {
+		for _, n := range []int{0, *timerCount / 10, *timerCount} {
+			b.Run(fmt.Sprintf("%v/%d", over, n), func(b *testing.B) {
+				for b.Loop() {
+					dir := b.TempDir()
+					began := time.Now()
+					br, cost := fillPending(b, dir, n, over)
+					rate := float64(n) / time.Since(began).Seconds()
+					closeBroker(b, br)
+					began = time.Now()
+					br = open(b, dir, func(o *Options) { o.SegmentSize = 256 << 20 })
+					opened := time.Since(began)
+					if got := br.timers.Stats().Pending; got != int64(n) {
+						b.Fatalf("%d pending, want %d", got, n)
+					}
+					b.Logf("%d pending over %v, sent at %.0f/s: %d KiB of heap, %d KiB of index, %d KiB in the checkpoint; restart in %v",
+						n, over, rate, cost.heap/1024, cost.index/1024, cost.timers/1024, opened.Round(time.Millisecond))
+					closeBroker(b, br)
+				}
+			})
 		}
-		change := func(o *Options) { o.SegmentSize = 256 << 20 }
-		br := open(b, dir, change)
-		makeTopic(b, br, "D", topic.Delay, 8)
-		before := heap()
-		from := time.Now().Add(time.Hour).UnixMilli()
-		began := time.Now()
-		sendTimers(b, br, n, func() int64 { return from + rand.Int64N(24*3600*1000) })
-		took := time.Since(began)
-		after := heap()
-		closeBroker(b, br)
-		began = time.Now()
-		br = open(b, dir, change)
-		opened := time.Since(began)
-		b.Logf("%d pending over 24 h: sent at %.0f/s, heap %+d KiB, restart in %v, heap after it %+d KiB",
-			n, float64(n)/took.Seconds(), int64(after-before)/1024, opened.Round(time.Millisecond), int64(heap()-before)/1024)
-		closeBroker(b, br)
+	}
+}
+
+// Memory and what a restart reads do not grow with what is pending, only with how
+// many spans of 17 minutes it is spread over.
+func TestPendingMessagesTakeBoundedMemory(t *testing.T) {
+	const n = 100_000
+	for _, c := range []struct {
+		over                time.Duration
+		heap, timers, index int64 // at most
+	}{
+		{time.Hour, 1 << 20, 8 << 10, 64 * n},
+		{365 * 24 * time.Hour, 16 << 20, 1 << 20, 4096 * 31_000},
+	} {
+		_, cost := fillPending(t, t.TempDir(), n, c.over)
+		t.Logf("over %v: %+v", c.over, cost)
+		if cost.heap > c.heap || cost.timers > c.timers || cost.index > c.index {
+			t.Errorf("%d pending over %v take %+v, want at most %+v", n, c.over, cost, c)
+		}
 	}
 }

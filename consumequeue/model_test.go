@@ -312,6 +312,7 @@ func checkQueries(t *testing.T, r *rand.Rand, s *Store, m *model, key record.Que
 			t.Fatalf("read at %d of [%d, %d): %d entries, %v, want %d", from, q.min, q.max(), n, err, len(want))
 		}
 	}
+	checkEach(t, r, s, q, key)
 	at := int64(0)
 	if len(q.entries) > 0 {
 		at = q.entries[r.IntN(len(q.entries))].StoreTime + r.Int64N(3) - 1
@@ -319,6 +320,33 @@ func checkQueries(t *testing.T, r *rand.Rand, s *Store, m *model, key record.Que
 	i, _ := slices.BinarySearchFunc(q.entries, at, func(e Entry, at int64) int { return cmp.Compare(e.StoreTime, at) })
 	if off, err := s.OffsetAt(key, at); err != nil || off != q.min+record.QueueOffset(i) {
 		t.Fatalf("offset at %d: %d, %v, want %d", at, off, err, q.min+record.QueueOffset(i))
+	}
+}
+
+// checkEach reads entries here and there, in no order, some of them twice.
+func checkEach(t *testing.T, r *rand.Rand, s *Store, q *modelQueue, key record.QueueKey) {
+	t.Helper()
+	if len(q.entries) == 0 {
+		return
+	}
+	offs := make([]record.QueueOffset, r.IntN(200))
+	got := make([]Entry, len(offs))
+	for i := range offs {
+		offs[i] = q.min + record.QueueOffset(r.IntN(len(q.entries)))
+	}
+	if err := s.ReadEach(key, offs, got); err != nil {
+		t.Fatalf("read each of %v in [%d, %d): %v", offs, q.min, q.max(), err)
+	}
+	for i, off := range offs {
+		if got[i] != q.entries[off-q.min] {
+			t.Fatalf("at %d: %+v, want %+v", off, got[i], q.entries[off-q.min])
+		}
+	}
+	for _, off := range []record.QueueOffset{q.min - 1, q.max()} {
+		var re *RangeError
+		if err := s.ReadEach(key, []record.QueueOffset{q.min, off}, make([]Entry, 2)); !errors.As(err, &re) || re.Offset != off || re.Min != q.min || re.Max != q.max() {
+			t.Fatalf("read at %d of [%d, %d): %v", off, q.min, q.max(), err)
+		}
 	}
 }
 

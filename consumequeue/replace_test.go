@@ -29,6 +29,10 @@ func TestReadersOfAnEntryThatIsReplacedSeeOneOrTheOther(t *testing.T) {
 					t.Errorf("read %+v, %v", e[0], err)
 					return
 				}
+				if err := s.ReadEach(key, []record.QueueOffset{3}, e[:]); err != nil || e[0] != old && e[0] != marked {
+					t.Errorf("read %+v, %v", e[0], err)
+					return
+				}
 			}
 		})
 	}

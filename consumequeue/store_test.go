@@ -351,6 +351,9 @@ func TestADamagedEntryIsReportedWithItsPlace(t *testing.T) {
 	if !errors.As(err, &ce) || !errors.Is(err, ErrCorrupt) || ce.Key != key || ce.Offset != bad || ce.At != at || !strings.HasSuffix(ce.Arena, arenaFile(0)) {
 		t.Fatalf("got %v, want byte %d", err, at)
 	}
+	if err := s.ReadEach(key, []record.QueueOffset{3, bad, 5}, buf); !errors.As(err, &ce) || ce.Offset != bad || ce.At != at {
+		t.Fatalf("reading each: %v, want byte %d", err, at)
+	}
 	if _, err := s.OffsetAt(key, 10*bad); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("time lookup across it: %v", err)
 	}
@@ -501,6 +504,18 @@ func TestReadersRunBesideTheWriter(t *testing.T) {
 				for j, e := range buf[:n] {
 					if e != entryAt(from+record.QueueOffset(j)) {
 						t.Errorf("queue %v at %d: %+v", key, from+record.QueueOffset(j), e)
+						return
+					}
+				}
+				each := []record.QueueOffset{max(lo, hi-1), lo, from}
+				err = s.ReadEach(key, each, buf)
+				if err != nil && !errors.Is(err, ErrOutOfRange) {
+					t.Error(err)
+					return
+				}
+				for j, off := range each {
+					if err == nil && buf[j] != entryAt(off) {
+						t.Errorf("queue %v at %d: %+v", key, off, buf[j])
 						return
 					}
 				}

@@ -482,10 +482,14 @@ func TestHashesTellWhatTheyAreOfApart(t *testing.T) {
 	if h := Move(4096); h != goldenMove {
 		t.Errorf("%#x", h)
 	}
+	if h := Due(record.Key(7, 3), 1_700_000_000); h != goldenDue {
+		t.Errorf("%#x", h)
+	}
 }
 
 const (
 	goldenID   = 0xe9b43884a8219342
+	goldenDue  = 0xf85ead94f50cfaaf
 	goldenMove = 0xb6ac3e9075f06083
 )
 
