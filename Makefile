@@ -57,7 +57,7 @@ flights: ## the flights example: 336,776 messages through an official client, a 
 orders: ## the orders example: transactions, delay, SQL, order and dead letters with an official client
 	examples/orders/run.sh
 
-bench: ## measure and rewrite docs/benchmarks.md (about 10 minutes, STORE_MB of disk)
+bench: ## measure and rewrite docs/benchmarks.md (about 20 minutes, STORE_MB of disk)
 	$(GO) run ./test/bench -store-mb $(STORE_MB) -out docs/benchmarks.md
 
 bench-smoke: ## run the benchmark with tiny sizes, for its errors only

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -41,24 +40,14 @@ func sendTimers(b testing.TB, br *Broker, n int, due func() int64) {
 
 // All due within one second: how late each becomes visible to consumers.
 func BenchmarkTimersDueInOneSecond(b *testing.B) {
-	for _, d := range []commitlog.Durability{commitlog.DurabilitySync, commitlog.DurabilityUnsafeAsync} {
-		b.Run(fmt.Sprint(d), func(b *testing.B) {
-			for b.Loop() {
-				timersDue(b, d, *timerCount, 1000)
-			}
-		})
-	}
+	b.Run("sync", func(b *testing.B) { timersDue(b, commitlog.DurabilitySync, *timerCount, 1000) })
+	b.Run("unsafe-async", func(b *testing.B) { timersDue(b, commitlog.DurabilityUnsafeAsync, *timerCount, 1000) })
 }
 
 // A hundred a second: how late they are when nothing else is to be done.
 func BenchmarkTimersIdle(b *testing.B) {
-	for _, d := range []commitlog.Durability{commitlog.DurabilitySync, commitlog.DurabilityUnsafeAsync} {
-		b.Run(fmt.Sprint(d), func(b *testing.B) {
-			for b.Loop() {
-				timersDue(b, d, 1000, 10_000)
-			}
-		})
-	}
+	b.Run("sync", func(b *testing.B) { timersDue(b, commitlog.DurabilitySync, 1000, 10_000) })
+	b.Run("unsafe-async", func(b *testing.B) { timersDue(b, commitlog.DurabilityUnsafeAsync, 1000, 10_000) })
 }
 
 // timersDue sends n messages that come due within so many milliseconds and logs
@@ -119,8 +108,11 @@ func timersDue(b *testing.B, d commitlog.Durability, n int, within int64) {
 		}
 	}
 	slices.Sort(late)
-	b.Logf("%d due in %d ms, sent at %.0f/s; the last one was visible %v after the end; %v of CPU for each, this benchmark's looking included\n%s",
-		n, within, sendRate, done.Sub(time.UnixMilli(second+within)).Round(time.Millisecond), cpu/time.Duration(n), latenessTable(late))
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(sendRate, "sent/s")
+	b.ReportMetric(perMessage(cpu, n), "cpu-us/msg") // this benchmark's looking included
+	b.ReportMetric(done.Sub(time.UnixMilli(second+within)).Seconds()*1000, "over-ms")
+	reportLateness(b, late)
 	if late[0] < 0 {
 		b.Errorf("one was visible %d us before it was due", -late[0])
 	}
@@ -133,22 +125,16 @@ func cpuTime() time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// latenessTable prints microseconds: percentiles, then how many by powers of two of
-// milliseconds.
-func latenessTable(sorted []int64) string {
-	var t strings.Builder
-	fmt.Fprint(&t, "late by")
-	for _, p := range []float64{0, .5, .9, .99, .999, 1} {
-		fmt.Fprintf(&t, "  p%g %v", p*100, time.Duration(sorted[int(p*float64(len(sorted)-1))])*time.Microsecond)
+// reportLateness reports sorted microseconds: percentiles, and what part was at
+// most so late.
+func reportLateness(b *testing.B, sorted []int64) {
+	for _, p := range []float64{50, 99, 99.9, 100} {
+		b.ReportMetric(float64(sorted[int(p/100*float64(len(sorted)-1))])/1000, fmt.Sprintf("p%g-ms", p))
 	}
-	fmt.Fprintf(&t, "\n%12s %12s %8s %8s\n", "ms", "messages", "%", "sum %")
-	sum := 0
-	for lo, hi := int64(0), int64(1000); sum < len(sorted); lo, hi = hi, hi*2 {
-		n, _ := slices.BinarySearch(sorted[sum:], hi)
-		sum += n
-		fmt.Fprintf(&t, "%5d to %4d %12d %8.2f %8.2f\n", lo/1000, hi/1000, n, 100*float64(n)/float64(len(sorted)), 100*float64(sum)/float64(len(sorted)))
+	for ms := int64(1); ms <= 1024; ms *= 2 {
+		n, _ := slices.BinarySearch(sorted, ms*1000+1)
+		b.ReportMetric(100*float64(n)/float64(len(sorted)), fmt.Sprintf("in-%04d-ms-%%", ms))
 	}
-	return t.String()
 }
 
 // pendingCost is what pending messages take.
@@ -184,7 +170,7 @@ func fillPending(t testing.TB, dir string, n int, over time.Duration) (*Broker, 
 // What pending messages cost in memory and at a restart.
 func BenchmarkTimersPending(b *testing.B) {
 	for _, over := range []time.Duration{time.Hour, 365 * 24 * time.Hour} {
-		for _, n := range []int{0, *timerCount / 10, *timerCount} {
+		for _, n := range []int{0, *timerCount / 10, *timerCount, *timerCount * 10} {
 			b.Run(fmt.Sprintf("%v/%d", over, n), func(b *testing.B) {
 				for b.Loop() {
 					dir := b.TempDir()
@@ -198,8 +184,12 @@ func BenchmarkTimersPending(b *testing.B) {
 					if got := br.timers.Stats().Pending; got != int64(n) {
 						b.Fatalf("%d pending, want %d", got, n)
 					}
-					b.Logf("%d pending over %v, sent at %.0f/s: %d KiB of heap, %d KiB of index, %d KiB in the checkpoint; restart in %v",
-						n, over, rate, cost.heap/1024, cost.index/1024, cost.timers/1024, opened.Round(time.Millisecond))
+					b.ReportMetric(0, "ns/op")
+					b.ReportMetric(rate, "sent/s")
+					b.ReportMetric(float64(cost.heap)/(1<<20), "heap-MiB")
+					b.ReportMetric(float64(cost.index)/(1<<20), "index-MiB")
+					b.ReportMetric(float64(cost.timers)/1024, "checkpoint-KiB")
+					b.ReportMetric(opened.Seconds()*1000, "restart-ms")
 					closeBroker(b, br)
 				}
 			})

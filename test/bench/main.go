@@ -35,20 +35,21 @@ type config struct {
 	storeMB int64
 	settle  time.Duration
 	only    string
+	smoke   bool
 }
 
 func main() {
 	c := config{callers: 64, conns: 8, size: 1024, starts: 10, settle: 3 * time.Second}
-	smoke := flag.Bool("smoke", false, "tiny sizes: shows that it works, measures nothing")
+	flag.BoolVar(&c.smoke, "smoke", false, "tiny sizes: shows that it works, measures nothing")
 	flag.StringVar(&c.binary, "binary", "", "gantry binary (default: build it)")
 	flag.StringVar(&c.dir, "dir", "", "where to make data directories; not a tmpfs (default: the system's temporary directory)")
 	flag.StringVar(&c.out, "out", "", "file whose generated part to replace (default: print)")
 	flag.Float64Var(&c.seconds, "seconds", 8, "length of each measured phase")
 	flag.IntVar(&c.repeats, "repeats", 3, "how often each phase is measured")
 	flag.Int64Var(&c.storeMB, "store-mb", 10_000, "size of the store that is restarted, in MB")
-	flag.StringVar(&c.only, "only", "", "measure one part: start, load or restart")
+	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside")
 	flag.Parse()
-	if *smoke {
+	if c.smoke {
 		c.seconds, c.repeats, c.starts, c.storeMB, c.settle = 0.3, 1, 2, 20, 100*time.Millisecond
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -84,6 +85,7 @@ func run(ctx context.Context, c config) error {
 		{"start", measureStart},
 		{"load", measureLoad},
 		{"restart", measureRestart},
+		{"inside", measureInside},
 	} {
 		if c.only != "" && c.only != part.name {
 			continue
