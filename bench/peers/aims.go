@@ -47,9 +47,11 @@ func aims() []aim {
 			gantry: of("gantry", shapePublish, kib, d), peer: of("kafka", shapePublish, kib, d)})
 	}
 	for _, size := range []int{kib, hecB} {
-		add(aim{what: "consume, " + bytesOf(size), m: rate, want: 2,
-			gantry: of("gantry", shapeConsume, size, async), peer: of("kafka", shapeConsume, size, async)})
+		add(aim{what: "consume, " + bytesOf(size) + ": Gantry with a tag filter against Kafka without", m: rate, want: 2,
+			gantry: ofClient(of("gantry", shapeConsume, size, async), clientTag), peer: of("kafka", shapeConsume, size, async)})
 	}
+	add(aim{what: "consume, 1 KiB: Gantry with an SQL filter against itself without", m: rate, want: 0.7,
+		gantry: ofClient(of("gantry", shapeConsume, kib, async), clientSQL), peer: ofClient(of("gantry", shapeConsume, kib, async), clientStreams)})
 	for _, d := range []string{async, sync_} {
 		add(aim{what: "official protocol, 1 message a call, 1 KiB, " + fsync(d), m: rate, want: 2,
 			gantry: ofClient(of("gantry", shapeSingle, kib, d), clientOne), peer: ofClient(of("rocketmq", shapeSingle, kib, d), clientOne)})
@@ -66,6 +68,8 @@ func aims() []aim {
 		gantry: of("gantry", shapeSend, kib, sync_), peer: of("kafka", shapeSend, kib, async)})
 	add(aim{what: "publish in batches, 1 KiB: Gantry with fsync against itself without", m: rate, want: 0.8,
 		gantry: of("gantry", shapePublish, kib, sync_), peer: of("gantry", shapePublish, kib, async)})
+	add(aim{what: "publish in batches, 1 KiB: Gantry to many queues against itself to 16", m: rate, want: 0.8,
+		gantry: ofClient(of("gantry", shapeMany, kib, async), clientStreams), peer: ofClient(of("gantry", shapePublish, kib, async), clientStreams)})
 	add(aim{what: "idle", m: rss, want: 64, atMost: true, gantry: of("gantry", shapeIdle, 0, async)})
 	add(aim{what: shapeMany, m: rss, want: 400, atMost: true, gantry: of("gantry", shapeMany, kib, async)})
 	return all

@@ -99,7 +99,10 @@ func (g *gantry) start(ctx context.Context, c config, at place) (_ server, err e
 
 func (s *gantryServer) processes() []*process { return []*process{s.broker} }
 
-func (s *gantryServer) phases() []phase { return append(s.official.phases(), s.official.many()) }
+func (s *gantryServer) phases() []phase {
+	own := &streams{config: s.official.config, addr: gantryAddr, topics: s.topics}
+	return append(append(own.phases(), s.official.phases()...), s.official.many())
+}
 
 func (s *gantryServer) stop() {
 	s.official.close()

@@ -209,7 +209,18 @@ func (s *kafkaServer) topics(ctx context.Context, prefix string, count int, part
 			return err
 		}
 	}
-	return nil
+	// The controller answers before the broker has opened the logs.
+	for {
+		ends, err := s.admin.ListEndOffsets(ctx, topicNames(prefix, count)...)
+		if err == nil && ends.Error() == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ends.Error())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // publishTool runs Kafka's own producer tool for about length. It takes a number

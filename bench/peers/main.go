@@ -34,6 +34,7 @@ type config struct {
 	reps         int
 	length       time.Duration // of a measured phase
 	warm         time.Duration // of the unmeasured work before it
+	warmFirst    time.Duration // the same, where it is the first of its path
 	settle       time.Duration // before idle memory is read
 	queues       int           // of the phase with many of them
 	rated        int           // messages of an open-loop phase
@@ -47,7 +48,8 @@ type config struct {
 }
 
 func main() {
-	c := config{length: 4 * time.Second, warm: time.Second, settle: 3 * time.Second, queues: 10_000, rated: 25_000, reps: 3}
+	c := config{length: 3 * time.Second, warm: time.Second, warmFirst: 8 * time.Second, settle: 3 * time.Second,
+		queues: 10_000, rated: 20_000, reps: 3}
 	only := flag.String("only", "", "measure only phases whose name system/client/shape/size/durability matches this `REGEXP`, e.g. 'publish.*/1024/'")
 	systems := flag.String("systems", "gantry,kafka,rocketmq", "measure only these, in this order")
 	durabilities := flag.String("durabilities", async+","+sync_, "measure only with these")
@@ -55,7 +57,8 @@ func main() {
 	flag.StringVar(&c.work, "work", "", "where to make data directories; not a tmpfs (default: the system's temporary directory)")
 	flag.IntVar(&c.reps, "reps", c.reps, "how often each phase is measured")
 	flag.DurationVar(&c.length, "length", c.length, "length of a measured phase")
-	flag.BoolVar(&c.quick, "quick", false, "one short repetition: shows that it works")
+	flag.IntVar(&c.queues, "queues", c.queues, "how many there are where there are many")
+	flag.BoolVar(&c.quick, "quick", false, "one short repetition with fewer queues: shows that it works")
 	flag.BoolVar(&c.touch, "touch", true, "touch all free memory before anything: a new virtual machine is slow the first time")
 	flag.BoolVar(&c.extend, "extend", false, "add the repetitions to the results that are there")
 	flag.BoolVar(&c.render, "render", false, "measure nothing: write the page and the plots from the results that are there")
@@ -64,7 +67,8 @@ func main() {
 	flag.StringVar(&c.plots, "plots", "", "`DIR` for the plots (default: docs)")
 	flag.Parse()
 	if c.quick {
-		c.reps, c.length, c.warm, c.settle, c.queues, c.rated = 1, 1500*time.Millisecond, 500*time.Millisecond, time.Second, 1000, 5000
+		c.reps, c.length, c.warm, c.warmFirst = 1, 1500*time.Millisecond, 500*time.Millisecond, 4*time.Second
+		c.settle, c.queues, c.rated = time.Second, 1000, 7500
 	}
 	c.results = orIn(c.results, c.root, "docs/benchmarks-peers.json")
 	c.page = orIn(c.page, c.root, "docs/benchmarks.md")

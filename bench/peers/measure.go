@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -122,7 +123,7 @@ func measureAll(ctx context.Context, c config, systems []system, r *results) err
 				if err := os.Mkdir(dir, 0o755); err != nil {
 					return err
 				}
-				m := measurement{config: c, system: s, rep: first + rep, durability: durability, results: r}
+				m := measurement{config: c, system: s, rep: first + rep, durability: durability, results: r, warmed: map[string]bool{}}
 				if err := m.run(ctx, dir); err != nil {
 					return fmt.Errorf("%s, %s: %w", s.name(), durability, err)
 				}
@@ -142,7 +143,18 @@ type measurement struct {
 	rep        int
 	durability string
 	results    *results
-	warmed     bool
+	warmed     map[string]bool // paths
+}
+
+// path names the code that a phase runs in the server. A JVM needs seconds of it
+// before it has compiled it; phases that share it share that.
+func (p phase) path() string {
+	client, _, _ := strings.Cut(p.Client, ",")
+	switch p.Shape {
+	case shapeConsume, shapeAckEach:
+		return client + ", out"
+	}
+	return client + ", in"
 }
 
 func (m *measurement) run(ctx context.Context, dir string) error {
@@ -196,9 +208,9 @@ func (m *measurement) phase(ctx context.Context, s server, p phase) error {
 	}
 	if !p.cold {
 		warm := m.warm
-		if !m.warmed {
-			warm *= 3 // everything that any phase uses
-			m.warmed = true
+		if path := p.path(); !m.warmed[path] {
+			warm = m.warmFirst
+			m.warmed[path] = true
 		}
 		if _, err := p.run(ctx, warm); err != nil {
 			return fmt.Errorf("warming up: %w", err)
