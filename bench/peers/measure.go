@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -216,6 +217,7 @@ func (m *measurement) phase(ctx context.Context, s server, p phase) error {
 			return fmt.Errorf("warming up: %w", err)
 		}
 	}
+	syscall.Sync() // what others left to be written is not this phase's
 	before, err := usageOf(s.processes())
 	if err != nil {
 		return err
