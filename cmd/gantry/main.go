@@ -77,7 +77,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("gantry {{.Version}}\n")
-	root.AddCommand(newServe(), newTopic(), newGroup(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(), newLog(), newBench())
+	root.AddCommand(newServe(), newDemo(), newTopic(), newGroup(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(), newLog(), newBench())
 	return root
 }
 

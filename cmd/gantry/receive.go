@@ -198,6 +198,10 @@ func (r *receiver) handle(ctx context.Context, m *rocketmqv2.Message) error {
 	if r.noAck {
 		return nil
 	}
+	return r.ack(ctx, m)
+}
+
+func (r *receiver) ack(ctx context.Context, m *rocketmqv2.Message) error {
 	p := m.GetSystemProperties()
 	call, cancel := r.call(ctx)
 	defer cancel()
