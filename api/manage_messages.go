@@ -101,6 +101,7 @@ var messageStates = map[broker.MessageState]gantryv1.MessageState{
 	broker.MessageDelayed:    gantryv1.MessageState_MESSAGE_DELAYED,
 	broker.MessageRecalled:   gantryv1.MessageState_MESSAGE_RECALLED,
 	broker.MessageGone:       gantryv1.MessageState_MESSAGE_GONE,
+	broker.MessageDeleted:    gantryv1.MessageState_MESSAGE_DELETED,
 	broker.MessageRetrying:   gantryv1.MessageState_MESSAGE_RETRYING,
 }
 

@@ -23,7 +23,11 @@ func (m *management) CreateTopic(ctx context.Context, req *gantryv1.CreateTopicR
 		Type:   topic.Type(req.GetType()), // numbered alike
 		Queues: req.GetQueues(),
 
-		LiteTTL: req.GetLiteTtl().AsDuration(),
+		LiteTTL:   req.GetLiteTtl().AsDuration(),
+		Retention: topic.Retention{RetainAge: req.GetRetentionAge().AsDuration(), RetainSize: req.GetRetentionSize()},
+		Dedup: topic.Dedup{
+			DedupWindow: req.GetDedupWindow().AsDuration(), DedupKey: topic.DedupKey(req.GetDedupKey()), DedupMax: req.GetDedupMax(),
+		},
 	})
 	if err != nil {
 		return nil, rpcError(m.log, err)
@@ -40,11 +44,14 @@ func (m *management) DeleteTopic(ctx context.Context, req *gantryv1.DeleteTopicR
 }
 
 func (m *management) DescribeTopic(_ context.Context, req *gantryv1.DescribeTopicRequest) (*gantryv1.DescribeTopicResponse, error) {
-	s, err := m.broker.TopicStatus(record.Resource{Namespace: req.GetNamespace(), Name: req.GetName()})
+	s, err := m.broker.DescribeTopic(record.Resource{Namespace: req.GetNamespace(), Name: req.GetName()})
 	if err != nil {
 		return nil, rpcError(m.log, err)
 	}
-	resp := &gantryv1.DescribeTopicResponse{Topic: wireTopic(s.Topic)}
+	resp := &gantryv1.DescribeTopicResponse{
+		Topic: wireTopic(s.Topic), Bytes: s.Bytes, BytesEstimated: s.Estimated,
+		DedupRemembered: int64(s.Remembered.Count), DedupSince: wireTime(s.Remembered.Oldest),
+	}
 	for _, q := range s.Queues {
 		resp.Queues = append(resp.Queues, &gantryv1.TopicQueue{
 			Queue: q.Queue, MinOffset: int64(q.Min), MaxOffset: int64(q.Max),
@@ -74,14 +81,20 @@ func wireTopic(t topic.Topic) *gantryv1.Topic {
 		Type:      gantryv1.TopicType(t.Type),
 		Queues:    t.Queues,
 		Created:   timestamppb.New(time.UnixMilli(t.Created)),
-		LiteTtl:   liteTTL(t),
+		LiteTtl:   wireDuration(t.LiteTTL),
+
+		RetentionAge:  wireDuration(t.RetainAge),
+		RetentionSize: t.RetainSize,
+		DedupWindow:   wireDuration(t.DedupWindow),
+		DedupKey:      string(t.DedupKey),
+		DedupMax:      t.DedupMax,
 	}
 }
 
-// liteTTL is unset where lite topics stay.
-func liteTTL(t topic.Topic) *durationpb.Duration {
-	if t.LiteTTL == 0 {
+// wireDuration is unset for 0.
+func wireDuration(d time.Duration) *durationpb.Duration {
+	if d == 0 {
 		return nil
 	}
-	return durationpb.New(t.LiteTTL)
+	return durationpb.New(d)
 }

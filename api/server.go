@@ -157,6 +157,7 @@ func New(b *broker.Broker, o Options) *Server {
 	gantryv1.RegisterFiltersServer(s.grpc, &filters{broker: b, log: s.log})
 	gantryv1.RegisterGroupOpsServer(s.grpc, &groupOps{broker: b, log: s.log})
 	gantryv1.RegisterStreamsServer(s.grpc, &streams{broker: b, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers})
+	gantryv1.RegisterTopicOpsServer(s.grpc, &topicOps{broker: b, log: s.log})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	return s

@@ -18,8 +18,14 @@ import (
 // applied the same log holds the same state.
 func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time int64) error {
 	b.timers.Advance(time)
+	b.dedup.Advance(time)
 	if err := b.indexKeys(pos, rec, kind); err != nil {
 		return err
+	}
+	if kind.IsMessage() && kind != record.KindCopy && record.FlagsOf(rec)&record.FlagDedup != 0 {
+		if err := b.remember(pos, rec); err != nil {
+			return err
+		}
 	}
 	switch kind {
 	case record.KindMessage, record.KindDeadLetter, record.KindRedrive, record.KindTransactionEnd:
@@ -49,8 +55,14 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		return nil // until a record names it
 	case record.KindRelocate:
 		return b.indexRelocate(record.Command(rec))
+	case record.KindTrim:
+		return b.applyTrim(record.Command(rec))
+	case record.KindDelete:
+		return b.applyDelete(record.Command(rec))
 	case record.KindTopicPut:
-		return b.topics.ApplyPut(record.Command(rec))
+		tp, err := b.topics.ApplyPut(record.Command(rec))
+		b.dedup.Configure(tp.ID, tp.DedupWindow, tp.DedupMax)
+		return err
 	case record.KindTopicDelete:
 		id, err := b.topics.ApplyDelete(record.Command(rec))
 		if err != nil {
@@ -61,6 +73,7 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		b.replays.Drop(func(k replay.Key) bool { return k.Topic == id })
 		b.lites.DropParent(id)
 		b.transactions.DropTopic(id)
+		b.dedup.Drop(id)
 		b.filters.drop(func(k inflight.SubKey) bool { return k.Topic == id })
 		b.counters.dropTopic(id)
 		b.wakes.topic(id)
@@ -191,6 +204,14 @@ func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) 
 			return err
 		}
 		entry.Flags = consumequeue.FlagIndirect
+		// It may have been deleted when this was decided already, and not applied.
+		deleted, err := b.isDeleted(entryRef{record.Key(dl.Topic, dl.Queue), dl.Offset})
+		if err != nil {
+			return err
+		}
+		if deleted {
+			entry.Flags |= consumequeue.FlagDeleted
+		}
 		entry.StoreTime = dl.StoreTime
 		entry.TagHash = dl.TagHash
 		entry.GroupHash = dl.GroupHash

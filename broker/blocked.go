@@ -102,7 +102,7 @@ func (b *Broker) headsOf(s *inflight.Sub) ([]inflight.Head, error) {
 				return nil, err
 			}
 			for _, e := range entries[:n] {
-				if h := byHash[e.GroupHash]; h != nil {
+				if h := byHash[e.GroupHash]; h != nil && e.Flags&consumequeue.FlagDeleted == 0 {
 					h.Behind++
 				}
 			}

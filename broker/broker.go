@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gantry-mq/gantry/broker/dedup"
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/inflight"
@@ -89,6 +90,7 @@ type Broker struct {
 	replays      *replay.Table
 	producers    *producer.Table
 	timers       *scheduler.Scheduler
+	dedup        *dedup.Table
 	hub          *longpoll.Hub
 	sessions     *session.Registry
 	filters      filterGuard
@@ -103,6 +105,7 @@ type Broker struct {
 	firing         firing      // the dispatcher's
 	keyHashes      []uint64    // the dispatcher's scratch memory
 	moved          movedRanges // housekeep's
+	sizes          topicSizes  // housekeep's
 	retainAfter    time.Time   // housekeep's
 	live           bool        // the dispatcher's: what it applies is new, not replayed
 	tableOp        chan struct{}
@@ -116,6 +119,7 @@ type Broker struct {
 	checkpt        checkpointer
 	firstLease     uint64 // leases with lower ids are from before the start
 	counters       counters
+	deletions      atomic.Uint64 // delete records applied
 	opened         time.Time
 
 	ctx    context.Context // ends when Close begins
@@ -157,6 +161,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		transactions: transaction.New(opts.TransactionCheckAfter),
 		replays:      replay.New(),
 		producers:    producer.NewTable(),
+		dedup:        dedup.New(),
 		hub:          longpoll.New(MaxWaitersPerQueue, MaxWaiters),
 		tableOp:      make(chan struct{}, 1),
 		deadOp:       make(chan struct{}, 1),

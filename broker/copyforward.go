@@ -15,9 +15,10 @@ import (
 )
 
 // A payload is where it was first written, and may be needed long after its
-// neighbours: by a timer, or by an entry that a move put into a queue later. An
-// entry is as old as its move, so before a segment goes, the payloads that
-// younger entries name are appended again, as copies, and the entries name those.
+// neighbours: by a timer, by an entry that a move put into a queue later, or by a
+// topic that keeps its messages for longer than the log does. An entry is as old as
+// its move, so before a segment goes, the payloads that younger entries name are
+// appended again, as copies, and the entries name those.
 //
 // Each batch takes these steps, and a crash between any two costs no more than
 // copies that nothing names:
@@ -32,7 +33,8 @@ const (
 )
 
 // copyForward makes nothing that is kept refer to the log below limit. An entry
-// counts as kept when it entered its queue after the time dropped, Unix ms.
+// counts as kept when it entered its queue after the time dropped, Unix ms; in a
+// topic with its own retention, when it is still there.
 // It returns how many bytes it copied.
 func (b *Broker) copyForward(limit record.Position, dropped int64) (int64, error) {
 	c := &copier{b: b}
@@ -49,8 +51,8 @@ func (b *Broker) copyForward(limit record.Position, dropped int64) (int64, error
 		return c.copied, err
 	}
 	for _, tp := range b.topics.List() {
-		for q := range tp.Queues {
-			if err := c.queue(record.Key(tp.ID, q), limit, dropped); err != nil {
+		for _, q := range b.allQueues(tp) {
+			if err := c.queue(record.Key(tp.ID, q), limit, dropped, tp.OwnRetention()); err != nil {
 				return c.copied, fmt.Errorf("topic %q queue %d: %w", tp.Name, q, err)
 			}
 		}
@@ -75,13 +77,22 @@ type copier struct {
 	relocations []relocation
 }
 
+// aboutToFire is how near its due time, in ms, a timer is left alone: one that is
+// being copied fires late, and others of its message group would overtake it.
+const aboutToFire = 2000
+
 // timers copies the payloads of pending timers. Those that are being fired or
-// cancelled at this moment are settled soon.
+// cancelled at this moment, or about to be, are settled soon.
 func (c *copier) timers(limit record.Position) error {
 	for range 1000 {
 		taken := 0
 		var err error
+		now := c.b.clock.Wall().UnixMilli()
 		scanErr := c.b.timers.Below(limit, func(t scheduler.Timer) bool {
+			if wait := t.Due - now; wait > -aboutToFire && wait < aboutToFire {
+				taken++
+				return true
+			}
 			if err = c.room(t.Size); err != nil {
 				return false
 			}
@@ -161,19 +172,37 @@ func isSettled(err error) bool {
 	return errors.Is(err, scheduler.ErrFired) || errors.Is(err, scheduler.ErrCancelled) || errors.Is(err, scheduler.ErrUnknown)
 }
 
-// queue copies what the younger entries of a queue refer to.
-func (c *copier) queue(key record.QueueKey, limit record.Position, dropped int64) error {
+// queue copies what the younger entries of a queue refer to, or with all what any
+// does. Of the entries that are younger than the segments that go, only those can
+// refer to them that a move put there.
+func (c *copier) queue(key record.QueueKey, limit record.Position, dropped int64, all bool) error {
 	m, err := c.b.moved.look(c.b.index, key)
-	if err != nil || m.first >= m.last {
+	if err != nil || !all && m.first >= m.last {
 		return err
 	}
-	from, err := c.b.index.OffsetAt(key, dropped+1)
+	young, err := c.b.index.OffsetAt(key, dropped+1)
 	if err != nil {
 		return err
 	}
+	if all {
+		low, _, _ := c.b.index.Bounds(key)
+		if err := c.entries(key, low, young, limit); err != nil {
+			return err
+		}
+	}
+	return c.entries(key, max(young, m.first), m.last, limit)
+}
+
+// entries copies what the entries in [at, end) of a queue refer to.
+func (c *copier) entries(key record.QueueKey, at, end record.QueueOffset, limit record.Position) error {
 	var e [128]consumequeue.Entry
-	for at := max(from, m.first); at < m.last; {
-		n, err := c.b.index.Read(key, at, e[:min(int64(len(e)), int64(m.last-at))])
+	for at < end {
+		n, err := c.b.index.Read(key, at, e[:min(int64(len(e)), int64(end-at))])
+		var gone *consumequeue.RangeError
+		if errors.As(err, &gone) && at < gone.Min { // trimmed meanwhile
+			at = gone.Min
+			continue
+		}
 		if errors.Is(err, consumequeue.ErrOutOfRange) {
 			return nil // deleted meanwhile
 		}
@@ -201,6 +230,7 @@ func (c *copier) entry(r relocation, limit record.Position) error {
 		c.relocations = append(c.relocations, r)
 	}
 	switch {
+	case r.Entry.Flags&consumequeue.FlagDeleted != 0:
 	case r.Entry.Flags&consumequeue.FlagIndirect != 0:
 		v, err := c.b.viewRecord(r.Entry.Position, int(r.Entry.Size))
 		if errors.Is(err, errTrimmed) {
@@ -225,7 +255,7 @@ func (c *copier) entry(r relocation, limit record.Position) error {
 			c.lettersThen = append(c.lettersThen, relocate)
 		}
 		return c.add(dl.Position, dl.Size, letter)
-	case r.Entry.Flags&consumequeue.FlagMoved != 0 && r.Entry.Position < limit && r.Entry.Position >= c.b.wal.First():
+	case r.Entry.Position < limit && r.Entry.Position >= c.b.wal.First():
 		return c.add(r.Entry.Position, r.Entry.Size, relocate)
 	}
 	return nil

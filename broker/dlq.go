@@ -211,7 +211,8 @@ func (b *Broker) walkDead(ctx context.Context, dlq topic.Topic, f *DeadLetterFil
 
 func (b *Broker) visitDead(dlq topic.Topic, off record.QueueOffset, e consumequeue.Entry, f *DeadLetterFilter, visit func(*DeadLetter, *record.Message) error) error {
 	switch {
-	case f.To > 0 && e.StoreTime >= f.To,
+	case e.Flags&consumequeue.FlagDeleted != 0,
+		f.To > 0 && e.StoreTime >= f.To,
 		f.From > 0 && e.StoreTime < f.From,
 		!f.Settled && e.Flags&settled != 0,
 		f.Offsets != nil && !slices.Contains(f.Offsets, off):

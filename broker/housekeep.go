@@ -30,6 +30,7 @@ func (b *Broker) housekeep() {
 				b.releaseDead()
 			}
 			at := time.UnixMilli(b.now())
+			b.expireMessages(at)
 			if at.After(b.retainAfter) {
 				b.retain(at)
 			}

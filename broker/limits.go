@@ -21,6 +21,13 @@ const (
 	DefaultMaxDelay    = 366 * 24 * time.Hour
 	MaxTimerList       = 1000 // delayed messages in one listing
 
+	MinRetainAge    = time.Second // of one topic
+	MinDedupWindow  = time.Second
+	MaxDedupWindow  = 7 * 24 * time.Hour
+	DefaultDedupMax = 1 << 18 // messages remembered of one topic, at some 85 bytes each
+	MaxDedupMax     = 1 << 24
+	MaxDedupKeyLen  = 255
+
 	MaxReceiveBatch    = 32
 	MinInvisible       = 10 * time.Second // asked for with a receive
 	MaxInvisible       = 12 * time.Hour

@@ -11,11 +11,12 @@ import (
 	"github.com/gantry-mq/gantry/consumequeue"
 )
 
-// errTrimmed reports that retention has taken a message that the index still names.
-var errTrimmed = errors.New("broker: the message is no longer in the log")
+// errTrimmed reports that retention has taken a message that the index still names,
+// or that an operator has deleted it.
+var errTrimmed = errors.New("broker: the message is gone")
 
 // isTrimmed reports that retention has taken a message, from the log or already
-// from the index.
+// from the index, or that it was deleted.
 func isTrimmed(err error) bool {
 	var r *consumequeue.RangeError
 	return errors.Is(err, errTrimmed) || errors.As(err, &r) && r.Offset < r.Min
@@ -67,6 +68,9 @@ func (b *Broker) load(tp topic.Topic, queue uint32, offset record.QueueOffset) (
 
 // loadEntry reads and verifies the message that an entry names: head and body.
 func (b *Broker) loadEntry(e consumequeue.Entry, queue uint32, offset record.QueueOffset) (loaded, error) {
+	if e.Flags&consumequeue.FlagDeleted != 0 {
+		return loaded{}, errTrimmed
+	}
 	v, err := b.viewRecord(e.Position, int(e.Size))
 	if err != nil {
 		return loaded{}, err
@@ -137,6 +141,9 @@ func (b *Broker) payloadOf(tp topic.Topic, queue uint32, offset record.QueueOffs
 	var e [1]consumequeue.Entry
 	if _, err := b.index.Read(record.Key(tp.ID, queue), offset, e[:]); err != nil {
 		return e[0], payload{}, b.indexError(tp, queue, offset, err)
+	}
+	if e[0].Flags&consumequeue.FlagDeleted != 0 {
+		return e[0], payload{}, errTrimmed
 	}
 	p := payload{pos: e[0].Position, size: e[0].Size}
 	v, err := b.viewRecord(p.pos, int(p.size))

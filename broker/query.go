@@ -41,10 +41,11 @@ const (
 	MessageRecalled                       // before it was due
 	MessageGone                           // in the log still, but in no queue any more
 	MessageRetrying                       // in its queue, and a group was handed it and has not settled it: it has it, or it will have it again
+	MessageDeleted                        // by an operator
 )
 
 func (s MessageState) String() string {
-	return [...]string{"queued", "dead letter", "half", "parked", "rolled back", "delayed", "recalled", "gone", "retrying"}[s]
+	return [...]string{"queued", "dead letter", "half", "parked", "rolled back", "delayed", "recalled", "gone", "retrying", "deleted"}[s]
 }
 
 // FoundMessage is a message without its body.
@@ -63,6 +64,9 @@ type FoundMessage struct {
 	Places   []MessagePlace
 	// Deliveries says which groups have it in their hands, or have it waiting.
 	Deliveries []MessageDelivery
+
+	origin record.Position    // of the first record with its payload
+	timer  record.QueueOffset // of a delayed message: its timer's place
 }
 
 // MessagePlace is a queue that a message was put into after it had been in
@@ -74,7 +78,7 @@ type MessagePlace struct {
 	Time    int64 // Unix ms
 	Dead    bool
 	Reason  string // of a dead letter
-	Settled bool   // a dead letter that was redriven or discarded
+	Settled bool   // a dead letter that was redriven or discarded, or a place that was deleted
 }
 
 // MessageQuery selects messages of a topic. Of ID and Key at most one is given.
@@ -249,19 +253,19 @@ func (b *Broker) describe(pos record.Position, m *record.Message, q *MessageQuer
 // trace finds out what became of a message: from the record itself, from the
 // table of half messages, and from what the log says of its payload.
 func (b *Broker) trace(f *FoundMessage, m *record.Message, origin record.Position) error {
-	f.State = MessageGone
-	if m.Kind == record.KindMessage {
+	f.State, f.origin = MessageGone, origin
+	var timer *tracedTimer
+	copied := m.Kind == record.KindCopy
+	switch {
+	case m.Kind == record.KindDelayed || m.Flags&record.FlagDelayed != 0:
+		timer = &tracedTimer{due: m.DueTime, place: m.Offset}
+	case m.Kind == record.KindMessage || copied && m.Offset != record.NoOffset:
 		if err := b.place(f, m.Key(), m.Offset); err != nil {
 			return err
 		}
-	}
-	var timer *tracedTimer
-	if m.Kind == record.KindDelayed || m.Flags&record.FlagDelayed != 0 {
-		timer = &tracedTimer{due: m.DueTime, place: m.Offset}
-	}
-	if m.Kind == record.KindHalf {
+	case m.Kind == record.KindHalf || copied:
 		f.State = MessageRolledBack // unless something below says otherwise
-		half, err := b.transactions.Get(f.Position)
+		half, err := b.transactions.Get(origin)
 		switch {
 		case err == nil && half.Parked:
 			f.State = MessageParked
@@ -336,7 +340,7 @@ func (b *Broker) traceTimer(f *FoundMessage, to record.QueueKey, origin record.P
 	if err == nil {
 		var same bool
 		if same, err = b.isFirst(pending.Position, pending.Size, pending.Copied, origin); same {
-			f.State = MessageDelayed
+			f.State, f.timer = MessageDelayed, t.place
 			return nil
 		}
 	}
@@ -373,7 +377,7 @@ func (b *Broker) traceTimer(f *FoundMessage, to record.QueueKey, origin record.P
 			ok, err = b.isFirst(e.Position, e.Size, e.Flags&consumequeue.FlagCopied != 0, origin)
 		}
 		if ok {
-			f.Queue, f.Offset, f.State = to.Queue(), at, MessageQueued
+			f.inQueue(to, at, e)
 		}
 		if ok || err != nil {
 			return err
@@ -389,11 +393,18 @@ func isDecided(err error) bool {
 
 // place says that a message is in a queue, if it still is.
 func (b *Broker) place(f *FoundMessage, key record.QueueKey, off record.QueueOffset) error {
-	_, ok, err := b.entryAt(key, off)
+	e, ok, err := b.entryAt(key, off)
 	if ok {
-		f.Queue, f.Offset, f.State = key.Queue(), off, MessageQueued
+		f.inQueue(key, off, e)
 	}
 	return err
+}
+
+func (f *FoundMessage) inQueue(key record.QueueKey, off record.QueueOffset, e consumequeue.Entry) {
+	f.Queue, f.Offset, f.State = key.Queue(), off, MessageQueued
+	if e.Flags&consumequeue.FlagDeleted != 0 {
+		f.State = MessageDeleted
+	}
 }
 
 func (b *Broker) entryAt(key record.QueueKey, off record.QueueOffset) (consumequeue.Entry, bool, error) {
@@ -464,7 +475,7 @@ func (b *Broker) addPlace(f *FoundMessage, rec []byte, p MessagePlace) error {
 	}
 	e, ok, err := b.entryAt(key, p.Offset)
 	if ok {
-		p.Settled = e.Flags&settled != 0
+		p.Settled = e.Flags&(settled|consumequeue.FlagDeleted) != 0
 		f.Places = append(f.Places, p)
 	}
 	return err

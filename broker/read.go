@@ -242,7 +242,7 @@ func (r *Reader) read(q *readQueue, bytes, messages int) (*Chunk, error) {
 // many it looked at.
 func (r *Reader) take(c *Chunk, offset record.QueueOffset, entries []consumequeue.Entry, bytes, messages int) (passed record.QueueOffset, err error) {
 	for at := 0; at < len(entries); {
-		if !r.filter.MatchHash(entries[at].TagHash) {
+		if !r.wants(&entries[at]) {
 			at++
 			passed = record.QueueOffset(at)
 			continue
@@ -250,7 +250,7 @@ func (r *Reader) take(c *Chunk, offset record.QueueOffset, entries []consumequeu
 		end, size := at, 0
 		for ; end < len(entries) && end-at < messages-c.Messages; end++ {
 			e := &entries[end]
-			if end > at && !follows(&entries[end-1], e) || !r.filter.MatchHash(e.TagHash) {
+			if end > at && !follows(&entries[end-1], e) || !r.wants(e) {
 				break
 			}
 			if size += record.Padded(int(e.Size)); size+c.Bytes > bytes && (end > at || c.Messages > 0) {
@@ -267,6 +267,11 @@ func (r *Reader) take(c *Chunk, offset record.QueueOffset, entries []consumequeu
 		passed = record.QueueOffset(at)
 	}
 	return passed, nil
+}
+
+// wants reports whether an entry may be of a message to read.
+func (r *Reader) wants(e *consumequeue.Entry) bool {
+	return e.Flags&consumequeue.FlagDeleted == 0 && r.filter.MatchHash(e.TagHash)
 }
 
 // Woken tells that there may be something to read. Whoever received from it calls

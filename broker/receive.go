@@ -30,13 +30,14 @@ type receiving struct {
 	filter matcher
 	sub    *inflight.Sub
 
-	attempt uint64
-	lite    bool
-	found   []found
-	room    int              // of bytes, 0 = no bound; the last message may go beyond
-	bytes   int              // found
-	plan    []inflight.Level // on a topic with priorities: what to take from where
-	leave   func()           // lets the next receive plan; nil = nobody waits for it
+	attempt   uint64
+	lite      bool
+	found     []found
+	room      int              // of bytes, 0 = no bound; the last message may go beyond
+	bytes     int              // found
+	plan      []inflight.Level // on a topic with priorities: what to take from where
+	leave     func()           // lets the next receive plan; nil = nobody waits for it
+	deletions uint64           // Broker.deletions when it began to look
 }
 
 // found is one message about to be handed out, with its bytes.
@@ -188,9 +189,13 @@ func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
 
 func (r *receiving) gather(ctx context.Context) error {
 	r.found, r.bytes = r.found[:0], 0
+	r.deletions = r.b.deletions.Load()
 	now := r.b.now()
 	for _, h := range r.sub.Resume(r.attempt, r.req.ClientID, now) {
 		l, err := r.b.load(r.topic, h.Queue, h.Offset)
+		if isTrimmed(err) {
+			continue
+		}
 		if err != nil {
 			r.release()
 			return err
@@ -287,7 +292,7 @@ func (r *receiving) loadReady(kept []inflight.Held, take func() (ready, dead []i
 			}
 		}
 		if err == nil && len(gone) > 0 {
-			r.b.log.Warn("retention took messages that were waiting for redelivery", "topic", r.topic.Name, "group", r.group.Name, "messages", len(gone), "first_offset", gone[0].Offset)
+			r.b.log.Warn("messages that were waiting for redelivery are gone, by retention or because they were deleted", "topic", r.topic.Name, "group", r.group.Name, "messages", len(gone), "first_offset", gone[0].Offset)
 		}
 		if gone = append(gone, unwanted...); err == nil && len(gone) > 0 {
 			err = r.b.commit(record1(inflight.AppendAck(nil, r.sub.Key(), gone)))
@@ -485,7 +490,32 @@ func (r *receiving) lease(redelivered []inflight.Held, scans []inflight.Scanned,
 		}
 		return !held
 	})
+	if r.b.deletions.Load() != r.deletions {
+		return r.dropDeleted()
+	}
 	return nil
+}
+
+// dropDeleted settles what was deleted since it was found: its lease may have come
+// after the deletion in the log.
+func (r *receiving) dropDeleted() error {
+	var gone []inflight.Held
+	var err error
+	r.found = slices.DeleteFunc(r.found, func(f found) bool {
+		var deleted bool
+		if err == nil {
+			deleted, err = r.b.isDeleted(entryRef{record.Key(r.topic.ID, f.held.Queue), f.held.Offset})
+		}
+		if deleted {
+			gone = append(gone, f.held)
+			f.loaded.release()
+		}
+		return deleted
+	})
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	return r.b.commit(record1(inflight.AppendAck(nil, r.sub.Key(), gone)))
 }
 
 // defaultInvisible is the lease of a push consumer that is not connected by a

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"encoding/binary"
-	"errors"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
@@ -78,7 +77,7 @@ func (b *Broker) indexRedrive(rec []byte) error {
 	}
 	// Settled even when the topic it goes to was deleted meanwhile: what becomes
 	// of the dead letter must not depend on when the index is rebuilt.
-	if err := b.settleEntry(r.DLQ, r.Offset, consumequeue.FlagRedriven); err != nil {
+	if err := b.markEntry(record.Key(r.DLQ, 0), r.Offset, consumequeue.FlagRedriven); err != nil {
 		return err
 	}
 	to := record.KeyOf(rec)
@@ -98,7 +97,7 @@ func (b *Broker) indexDiscard(data []byte) error {
 		return err
 	}
 	for _, off := range offsets {
-		if err := b.settleEntry(dlq, off, consumequeue.FlagDiscarded); err != nil {
+		if err := b.markEntry(record.Key(dlq, 0), off, consumequeue.FlagDiscarded); err != nil {
 			return err
 		}
 	}
@@ -108,38 +107,16 @@ func (b *Broker) indexDiscard(data []byte) error {
 // settle is indexRedrive and indexDiscard for entries that a rebuild of the index
 // knows from relocate records only so far.
 func (m relocations) settle(rec []byte, kind record.Kind) error {
-	mark := func(dlq record.TopicID, off record.QueueOffset, flag consumequeue.Flags) {
-		if e, ok := m[record.Key(dlq, 0)][off]; ok {
-			e.Flags |= flag
-			m[record.Key(dlq, 0)][off] = e
-		}
-	}
 	if kind == record.KindRedrive {
 		r, err := parseRedrive(rec)
-		mark(r.DLQ, r.Offset, consumequeue.FlagRedriven)
+		m.mark(record.Key(r.DLQ, 0), r.Offset, consumequeue.FlagRedriven)
 		return err
 	}
 	dlq, offsets, err := parseDiscard(record.Command(rec))
 	for _, off := range offsets {
-		mark(dlq, off, consumequeue.FlagDiscarded)
+		m.mark(record.Key(dlq, 0), off, consumequeue.FlagDiscarded)
 	}
 	return err
-}
-
-// settleEntry marks a dead letter, in place. One that retention has taken needs
-// no mark.
-func (b *Broker) settleEntry(dlq record.TopicID, off record.QueueOffset, flag consumequeue.Flags) error {
-	key := record.Key(dlq, 0)
-	var e [1]consumequeue.Entry
-	n, err := b.index.Read(key, off, e[:])
-	if errors.Is(err, consumequeue.ErrOutOfRange) || err == nil && n == 0 {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	e[0].Flags |= flag
-	return b.index.Put(key, off, e[0])
 }
 
 // settled marks dead letters that an operator has done with.

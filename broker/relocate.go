@@ -150,3 +150,27 @@ func (m relocations) begin(index *consumequeue.Store, key record.QueueKey, end r
 	}
 	return nil
 }
+
+// mark is markEntry for entries that a rebuild of the index knows from relocate
+// records only so far.
+func (m relocations) mark(key record.QueueKey, off record.QueueOffset, flag consumequeue.Flags) {
+	if e, ok := m[key][off]; ok {
+		e.Flags |= flag
+		m[key][off] = e
+	}
+}
+
+// markEntry sets a flag of an entry, in place. One that retention has taken needs
+// no mark.
+func (b *Broker) markEntry(key record.QueueKey, off record.QueueOffset, flag consumequeue.Flags) error {
+	var e [1]consumequeue.Entry
+	n, err := b.index.Read(key, off, e[:])
+	if errors.Is(err, consumequeue.ErrOutOfRange) || err == nil && n == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e[0].Flags |= flag
+	return b.index.Put(key, off, e[0])
+}

@@ -90,7 +90,12 @@ func (b *Broker) resetQueues(tp topic.Topic, only int32) ([]uint32, error) {
 		_, err := b.queueOf(tp.Name, only)
 		return []uint32{uint32(only)}, err
 	}
-	var queues []uint32
+	return b.allQueues(tp), nil
+}
+
+// allQueues returns the queues of a topic that may have messages, those of its
+// lite topics included.
+func (b *Broker) allQueues(tp topic.Topic) (queues []uint32) {
 	if tp.Type != topic.Lite {
 		for q := range tp.Queues {
 			queues = append(queues, q)
@@ -99,7 +104,7 @@ func (b *Broker) resetQueues(tp topic.Topic, only int32) ([]uint32, error) {
 	for _, l := range b.lites.List(tp.ID) {
 		queues = append(queues, l.Queue)
 	}
-	return queues, nil
+	return queues
 }
 
 func (b *Broker) resetTo(tp topic.Topic, queue uint32, req ResetRequest) (to, high record.QueueOffset, err error) {

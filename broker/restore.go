@@ -67,6 +67,7 @@ const (
 	sectionHistory
 	sectionReplays
 	sectionProducers
+	sectionDedup
 	sectionCount
 )
 
@@ -89,6 +90,7 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 	sections[sectionHistory] = b.inflight.AppendHistory(nil)
 	sections[sectionReplays] = b.replays.AppendSnapshot(nil)
 	sections[sectionProducers] = b.producers.AppendSnapshot(nil)
+	sections[sectionDedup] = b.dedup.AppendSnapshot(nil)
 	return dispatch.Checkpoint{Position: at, Sections: sections}
 }
 
@@ -106,7 +108,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 			restore func(*record.Decoder)
 		}{
 			{sectionIdentity, b.restoreIdentity},
-			{sectionTopics, b.topics.Restore},
+			{sectionTopics, b.restoreTopics},
 			{sectionGroups, b.groups.Restore},
 			{sectionInflight, b.inflight.Restore},
 			{sectionHistory, b.inflight.RestoreHistory}, // behind the leases that it is of
@@ -114,6 +116,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 			{sectionTransactions, b.transactions.Restore},
 			{sectionReplays, b.replays.Restore},
 			{sectionProducers, b.producers.Restore},
+			{sectionDedup, b.dedup.Restore}, // behind the topics that it is of
 		} {
 			if load.section >= len(cp.Sections) {
 				continue
@@ -136,6 +139,13 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 	// fills it.
 	b.index, err = consumequeue.Open(indexDir, opts, nil)
 	return found, err
+}
+
+func (b *Broker) restoreTopics(d *record.Decoder) {
+	b.topics.Restore(d)
+	for _, tp := range b.topics.List() {
+		b.dedup.Configure(tp.ID, tp.DedupWindow, tp.DedupMax)
+	}
 }
 
 // restoreTimers makes the scheduler. Its entries are where the checkpoint says,
@@ -180,6 +190,10 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 			return moved.collect(record.Command(rec), func(relocation) bool { return true })
 		case record.KindRedrive, record.KindDiscard:
 			return moved.settle(rec, kind)
+		case record.KindTrim:
+			return moved.trim(record.Command(rec))
+		case record.KindDelete:
+			return moved.delete(record.Command(rec))
 		}
 		return nil
 	})
@@ -204,6 +218,12 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 			return b.indexDiscard(record.Command(rec))
 		case record.KindRelocate:
 			return b.indexRelocate(record.Command(rec))
+		case record.KindTrim:
+			t, err := parseTrim(record.Command(rec))
+			b.indexTrim(t)
+			return err
+		case record.KindDelete:
+			return b.indexDelete(record.Command(rec))
 		}
 		if kind.Placed() {
 			return b.indexPlaced(pos, rec, kind)

@@ -44,6 +44,14 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 			return nil, err
 		}
 	}
+	if tp.DedupWindow > 0 {
+		return b.sendOnce(ctx, tp, msgs, now)
+	}
+	return b.store(ctx, tp, msgs, now)
+}
+
+// store appends messages that were checked, and waits until they are applied.
+func (b *Broker) store(ctx context.Context, tp topic.Topic, msgs []Outgoing, now int64) ([]Sent, error) {
 	s := sends.Get().(*sendState)
 	lite, err := b.beginLite(ctx, tp, msgs, &s.batch)
 	if err != nil {
@@ -105,6 +113,8 @@ func checkType(m *Outgoing, tp topic.Topic, now int64) error {
 		return Errorf(TypeConflict, "the message is of type %v, the topic %q takes %v", kind, tp.Name, tp.Type)
 	}
 	switch {
+	case m.LiteTopic != "" && tp.Type != topic.Lite && tp.Type != topic.Mixed:
+		return Errorf(TypeConflict, "the message is for a lite topic, the topic %q has none", tp.Name)
 	case kind == topic.Transaction && (m.DueTime != 0 || m.LiteTopic != ""):
 		return Errorf(TypeConflict, "a transactional message has no delivery time and no lite topic")
 	case kind == topic.Delay && m.LiteTopic != "":
@@ -184,6 +194,9 @@ func placeMessage(m *Outgoing, tp topic.Topic, now int64, spread uint32) (kind r
 	}
 	if m.Gzip {
 		flags |= record.FlagGzip
+	}
+	if tp.DedupWindow > 0 {
+		flags |= record.FlagDedup
 	}
 	if m.HasPriority {
 		flags |= record.FlagPriority

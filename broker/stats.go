@@ -14,7 +14,8 @@ import (
 // process.
 type Stats struct {
 	Uptime      time.Duration
-	Sends       uint64 // messages accepted
+	Sends       uint64 // messages stored
+	Duplicates  uint64 // messages sent again and answered with the first result
 	Deliveries  uint64 // messages handed out, each attempt counted
 	Acks        uint64
 	DeadLetters uint64
@@ -52,6 +53,7 @@ type GroupStats struct {
 // counters are what Stats counts by itself.
 type counters struct {
 	sends, deliveries, acks, deadLetters atomic.Uint64
+	duplicates                           atomic.Uint64
 	checkpoints                          atomic.Uint64
 	checkpointNanos                      atomic.Int64
 
@@ -101,7 +103,7 @@ func (c *counters) checkpoint(took time.Duration) {
 func (b *Broker) Stats() Stats {
 	c := &b.counters
 	st := Stats{
-		Uptime: time.Since(b.opened), Sends: c.sends.Load(), Deliveries: c.deliveries.Load(),
+		Uptime: time.Since(b.opened), Sends: c.sends.Load(), Duplicates: c.duplicates.Load(), Deliveries: c.deliveries.Load(),
 		Acks: c.acks.Load(), DeadLetters: c.deadLetters.Load(),
 		Waiting: b.hub.Waiting(), Clients: len(b.sessions.List()), Applied: b.dispatcher.Applied(),
 		Checkpoints: c.checkpoints.Load(), CheckpointTime: time.Duration(c.checkpointNanos.Load()),

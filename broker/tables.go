@@ -35,20 +35,8 @@ func (b *Broker) CreateTopic(ctx context.Context, tp topic.Topic) (topic.Topic, 
 	if err := checkTopicName(tp.Name); err != nil {
 		return topic.Topic{}, err
 	}
-	if tp.Type == 0 {
-		tp.Type = topic.Normal
-	}
-	if tp.Queues == 0 {
-		tp.Queues = DefaultQueues
-	}
-	if _, ok := topic.ParseType(tp.Type.String()); !ok {
-		return topic.Topic{}, Errorf(BadRequest, "the topic type %d is unknown", tp.Type)
-	}
-	if tp.Queues > MaxQueues {
-		return topic.Topic{}, Errorf(BadRequest, "%d queues, the limit is %d", tp.Queues, MaxQueues)
-	}
-	if tp.LiteTTL != 0 && (tp.LiteTTL < MinLiteTTL || tp.LiteTTL > MaxLiteTTL) {
-		return topic.Topic{}, Errorf(BadRequest, "the time of lite topics is %v, it must be 0 or %v to %v", tp.LiteTTL, MinLiteTTL, MaxLiteTTL)
+	if err := completeTopic(&tp); err != nil {
+		return topic.Topic{}, err
 	}
 	err := b.changeTables(ctx, func() ([]byte, error) {
 		if _, ok := b.topics.Lookup(tp.Name); ok {
@@ -59,6 +47,97 @@ func (b *Broker) CreateTopic(ctx context.Context, tp topic.Topic) (topic.Topic, 
 		return topic.AppendPut(nil, tp), nil
 	})
 	return tp, err
+}
+
+// completeTopic fills in defaults and checks limits.
+func completeTopic(tp *topic.Topic) error {
+	tp.Type = cmp.Or(tp.Type, topic.Normal)
+	tp.Queues = cmp.Or(tp.Queues, DefaultQueues)
+	if _, ok := topic.ParseType(tp.Type.String()); !ok {
+		return Errorf(BadRequest, "the topic type %d is unknown", tp.Type)
+	}
+	if tp.Queues > MaxQueues {
+		return Errorf(BadRequest, "%d queues, the limit is %d", tp.Queues, MaxQueues)
+	}
+	if tp.LiteTTL != 0 && (tp.LiteTTL < MinLiteTTL || tp.LiteTTL > MaxLiteTTL) {
+		return Errorf(BadRequest, "the time of lite topics is %v, it must be 0 or %v to %v", tp.LiteTTL, MinLiteTTL, MaxLiteTTL)
+	}
+	if tp.RetainAge != 0 && tp.RetainAge < MinRetainAge {
+		return Errorf(BadRequest, "the retention age is %v, it must be 0 or at least %v", tp.RetainAge, MinRetainAge)
+	}
+	if tp.RetainSize < 0 {
+		return Errorf(BadRequest, "the retention size is %d bytes, it must be 0 or more", tp.RetainSize)
+	}
+	return completeDedup(&tp.Dedup)
+}
+
+func completeDedup(d *topic.Dedup) error {
+	if *d == (topic.Dedup{}) {
+		return nil
+	}
+	d.DedupKey = cmp.Or(d.DedupKey, topic.DedupByID)
+	d.DedupMax = cmp.Or(d.DedupMax, DefaultDedupMax)
+	switch {
+	case d.DedupWindow < MinDedupWindow || d.DedupWindow > MaxDedupWindow:
+		return Errorf(BadRequest, "the deduplication window is %v, it must be %v to %v, or 0 without a key or number", d.DedupWindow, MinDedupWindow, MaxDedupWindow)
+	case !d.DedupKey.Valid() || len(d.DedupKey) > MaxDedupKeyLen:
+		return Errorf(BadRequest, "the deduplication key is %q, it must be id, key or property:NAME", clip(string(d.DedupKey)))
+	case d.DedupMax > MaxDedupMax:
+		return Errorf(BadRequest, "%d messages to remember, the limit is %d", d.DedupMax, MaxDedupMax)
+	}
+	return nil
+}
+
+// TopicChange says what to change of a topic. What is nil stays.
+type TopicChange struct {
+	Queues      *uint32 // more than before: queues do not go
+	LiteTTL     *time.Duration
+	RetainAge   *time.Duration
+	RetainSize  *int64
+	DedupWindow *time.Duration // 0 ends it
+	DedupKey    *topic.DedupKey
+	DedupMax    *uint32
+}
+
+// UpdateTopic changes a topic, and returns it as it is from now on.
+//
+// Messages of one message group, or of one priority, that are sent after a change
+// of the number of queues may go to another queue than those before, and may
+// overtake them there.
+func (b *Broker) UpdateTopic(ctx context.Context, name record.Resource, c TopicChange) (tp topic.Topic, err error) {
+	err = b.changeTables(ctx, func() ([]byte, error) {
+		old, err := b.Route(name)
+		if err != nil {
+			return nil, err
+		}
+		tp = old
+		set(&tp.Queues, c.Queues)
+		set(&tp.LiteTTL, c.LiteTTL)
+		set(&tp.RetainAge, c.RetainAge)
+		set(&tp.RetainSize, c.RetainSize)
+		if set(&tp.DedupWindow, c.DedupWindow); tp.DedupWindow == 0 {
+			tp.Dedup = topic.Dedup{}
+		}
+		set(&tp.DedupKey, c.DedupKey)
+		set(&tp.DedupMax, c.DedupMax)
+		switch {
+		case tp.Queues < old.Queues:
+			return nil, Errorf(BadRequest, "%d queues, the topic %q has %d: queues can be added, not taken away", tp.Queues, tp.Name, old.Queues)
+		case tp.Queues > old.Queues && isDLQ(tp):
+			return nil, Errorf(BadRequest, "the topic %q is that of dead letters, which has one queue", tp.Name)
+		}
+		if err := completeTopic(&tp); err != nil || tp == old {
+			return nil, err
+		}
+		return topic.AppendPut(nil, tp), nil
+	})
+	return tp, err
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
 }
 
 // DeleteTopic deletes a topic with all that groups know of it. Its messages go

@@ -95,6 +95,30 @@ func (s *Store) dropQueue(q *queue, pos record.Position) error {
 	return nil
 }
 
+// Trim raises the min of a queue to off, or to its max if that is lower, and frees
+// what became empty. It leaves alone a queue that is not known or begins later. An
+// error says that the entry at off could not be read; the queue begins there all
+// the same.
+func (s *Store) Trim(key record.QueueKey, off record.QueueOffset) error {
+	s.writer.Lock()
+	defer s.writer.Unlock()
+	q := s.shard(key).queues[key]
+	if q == nil || int64(off) <= q.min.Load() {
+		return nil
+	}
+	exts := q.extents()
+	if int64(off) >= q.max.Load() {
+		q.min.Store(q.max.Load())
+		q.publish(nil)
+		s.free(exts)
+		return nil
+	}
+	first := sort.Search(len(exts), func(i int) bool { return off < exts[i].end() })
+	low, _, err := s.firstFrom(key, exts, off, off+1, 0)
+	s.trim(q, exts, first, low, off) // with an error at low 0, which only costs DropBefore a look
+	return err
+}
+
 // trim makes off, in extent first and at position low, the queue's min.
 func (s *Store) trim(q *queue, exts []extent, first int, low record.Position, off record.QueueOffset) {
 	q.low = low

@@ -106,6 +106,10 @@ const (
 	// message when its segment had to go.
 	FlagCopied Flags = 1 << 2
 
+	// FlagDeleted marks an entry whose message an operator deleted: readers pass
+	// over it.
+	FlagDeleted Flags = 1 << 3
+
 	// FlagRedriven and FlagDiscarded mark dead letters that an operator has done
 	// with: put back into a topic, or given up.
 	FlagRedriven  Flags = 1 << 8

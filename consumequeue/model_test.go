@@ -41,6 +41,7 @@ const (
 	opDelete
 	opDeleteTopic
 	opDrop
+	opTrim
 )
 
 func (m *model) apply(o op) {
@@ -69,6 +70,12 @@ func (m *model) apply(o op) {
 			q.min += record.QueueOffset(n)
 			q.entries = q.entries[n:]
 		}
+	case opTrim:
+		if q := m.queues[o.key]; q != nil && o.off > q.min {
+			n := min(o.off-q.min, record.QueueOffset(len(q.entries)))
+			q.min += n
+			q.entries = q.entries[n:]
+		}
 	}
 }
 
@@ -88,6 +95,8 @@ func apply(t *testing.T, s *Store, o op) {
 		s.DeleteTopic(o.key.Topic())
 	case opDrop:
 		err = s.DropBefore(o.pos)
+	case opTrim:
+		err = s.Trim(o.key, o.off)
 	}
 	if err != nil {
 		t.Fatalf("%+v: %v", o, err)
@@ -184,6 +193,10 @@ func (w *workload) next() op {
 	case p < 10:
 		w.low += record.Position(w.r.Uint64N(uint64(w.pos-w.low)/2 + 1))
 		return op{kind: opDrop, pos: w.low}
+	case p < 15 && len(w.keys) > 0:
+		key := w.keys[w.r.IntN(len(w.keys))]
+		q := w.m.queues[key]
+		return op{kind: opTrim, key: key, off: max(0, q.min+record.QueueOffset(w.r.IntN(len(q.entries)+11)-10))}
 	case p < 400 && len(w.keys) < w.nQueue || len(w.keys) == 0:
 		if len(w.keys) == 0 || w.r.IntN(4) == 0 {
 			w.topic++

@@ -57,8 +57,8 @@ func (o Options) withDefaults() (Options, error) {
 }
 
 // Store is the index of all queues. Read, Bounds, OffsetAt and Stats may be
-// called from anywhere at any time. Put, PutRun, Delete, DeleteTopic, DropBefore and
-// AppendSnapshot exclude each other; the one goroutine that applies the log is
+// called from anywhere at any time. Put, PutRun, Delete, DeleteTopic, DropBefore, Trim
+// and AppendSnapshot exclude each other; the one goroutine that applies the log is
 // meant to call them. Flush and Persisted exclude each other only.
 type Store struct {
 	dir       string

@@ -157,21 +157,61 @@ func (s *Sub) applyCursor(d *record.Decoder) {
 	q.committed = record.NoOffset
 }
 
+// Beginning is where a queue begins from now on.
+type Beginning struct {
+	Queue  uint32
+	Offset record.QueueOffset
+}
+
+// Trim settles, for all groups, what queues of a topic no longer have.
+func (t *Tracker) Trim(topic record.TopicID, queues []Beginning) {
+	t.onTopic(topic, func(s *Sub) {
+		for _, b := range queues {
+			q := s.queues[b.Queue]
+			if q == nil || !q.known {
+				continue
+			}
+			for off, l := range q.out {
+				if off < b.Offset && !l.ghost {
+					s.drop(l)
+				}
+			}
+			q.cursor = max(q.cursor, b.Offset)
+		}
+	})
+}
+
+// Settle settles one message for all groups, whoever holds it. It does not see
+// leases whose records come later.
+func (t *Tracker) Settle(key record.QueueKey, off record.QueueOffset) {
+	t.onTopic(key.Topic(), func(s *Sub) {
+		if q := s.queues[key.Queue()]; q != nil && q.out[off] != nil && !q.out[off].ghost {
+			s.drop(q.out[off])
+		}
+	})
+}
+
 // DropQueue forgets a queue that is gone, of all groups.
 func (t *Tracker) DropQueue(key record.QueueKey) {
-	for _, s := range t.Subs() {
-		if s.key.Topic != key.Topic() {
-			continue
-		}
-		s.mu.Lock()
+	t.onTopic(key.Topic(), func(s *Sub) {
 		if q := s.queues[key.Queue()]; q != nil {
 			for _, l := range q.out {
 				s.drop(l)
 			}
 			delete(s.queues, key.Queue())
 		}
-		s.arm()
-		s.mu.Unlock()
+	})
+}
+
+// onTopic calls f for all Subs of a topic, locked.
+func (t *Tracker) onTopic(id record.TopicID, f func(*Sub)) {
+	for _, s := range t.Subs() {
+		if s.key.Topic == id {
+			s.mu.Lock()
+			f(s)
+			s.arm()
+			s.mu.Unlock()
+		}
 	}
 }
 

@@ -48,7 +48,8 @@ var (
 
 	// The broker.
 	topics         = desc("rocketmq_topic_number", "Topics.")
-	sends          = desc("gantry_sends_total", "Messages accepted from producers.")
+	sends          = desc("gantry_sends_total", "Messages stored for producers.")
+	duplicates     = desc("gantry_duplicates_total", "Messages sent again within their topic's deduplication window, and not stored.")
 	deliveries     = desc("gantry_deliveries_total", "Messages handed out, every attempt counted.")
 	acks           = desc("gantry_acks_total", "Messages acknowledged.")
 	deadLetters    = desc("gantry_dead_letters_total", "Messages given up on.")
@@ -118,6 +119,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 
 	gauge(topics, float64(len(s.Topics)))
 	counter(sends, float64(s.Sends))
+	counter(duplicates, float64(s.Duplicates))
 	counter(deliveries, float64(s.Deliveries))
 	counter(acks, float64(s.Acks))
 	counter(deadLetters, float64(s.DeadLetters))

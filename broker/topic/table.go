@@ -57,17 +57,16 @@ func (t *Table) NextID() record.TopicID {
 	return t.next
 }
 
-// ApplyPut applies the data of a topic-put record.
-func (t *Table) ApplyPut(data []byte) error {
-	d := record.NewDecoder(data)
-	tp := readTopic(d)
-	if err := d.Err(); err != nil {
-		return err
+// ApplyPut applies the data of a topic-put record and returns the topic.
+func (t *Table) ApplyPut(data []byte) (Topic, error) {
+	tp, err := ParsePut(data)
+	if err != nil {
+		return Topic{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.put(tp)
-	return nil
+	return tp, nil
 }
 
 func (t *Table) put(tp Topic) {
@@ -101,6 +100,11 @@ func (t *Table) AppendSnapshot(dst []byte) []byte {
 	for _, tp := range list {
 		dst = appendTopic(dst, tp)
 	}
+	list = slices.DeleteFunc(list, func(tp Topic) bool { return !tp.hasSettings() })
+	dst = appendUvarint(dst, uint64(len(list)))
+	for _, tp := range list {
+		dst = appendSettings(appendUvarint(dst, uint64(tp.ID)), tp)
+	}
 	return dst
 }
 
@@ -113,4 +117,13 @@ func (t *Table) Restore(d *record.Decoder) {
 		t.put(readTopic(d))
 	}
 	t.next = max(t.next, next)
+	if d.Len() == 0 {
+		return // of a build that had no settings
+	}
+	for n := d.Count(6); n > 0 && !d.Failed(); n-- {
+		tp, ok := t.byID[record.TopicID(d.Uint32())]
+		if readSettings(d, &tp); ok {
+			t.put(tp)
+		}
+	}
 }

@@ -358,6 +358,10 @@ func TestShellCompletesNamesFromTheBroker(t *testing.T) {
 		{[]string{"__complete", "receive", "--server", s.server, ""}, "orders"},
 		{[]string{"__complete", "receive", "orders", "--server", s.server, "--group", ""}, "billing"},
 		{[]string{"__complete", "topic", "create", "x", "--type", ""}, "fifo"},
+		{[]string{"__complete", "topic", "purge", "--server", s.server, ""}, "orders"},
+		{[]string{"__complete", "topic", "update", "--server", s.server, ""}, "orders"},
+		{[]string{"__complete", "topic", "update", "orders", "--dedup-key", ""}, "property:"},
+		{[]string{"__complete", "message", "delete", "ID", "--server", s.server, "--topic", ""}, "orders"},
 	} {
 		if out := ok(t, c.args...); !slices.Contains(strings.Fields(out), c.want) {
 			t.Errorf("%v gave %q, want %q among it", c.args, out, c.want)

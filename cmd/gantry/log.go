@@ -155,7 +155,7 @@ func viewRecord(f *commitlog.Frame, pos record.Position, rec []byte, kind record
 	switch kind {
 	case record.KindTopicPut:
 		v.Topic, v.Name = number(), d.Resource().String()
-	case record.KindTopicDelete:
+	case record.KindTopicDelete, record.KindTrim:
 		v.Topic = number()
 	case record.KindGroupPut:
 		v.Group, v.Name = number(), d.Resource().String()

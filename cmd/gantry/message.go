@@ -11,7 +11,7 @@ import (
 )
 
 func newMessage() *cobra.Command {
-	return parent("message", "Find messages by id, key, place and time", newMessageList(), newMessageQuery(), newMessageGet())
+	return parent("message", "Find messages by id, key, place and time, and delete them", newMessageList(), newMessageQuery(), newMessageGet(), newMessageDelete())
 }
 
 // storedView is a message in JSON.
@@ -214,4 +214,48 @@ func printStored(cmd *cobra.Command, v storedMessageView, properties []*gantryv1
 	}
 	_, err := fmt.Fprintf(out, "\nbody, %d bytes:\n%s\n", v.Size, clean(string(v.Body)))
 	return err
+}
+
+func newMessageDelete() *cobra.Command {
+	var topic string
+	cmd := &cobra.Command{
+		Use: "delete ID", Short: "Make a message one that is never delivered again",
+		Long: `Make a message one that is never delivered again, whatever its state: in its queue,
+held by a consumer, waiting for another attempt, delayed, undecided or dead. Of
+several messages with one id, all are deleted. A consumer that has it at this
+moment keeps it; its bytes stay in the log until their file goes. It cannot be
+undone.`,
+		Example: "  gantry message delete 0170C0035AC5673D2D5A0A5C1DF1390299 --topic orders",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().StringVar(&topic, "topic", "", "the `TOPIC` it was sent to")
+	cmd.MarkFlagRequired("topic")
+	cmd.RegisterFlagCompletionFunc("topic", topicNames)
+	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		ctx, cancel := c.call(ctx)
+		defer cancel()
+		r, err := c.topicOps().DeleteMessage(ctx, &gantryv1.DeleteMessageRequest{Topic: topic, Namespace: c.namespace, MessageId: args[0]})
+		if err != nil {
+			return c.explain(err)
+		}
+		if c.json {
+			return printJSON(cmd.OutOrStdout(), map[string]any{
+				"deleted": args[0], "entries": r.GetEntries(), "delayed": r.GetDelayed(), "half": r.GetHalf(),
+			})
+		}
+		var where []string
+		for _, w := range []struct {
+			n    int32
+			what string
+		}{{r.GetEntries(), "in queues"}, {r.GetDelayed(), "delayed"}, {r.GetHalf(), "undecided"}} {
+			if w.n > 0 {
+				where = append(where, fmt.Sprintf("%d %s", w.n, w.what))
+			}
+		}
+		if len(where) == 0 {
+			where = []string{"it was gone already"}
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "message %s deleted (%s)\n", clean(args[0]), strings.Join(where, ", "))
+		return err
+	})
 }

@@ -47,7 +47,11 @@ func newSend() *cobra.Command {
 		Long: `Send each BODY as one message, or each line of standard input with --stdin.
 
 The command ends when every message is acknowledged; it stops at the first that
-is refused.`,
+is refused.
+
+On a mixed topic --group, --delay and --priority combine. The group decides about
+the queue, and messages of one group are in order there, delayed ones from when
+they are due; without a group the priority decides.`,
 		Example: `  gantry send orders '{"id": 1}' --tag paid --key order-1 --property region=eu
   gantry send orders --stdin < lines.txt`,
 		Args:              cobra.MinimumNArgs(1),
@@ -56,9 +60,9 @@ is refused.`,
 	cmd.Flags().StringVar(&f.tag, "tag", "", "tag, which consumers filter by")
 	cmd.Flags().StringArrayVar(&f.keys, "key", nil, "`KEY` to find the message by (repeatable)")
 	cmd.Flags().StringArrayVar(&f.properties, "property", nil, "user property as `KEY=VALUE` (repeatable)")
-	cmd.Flags().StringVar(&f.group, "group", "", "message group: messages of one `GROUP` stay in order (fifo topics)")
-	cmd.Flags().DurationVar(&f.delay, "delay", 0, "deliver not before this much later (delay topics)")
-	cmd.Flags().Int32Var(&f.priority, "priority", 0, "the higher the sooner (priority topics)")
+	cmd.Flags().StringVar(&f.group, "group", "", "message group: messages of one `GROUP` stay in order (fifo and mixed topics)")
+	cmd.Flags().DurationVar(&f.delay, "delay", 0, "deliver not before this much later (delay and mixed topics)")
+	cmd.Flags().Int32Var(&f.priority, "priority", 0, "the higher the sooner (priority topics); on a mixed topic it only chooses the queue")
 	cmd.Flags().IntVar(&f.count, "count", 1, "send every message this many times")
 	cmd.Flags().BoolVar(&f.stdin, "stdin", false, "send each line of standard input")
 	cmd.RegisterFlagCompletionFunc("group", cobra.NoFileCompletions)

@@ -176,6 +176,11 @@ const (
 	KindRelocate       Kind = 48
 	KindDeadLetterCopy Kind = 49
 
+	// Topics: the beginning of queues is gone, by retention or a purge; single
+	// messages were deleted.
+	KindTrim   Kind = 56
+	KindDelete Kind = 57
+
 	// Replays: messages that a group has done with go to it again.
 	KindReopen      Kind = 64 // these ones
 	KindReplayBegin Kind = 65
@@ -197,8 +202,8 @@ var kindNames = map[Kind]string{
 	KindTransactionRollback: "transaction-rollback", KindTransactionCheck: "transaction-check",
 	KindTransactionMove: "transaction-move",
 	KindTimerCancel:     "timer-cancel", KindTimerMove: "timer-move", KindCopy: "copy", KindRelocate: "relocate",
-	KindDeadLetterCopy: "dead-letter-copy",
-	KindReopen:         "reopen", KindReplayBegin: "replay-begin", KindReplayStep: "replay-step", KindReplayEnd: "replay-end",
+	KindDeadLetterCopy: "dead-letter-copy", KindTrim: "trim", KindDelete: "delete",
+	KindReopen: "reopen", KindReplayBegin: "replay-begin", KindReplayStep: "replay-step", KindReplayEnd: "replay-end",
 	KindProducerMark: "producer-mark",
 }
 
@@ -229,6 +234,7 @@ const (
 	FlagPriority Flags = 1 << 1 // the priority field was given
 	FlagFIFO     Flags = 1 << 2 // a message group was given
 	FlagDelayed  Flags = 1 << 3 // of a copy: the message was a KindDelayed
+	FlagDedup    Flags = 1 << 6 // to be remembered, so that the same one sent again is not stored
 )
 
 // Decoding failures. They say what was found, the caller says where.
@@ -352,6 +358,9 @@ func Stamp(head []byte, offset QueueOffset, storeTime int64) {
 func KeyOf(rec []byte) QueueKey {
 	return Key(TopicID(le.Uint32(rec[offTopic:])), le.Uint32(rec[offQueue:]))
 }
+
+// FlagsOf returns the flags of the record that starts at rec.
+func FlagsOf(rec []byte) Flags { return Flags(le.Uint16(rec[offFlags:])) }
 
 // KindOf returns the kind of the record that starts at rec.
 func KindOf(rec []byte) Kind { return Kind(rec[offKind]) }

@@ -204,13 +204,19 @@ func (Settlement) EnumDescriptor() ([]byte, []int) {
 }
 
 type Topic struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Type          TopicType              `protobuf:"varint,3,opt,name=type,proto3,enum=gantry.v1.TopicType" json:"type,omitempty"`
-	Queues        uint32                 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created,proto3" json:"created,omitempty"`
-	LiteTtl       *durationpb.Duration   `protobuf:"bytes,6,opt,name=lite_ttl,json=liteTtl,proto3" json:"lite_ttl,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Type      TopicType              `protobuf:"varint,3,opt,name=type,proto3,enum=gantry.v1.TopicType" json:"type,omitempty"`
+	Queues    uint32                 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"`
+	Created   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created,proto3" json:"created,omitempty"`
+	LiteTtl   *durationpb.Duration   `protobuf:"bytes,6,opt,name=lite_ttl,json=liteTtl,proto3" json:"lite_ttl,omitempty"`
+	// The rest is as in CreateTopicRequest.
+	RetentionAge  *durationpb.Duration `protobuf:"bytes,7,opt,name=retention_age,json=retentionAge,proto3" json:"retention_age,omitempty"`
+	RetentionSize int64                `protobuf:"varint,8,opt,name=retention_size,json=retentionSize,proto3" json:"retention_size,omitempty"`
+	DedupWindow   *durationpb.Duration `protobuf:"bytes,9,opt,name=dedup_window,json=dedupWindow,proto3" json:"dedup_window,omitempty"`
+	DedupKey      string               `protobuf:"bytes,10,opt,name=dedup_key,json=dedupKey,proto3" json:"dedup_key,omitempty"`
+	DedupMax      uint32               `protobuf:"varint,11,opt,name=dedup_max,json=dedupMax,proto3" json:"dedup_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -287,6 +293,41 @@ func (x *Topic) GetLiteTtl() *durationpb.Duration {
 	return nil
 }
 
+func (x *Topic) GetRetentionAge() *durationpb.Duration {
+	if x != nil {
+		return x.RetentionAge
+	}
+	return nil
+}
+
+func (x *Topic) GetRetentionSize() int64 {
+	if x != nil {
+		return x.RetentionSize
+	}
+	return 0
+}
+
+func (x *Topic) GetDedupWindow() *durationpb.Duration {
+	if x != nil {
+		return x.DedupWindow
+	}
+	return nil
+}
+
+func (x *Topic) GetDedupKey() string {
+	if x != nil {
+		return x.DedupKey
+	}
+	return ""
+}
+
+func (x *Topic) GetDedupMax() uint32 {
+	if x != nil {
+		return x.DedupMax
+	}
+	return 0
+}
+
 // Offsets count a queue's messages from 0.
 type TopicQueue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -360,7 +401,21 @@ type CreateTopicRequest struct {
 	Queues uint32 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"`
 	// Lite topics of this parent are deleted when nobody has written to them for
 	// so long: 15 minutes to 30 days. Unset or 0: never.
-	LiteTtl       *durationpb.Duration `protobuf:"bytes,5,opt,name=lite_ttl,json=liteTtl,proto3" json:"lite_ttl,omitempty"`
+	LiteTtl *durationpb.Duration `protobuf:"bytes,5,opt,name=lite_ttl,json=liteTtl,proto3" json:"lite_ttl,omitempty"`
+	// Retention of its own, shorter or longer than the log's: messages go when they
+	// are so old, or when all of them together have more than so many bytes. Unset
+	// or 0: no such bound; neither: they go with the log.
+	RetentionAge  *durationpb.Duration `protobuf:"bytes,6,opt,name=retention_age,json=retentionAge,proto3" json:"retention_age,omitempty"`
+	RetentionSize int64                `protobuf:"varint,7,opt,name=retention_size,json=retentionSize,proto3" json:"retention_size,omitempty"`
+	// A message that is sent again within this time of the first one gets the first
+	// result and is not stored: 1 second to 7 days. Unset or 0: no deduplication.
+	DedupWindow *durationpb.Duration `protobuf:"bytes,8,opt,name=dedup_window,json=dedupWindow,proto3" json:"dedup_window,omitempty"`
+	// What makes it the same message: "id", "key" (all its keys), or
+	// "property:NAME". Empty: "id".
+	DedupKey string `protobuf:"bytes,9,opt,name=dedup_key,json=dedupKey,proto3" json:"dedup_key,omitempty"`
+	// How many messages are remembered at most; then the oldest are forgotten before
+	// their time. 0: 262144.
+	DedupMax      uint32 `protobuf:"varint,10,opt,name=dedup_max,json=dedupMax,proto3" json:"dedup_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +483,41 @@ func (x *CreateTopicRequest) GetLiteTtl() *durationpb.Duration {
 		return x.LiteTtl
 	}
 	return nil
+}
+
+func (x *CreateTopicRequest) GetRetentionAge() *durationpb.Duration {
+	if x != nil {
+		return x.RetentionAge
+	}
+	return nil
+}
+
+func (x *CreateTopicRequest) GetRetentionSize() int64 {
+	if x != nil {
+		return x.RetentionSize
+	}
+	return 0
+}
+
+func (x *CreateTopicRequest) GetDedupWindow() *durationpb.Duration {
+	if x != nil {
+		return x.DedupWindow
+	}
+	return nil
+}
+
+func (x *CreateTopicRequest) GetDedupKey() string {
+	if x != nil {
+		return x.DedupKey
+	}
+	return ""
+}
+
+func (x *CreateTopicRequest) GetDedupMax() uint32 {
+	if x != nil {
+		return x.DedupMax
+	}
+	return 0
 }
 
 type CreateTopicResponse struct {
@@ -622,9 +712,15 @@ type DescribeTopicResponse struct {
 	Queues []*TopicQueue `protobuf:"bytes,2,rep,name=queues,proto3" json:"queues,omitempty"`
 	// Kept in all queues together. Excludes what no consumer may see yet:
 	// delayed messages that are not due, undecided transactions.
-	Messages      int64 `protobuf:"varint,3,opt,name=messages,proto3" json:"messages,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Messages int64 `protobuf:"varint,3,opt,name=messages,proto3" json:"messages,omitempty"`
+	// Of their records in the log; of a topic with many messages an estimate.
+	Bytes          int64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	BytesEstimated bool  `protobuf:"varint,5,opt,name=bytes_estimated,json=bytesEstimated,proto3" json:"bytes_estimated,omitempty"`
+	// Messages that the deduplication remembers, and when the oldest was stored.
+	DedupRemembered int64                  `protobuf:"varint,6,opt,name=dedup_remembered,json=dedupRemembered,proto3" json:"dedup_remembered,omitempty"`
+	DedupSince      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=dedup_since,json=dedupSince,proto3" json:"dedup_since,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *DescribeTopicResponse) Reset() {
@@ -676,6 +772,34 @@ func (x *DescribeTopicResponse) GetMessages() int64 {
 		return x.Messages
 	}
 	return 0
+}
+
+func (x *DescribeTopicResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *DescribeTopicResponse) GetBytesEstimated() bool {
+	if x != nil {
+		return x.BytesEstimated
+	}
+	return false
+}
+
+func (x *DescribeTopicResponse) GetDedupRemembered() int64 {
+	if x != nil {
+		return x.DedupRemembered
+	}
+	return 0
+}
+
+func (x *DescribeTopicResponse) GetDedupSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DedupSince
+	}
+	return nil
 }
 
 type ListTopicsRequest struct {
@@ -2944,27 +3068,39 @@ var File_gantry_v1_admin_proto protoreflect.FileDescriptor
 
 const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x15gantry/v1/admin.proto\x12\tgantry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x01\n" +
+	"\x15gantry/v1/admin.proto\x12\tgantry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x03\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12(\n" +
 	"\x04type\x18\x03 \x01(\x0e2\x14.gantry.v1.TopicTypeR\x04type\x12\x16\n" +
 	"\x06queues\x18\x04 \x01(\rR\x06queues\x124\n" +
 	"\acreated\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
-	"\blite_ttl\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\aliteTtl\"`\n" +
+	"\blite_ttl\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\aliteTtl\x12>\n" +
+	"\rretention_age\x18\a \x01(\v2\x19.google.protobuf.DurationR\fretentionAge\x12%\n" +
+	"\x0eretention_size\x18\b \x01(\x03R\rretentionSize\x12<\n" +
+	"\fdedup_window\x18\t \x01(\v2\x19.google.protobuf.DurationR\vdedupWindow\x12\x1b\n" +
+	"\tdedup_key\x18\n" +
+	" \x01(\tR\bdedupKey\x12\x1b\n" +
+	"\tdedup_max\x18\v \x01(\rR\bdedupMax\"`\n" +
 	"\n" +
 	"TopicQueue\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\rR\x05queue\x12\x1d\n" +
 	"\n" +
 	"min_offset\x18\x02 \x01(\x03R\tminOffset\x12\x1d\n" +
 	"\n" +
-	"max_offset\x18\x03 \x01(\x03R\tmaxOffset\"\xbe\x01\n" +
+	"max_offset\x18\x03 \x01(\x03R\tmaxOffset\"\x9d\x03\n" +
 	"\x12CreateTopicRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12(\n" +
 	"\x04type\x18\x03 \x01(\x0e2\x14.gantry.v1.TopicTypeR\x04type\x12\x16\n" +
 	"\x06queues\x18\x04 \x01(\rR\x06queues\x124\n" +
-	"\blite_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aliteTtl\"=\n" +
+	"\blite_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aliteTtl\x12>\n" +
+	"\rretention_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\fretentionAge\x12%\n" +
+	"\x0eretention_size\x18\a \x01(\x03R\rretentionSize\x12<\n" +
+	"\fdedup_window\x18\b \x01(\v2\x19.google.protobuf.DurationR\vdedupWindow\x12\x1b\n" +
+	"\tdedup_key\x18\t \x01(\tR\bdedupKey\x12\x1b\n" +
+	"\tdedup_max\x18\n" +
+	" \x01(\rR\bdedupMax\"=\n" +
 	"\x13CreateTopicResponse\x12&\n" +
 	"\x05topic\x18\x01 \x01(\v2\x10.gantry.v1.TopicR\x05topic\"F\n" +
 	"\x12DeleteTopicRequest\x12\x12\n" +
@@ -2973,11 +3109,16 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\x13DeleteTopicResponse\"H\n" +
 	"\x14DescribeTopicRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
-	"\tnamespace\x18\x02 \x01(\tR\tnamespace\"\x8a\x01\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\"\xb1\x02\n" +
 	"\x15DescribeTopicResponse\x12&\n" +
 	"\x05topic\x18\x01 \x01(\v2\x10.gantry.v1.TopicR\x05topic\x12-\n" +
 	"\x06queues\x18\x02 \x03(\v2\x15.gantry.v1.TopicQueueR\x06queues\x12\x1a\n" +
-	"\bmessages\x18\x03 \x01(\x03R\bmessages\"D\n" +
+	"\bmessages\x18\x03 \x01(\x03R\bmessages\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12'\n" +
+	"\x0fbytes_estimated\x18\x05 \x01(\bR\x0ebytesEstimated\x12)\n" +
+	"\x10dedup_remembered\x18\x06 \x01(\x03R\x0fdedupRemembered\x12;\n" +
+	"\vdedup_since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"dedupSince\"D\n" +
 	"\x11ListTopicsRequest\x12!\n" +
 	"\tnamespace\x18\x01 \x01(\tH\x00R\tnamespace\x88\x01\x01B\f\n" +
 	"\n" +
@@ -3273,80 +3414,85 @@ var file_gantry_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: gantry.v1.Topic.type:type_name -> gantry.v1.TopicType
 	44, // 1: gantry.v1.Topic.created:type_name -> google.protobuf.Timestamp
 	45, // 2: gantry.v1.Topic.lite_ttl:type_name -> google.protobuf.Duration
-	0,  // 3: gantry.v1.CreateTopicRequest.type:type_name -> gantry.v1.TopicType
-	45, // 4: gantry.v1.CreateTopicRequest.lite_ttl:type_name -> google.protobuf.Duration
-	3,  // 5: gantry.v1.CreateTopicResponse.topic:type_name -> gantry.v1.Topic
-	3,  // 6: gantry.v1.DescribeTopicResponse.topic:type_name -> gantry.v1.Topic
-	4,  // 7: gantry.v1.DescribeTopicResponse.queues:type_name -> gantry.v1.TopicQueue
-	3,  // 8: gantry.v1.ListTopicsResponse.topics:type_name -> gantry.v1.Topic
-	45, // 9: gantry.v1.RetrySteps.steps:type_name -> google.protobuf.Duration
-	45, // 10: gantry.v1.ExponentialRetry.initial:type_name -> google.protobuf.Duration
-	45, // 11: gantry.v1.ExponentialRetry.max:type_name -> google.protobuf.Duration
-	13, // 12: gantry.v1.Group.steps:type_name -> gantry.v1.RetrySteps
-	14, // 13: gantry.v1.Group.exponential:type_name -> gantry.v1.ExponentialRetry
-	44, // 14: gantry.v1.Group.created:type_name -> google.protobuf.Timestamp
-	13, // 15: gantry.v1.CreateGroupRequest.steps:type_name -> gantry.v1.RetrySteps
-	14, // 16: gantry.v1.CreateGroupRequest.exponential:type_name -> gantry.v1.ExponentialRetry
-	15, // 17: gantry.v1.CreateGroupResponse.group:type_name -> gantry.v1.Group
-	15, // 18: gantry.v1.DescribeGroupResponse.group:type_name -> gantry.v1.Group
-	22, // 19: gantry.v1.DescribeGroupResponse.topics:type_name -> gantry.v1.GroupTopic
-	24, // 20: gantry.v1.DescribeGroupResponse.clients:type_name -> gantry.v1.Client
-	23, // 21: gantry.v1.GroupTopic.queues:type_name -> gantry.v1.GroupQueue
-	44, // 22: gantry.v1.Client.last_seen:type_name -> google.protobuf.Timestamp
-	15, // 23: gantry.v1.ListGroupsResponse.groups:type_name -> gantry.v1.Group
-	1,  // 24: gantry.v1.Transaction.state:type_name -> gantry.v1.TransactionState
-	44, // 25: gantry.v1.Transaction.born:type_name -> google.protobuf.Timestamp
-	44, // 26: gantry.v1.Transaction.stored:type_name -> google.protobuf.Timestamp
-	44, // 27: gantry.v1.Transaction.next_check:type_name -> google.protobuf.Timestamp
-	44, // 28: gantry.v1.Transaction.decided:type_name -> google.protobuf.Timestamp
-	27, // 29: gantry.v1.ListTransactionsResponse.transactions:type_name -> gantry.v1.Transaction
-	27, // 30: gantry.v1.DescribeTransactionResponse.transaction:type_name -> gantry.v1.Transaction
-	43, // 31: gantry.v1.DescribeTransactionResponse.properties:type_name -> gantry.v1.DescribeTransactionResponse.PropertiesEntry
-	2,  // 32: gantry.v1.SettleTransactionRequest.settlement:type_name -> gantry.v1.Settlement
-	27, // 33: gantry.v1.SettleTransactionResponse.transaction:type_name -> gantry.v1.Transaction
-	44, // 34: gantry.v1.Timer.due:type_name -> google.protobuf.Timestamp
-	44, // 35: gantry.v1.Timer.born:type_name -> google.protobuf.Timestamp
-	44, // 36: gantry.v1.Timer.stored:type_name -> google.protobuf.Timestamp
-	44, // 37: gantry.v1.ListTimersRequest.from:type_name -> google.protobuf.Timestamp
-	44, // 38: gantry.v1.ListTimersRequest.to:type_name -> google.protobuf.Timestamp
-	34, // 39: gantry.v1.ListTimersResponse.timers:type_name -> gantry.v1.Timer
-	44, // 40: gantry.v1.RescheduleTimerRequest.due:type_name -> google.protobuf.Timestamp
-	45, // 41: gantry.v1.ServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	5,  // 42: gantry.v1.Management.CreateTopic:input_type -> gantry.v1.CreateTopicRequest
-	7,  // 43: gantry.v1.Management.DeleteTopic:input_type -> gantry.v1.DeleteTopicRequest
-	9,  // 44: gantry.v1.Management.DescribeTopic:input_type -> gantry.v1.DescribeTopicRequest
-	11, // 45: gantry.v1.Management.ListTopics:input_type -> gantry.v1.ListTopicsRequest
-	16, // 46: gantry.v1.Management.CreateGroup:input_type -> gantry.v1.CreateGroupRequest
-	18, // 47: gantry.v1.Management.DeleteGroup:input_type -> gantry.v1.DeleteGroupRequest
-	20, // 48: gantry.v1.Management.DescribeGroup:input_type -> gantry.v1.DescribeGroupRequest
-	25, // 49: gantry.v1.Management.ListGroups:input_type -> gantry.v1.ListGroupsRequest
-	28, // 50: gantry.v1.Management.ListTransactions:input_type -> gantry.v1.ListTransactionsRequest
-	30, // 51: gantry.v1.Management.DescribeTransaction:input_type -> gantry.v1.DescribeTransactionRequest
-	32, // 52: gantry.v1.Management.SettleTransaction:input_type -> gantry.v1.SettleTransactionRequest
-	35, // 53: gantry.v1.Management.ListTimers:input_type -> gantry.v1.ListTimersRequest
-	37, // 54: gantry.v1.Management.CancelTimer:input_type -> gantry.v1.CancelTimerRequest
-	39, // 55: gantry.v1.Management.RescheduleTimer:input_type -> gantry.v1.RescheduleTimerRequest
-	41, // 56: gantry.v1.Management.ServerInfo:input_type -> gantry.v1.ServerInfoRequest
-	6,  // 57: gantry.v1.Management.CreateTopic:output_type -> gantry.v1.CreateTopicResponse
-	8,  // 58: gantry.v1.Management.DeleteTopic:output_type -> gantry.v1.DeleteTopicResponse
-	10, // 59: gantry.v1.Management.DescribeTopic:output_type -> gantry.v1.DescribeTopicResponse
-	12, // 60: gantry.v1.Management.ListTopics:output_type -> gantry.v1.ListTopicsResponse
-	17, // 61: gantry.v1.Management.CreateGroup:output_type -> gantry.v1.CreateGroupResponse
-	19, // 62: gantry.v1.Management.DeleteGroup:output_type -> gantry.v1.DeleteGroupResponse
-	21, // 63: gantry.v1.Management.DescribeGroup:output_type -> gantry.v1.DescribeGroupResponse
-	26, // 64: gantry.v1.Management.ListGroups:output_type -> gantry.v1.ListGroupsResponse
-	29, // 65: gantry.v1.Management.ListTransactions:output_type -> gantry.v1.ListTransactionsResponse
-	31, // 66: gantry.v1.Management.DescribeTransaction:output_type -> gantry.v1.DescribeTransactionResponse
-	33, // 67: gantry.v1.Management.SettleTransaction:output_type -> gantry.v1.SettleTransactionResponse
-	36, // 68: gantry.v1.Management.ListTimers:output_type -> gantry.v1.ListTimersResponse
-	38, // 69: gantry.v1.Management.CancelTimer:output_type -> gantry.v1.CancelTimerResponse
-	40, // 70: gantry.v1.Management.RescheduleTimer:output_type -> gantry.v1.RescheduleTimerResponse
-	42, // 71: gantry.v1.Management.ServerInfo:output_type -> gantry.v1.ServerInfoResponse
-	57, // [57:72] is the sub-list for method output_type
-	42, // [42:57] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	45, // 3: gantry.v1.Topic.retention_age:type_name -> google.protobuf.Duration
+	45, // 4: gantry.v1.Topic.dedup_window:type_name -> google.protobuf.Duration
+	0,  // 5: gantry.v1.CreateTopicRequest.type:type_name -> gantry.v1.TopicType
+	45, // 6: gantry.v1.CreateTopicRequest.lite_ttl:type_name -> google.protobuf.Duration
+	45, // 7: gantry.v1.CreateTopicRequest.retention_age:type_name -> google.protobuf.Duration
+	45, // 8: gantry.v1.CreateTopicRequest.dedup_window:type_name -> google.protobuf.Duration
+	3,  // 9: gantry.v1.CreateTopicResponse.topic:type_name -> gantry.v1.Topic
+	3,  // 10: gantry.v1.DescribeTopicResponse.topic:type_name -> gantry.v1.Topic
+	4,  // 11: gantry.v1.DescribeTopicResponse.queues:type_name -> gantry.v1.TopicQueue
+	44, // 12: gantry.v1.DescribeTopicResponse.dedup_since:type_name -> google.protobuf.Timestamp
+	3,  // 13: gantry.v1.ListTopicsResponse.topics:type_name -> gantry.v1.Topic
+	45, // 14: gantry.v1.RetrySteps.steps:type_name -> google.protobuf.Duration
+	45, // 15: gantry.v1.ExponentialRetry.initial:type_name -> google.protobuf.Duration
+	45, // 16: gantry.v1.ExponentialRetry.max:type_name -> google.protobuf.Duration
+	13, // 17: gantry.v1.Group.steps:type_name -> gantry.v1.RetrySteps
+	14, // 18: gantry.v1.Group.exponential:type_name -> gantry.v1.ExponentialRetry
+	44, // 19: gantry.v1.Group.created:type_name -> google.protobuf.Timestamp
+	13, // 20: gantry.v1.CreateGroupRequest.steps:type_name -> gantry.v1.RetrySteps
+	14, // 21: gantry.v1.CreateGroupRequest.exponential:type_name -> gantry.v1.ExponentialRetry
+	15, // 22: gantry.v1.CreateGroupResponse.group:type_name -> gantry.v1.Group
+	15, // 23: gantry.v1.DescribeGroupResponse.group:type_name -> gantry.v1.Group
+	22, // 24: gantry.v1.DescribeGroupResponse.topics:type_name -> gantry.v1.GroupTopic
+	24, // 25: gantry.v1.DescribeGroupResponse.clients:type_name -> gantry.v1.Client
+	23, // 26: gantry.v1.GroupTopic.queues:type_name -> gantry.v1.GroupQueue
+	44, // 27: gantry.v1.Client.last_seen:type_name -> google.protobuf.Timestamp
+	15, // 28: gantry.v1.ListGroupsResponse.groups:type_name -> gantry.v1.Group
+	1,  // 29: gantry.v1.Transaction.state:type_name -> gantry.v1.TransactionState
+	44, // 30: gantry.v1.Transaction.born:type_name -> google.protobuf.Timestamp
+	44, // 31: gantry.v1.Transaction.stored:type_name -> google.protobuf.Timestamp
+	44, // 32: gantry.v1.Transaction.next_check:type_name -> google.protobuf.Timestamp
+	44, // 33: gantry.v1.Transaction.decided:type_name -> google.protobuf.Timestamp
+	27, // 34: gantry.v1.ListTransactionsResponse.transactions:type_name -> gantry.v1.Transaction
+	27, // 35: gantry.v1.DescribeTransactionResponse.transaction:type_name -> gantry.v1.Transaction
+	43, // 36: gantry.v1.DescribeTransactionResponse.properties:type_name -> gantry.v1.DescribeTransactionResponse.PropertiesEntry
+	2,  // 37: gantry.v1.SettleTransactionRequest.settlement:type_name -> gantry.v1.Settlement
+	27, // 38: gantry.v1.SettleTransactionResponse.transaction:type_name -> gantry.v1.Transaction
+	44, // 39: gantry.v1.Timer.due:type_name -> google.protobuf.Timestamp
+	44, // 40: gantry.v1.Timer.born:type_name -> google.protobuf.Timestamp
+	44, // 41: gantry.v1.Timer.stored:type_name -> google.protobuf.Timestamp
+	44, // 42: gantry.v1.ListTimersRequest.from:type_name -> google.protobuf.Timestamp
+	44, // 43: gantry.v1.ListTimersRequest.to:type_name -> google.protobuf.Timestamp
+	34, // 44: gantry.v1.ListTimersResponse.timers:type_name -> gantry.v1.Timer
+	44, // 45: gantry.v1.RescheduleTimerRequest.due:type_name -> google.protobuf.Timestamp
+	45, // 46: gantry.v1.ServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	5,  // 47: gantry.v1.Management.CreateTopic:input_type -> gantry.v1.CreateTopicRequest
+	7,  // 48: gantry.v1.Management.DeleteTopic:input_type -> gantry.v1.DeleteTopicRequest
+	9,  // 49: gantry.v1.Management.DescribeTopic:input_type -> gantry.v1.DescribeTopicRequest
+	11, // 50: gantry.v1.Management.ListTopics:input_type -> gantry.v1.ListTopicsRequest
+	16, // 51: gantry.v1.Management.CreateGroup:input_type -> gantry.v1.CreateGroupRequest
+	18, // 52: gantry.v1.Management.DeleteGroup:input_type -> gantry.v1.DeleteGroupRequest
+	20, // 53: gantry.v1.Management.DescribeGroup:input_type -> gantry.v1.DescribeGroupRequest
+	25, // 54: gantry.v1.Management.ListGroups:input_type -> gantry.v1.ListGroupsRequest
+	28, // 55: gantry.v1.Management.ListTransactions:input_type -> gantry.v1.ListTransactionsRequest
+	30, // 56: gantry.v1.Management.DescribeTransaction:input_type -> gantry.v1.DescribeTransactionRequest
+	32, // 57: gantry.v1.Management.SettleTransaction:input_type -> gantry.v1.SettleTransactionRequest
+	35, // 58: gantry.v1.Management.ListTimers:input_type -> gantry.v1.ListTimersRequest
+	37, // 59: gantry.v1.Management.CancelTimer:input_type -> gantry.v1.CancelTimerRequest
+	39, // 60: gantry.v1.Management.RescheduleTimer:input_type -> gantry.v1.RescheduleTimerRequest
+	41, // 61: gantry.v1.Management.ServerInfo:input_type -> gantry.v1.ServerInfoRequest
+	6,  // 62: gantry.v1.Management.CreateTopic:output_type -> gantry.v1.CreateTopicResponse
+	8,  // 63: gantry.v1.Management.DeleteTopic:output_type -> gantry.v1.DeleteTopicResponse
+	10, // 64: gantry.v1.Management.DescribeTopic:output_type -> gantry.v1.DescribeTopicResponse
+	12, // 65: gantry.v1.Management.ListTopics:output_type -> gantry.v1.ListTopicsResponse
+	17, // 66: gantry.v1.Management.CreateGroup:output_type -> gantry.v1.CreateGroupResponse
+	19, // 67: gantry.v1.Management.DeleteGroup:output_type -> gantry.v1.DeleteGroupResponse
+	21, // 68: gantry.v1.Management.DescribeGroup:output_type -> gantry.v1.DescribeGroupResponse
+	26, // 69: gantry.v1.Management.ListGroups:output_type -> gantry.v1.ListGroupsResponse
+	29, // 70: gantry.v1.Management.ListTransactions:output_type -> gantry.v1.ListTransactionsResponse
+	31, // 71: gantry.v1.Management.DescribeTransaction:output_type -> gantry.v1.DescribeTransactionResponse
+	33, // 72: gantry.v1.Management.SettleTransaction:output_type -> gantry.v1.SettleTransactionResponse
+	36, // 73: gantry.v1.Management.ListTimers:output_type -> gantry.v1.ListTimersResponse
+	38, // 74: gantry.v1.Management.CancelTimer:output_type -> gantry.v1.CancelTimerResponse
+	40, // 75: gantry.v1.Management.RescheduleTimer:output_type -> gantry.v1.RescheduleTimerResponse
+	42, // 76: gantry.v1.Management.ServerInfo:output_type -> gantry.v1.ServerInfoResponse
+	62, // [62:77] is the sub-list for method output_type
+	47, // [47:62] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_admin_proto_init() }

@@ -47,21 +47,24 @@ const (
 	// In its queue, and a group was handed it and has not settled it: it has it, or
 	// it will have it again.
 	MessageState_MESSAGE_RETRYING MessageState = 9
+	// By an operator.
+	MessageState_MESSAGE_DELETED MessageState = 10
 )
 
 // Enum value maps for MessageState.
 var (
 	MessageState_name = map[int32]string{
-		0: "MESSAGE_STATE_UNSPECIFIED",
-		1: "MESSAGE_QUEUED",
-		2: "MESSAGE_DEAD_LETTER",
-		3: "MESSAGE_HALF",
-		4: "MESSAGE_PARKED",
-		5: "MESSAGE_ROLLED_BACK",
-		6: "MESSAGE_DELAYED",
-		7: "MESSAGE_RECALLED",
-		8: "MESSAGE_GONE",
-		9: "MESSAGE_RETRYING",
+		0:  "MESSAGE_STATE_UNSPECIFIED",
+		1:  "MESSAGE_QUEUED",
+		2:  "MESSAGE_DEAD_LETTER",
+		3:  "MESSAGE_HALF",
+		4:  "MESSAGE_PARKED",
+		5:  "MESSAGE_ROLLED_BACK",
+		6:  "MESSAGE_DELAYED",
+		7:  "MESSAGE_RECALLED",
+		8:  "MESSAGE_GONE",
+		9:  "MESSAGE_RETRYING",
+		10: "MESSAGE_DELETED",
 	}
 	MessageState_value = map[string]int32{
 		"MESSAGE_STATE_UNSPECIFIED": 0,
@@ -74,6 +77,7 @@ var (
 		"MESSAGE_RECALLED":          7,
 		"MESSAGE_GONE":              8,
 		"MESSAGE_RETRYING":          9,
+		"MESSAGE_DELETED":           10,
 	}
 )
 
@@ -490,7 +494,7 @@ type MessagePlace struct {
 	// Among dead letters; else it was redriven from there.
 	Dead   bool   `protobuf:"varint,6,opt,name=dead,proto3" json:"dead,omitempty"`
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
-	// A dead letter that was redriven or discarded.
+	// A dead letter that was redriven or discarded, or a place that was deleted.
 	Settled       bool `protobuf:"varint,8,opt,name=settled,proto3" json:"settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1225,7 +1229,7 @@ const file_gantry_v1_message_proto_rawDesc = "" +
 	" \x01(\tR\x05group\"a\n" +
 	"\x15QueryMessagesResponse\x124\n" +
 	"\bmessages\x18\x01 \x03(\v2\x18.gantry.v1.StoredMessageR\bmessages\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next*\xec\x01\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next*\x81\x02\n" +
 	"\fMessageState\x12\x1d\n" +
 	"\x19MESSAGE_STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eMESSAGE_QUEUED\x10\x01\x12\x17\n" +
@@ -1236,7 +1240,9 @@ const file_gantry_v1_message_proto_rawDesc = "" +
 	"\x0fMESSAGE_DELAYED\x10\x06\x12\x14\n" +
 	"\x10MESSAGE_RECALLED\x10\a\x12\x10\n" +
 	"\fMESSAGE_GONE\x10\b\x12\x14\n" +
-	"\x10MESSAGE_RETRYING\x10\t*\x86\x01\n" +
+	"\x10MESSAGE_RETRYING\x10\t\x12\x13\n" +
+	"\x0fMESSAGE_DELETED\x10\n" +
+	"*\x86\x01\n" +
 	"\rDeliveryState\x12\x1e\n" +
 	"\x1aDELIVERY_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fDELIVERY_LEASED\x10\x01\x12\x14\n" +

@@ -1,0 +1,108 @@
+package broker
+
+import (
+	"bytes"
+	"path/filepath"
+	"testing"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
+)
+
+// copyOf returns a copy of the directory of a running broker, without one of its
+// parts: what a kill -9 at this moment would leave.
+func copyOf(t *testing.T, from, without string) string {
+	t.Helper()
+	dir := t.TempDir()
+	// In this order a checkpoint written meanwhile is newer than the copied one,
+	// never older.
+	for _, part := range []string{"FORMAT", "state", "consumequeue", "keyindex", "commitlog"} {
+		if part != without {
+			copySparse(t, filepath.Join(from, part), filepath.Join(dir, part))
+		}
+	}
+	return dir
+}
+
+// killed is copyOf for a broker that is not used any more.
+func killed(t *testing.T, b *Broker, from, without string) string {
+	t.Helper()
+	dir := copyOf(t, from, without)
+	closeBroker(t, b)
+	return dir
+}
+
+// survivesKills kills a broker that nobody uses, in copies of its directory, with
+// all of its files and without its indexes or its state, and finds the same state
+// and the same entries each time.
+func survivesKills(t *testing.T, b *Broker, dir string, change ...func(*Options)) {
+	t.Helper()
+	at := quiet(t, b)
+	want, entries := b.snapshot(at), allEntries(t, b)
+	for _, without := range []string{"", "consumequeue", "state"} {
+		if without == "state" && b.wal.Trimmed() {
+			continue // then it is the only place where the beginning is
+		}
+		again := open(t, copyOf(t, dir, without), change...)
+		got := again.snapshot(at)
+		for i := range want.Sections {
+			switch i {
+			case sectionIndex, sectionKeys: // which pages and files they have depends on when others were freed
+			case sectionTimers:
+				if g, w := again.timers.Stats().Pending, b.timers.Stats().Pending; g != w {
+					t.Errorf("without %q: %d timers are pending, want %d", without, g, w)
+				}
+			default:
+				if !bytes.Equal(got.Sections[i], want.Sections[i]) {
+					t.Errorf("without %q: section %d of the state is\n%x, want\n%x", without, i, got.Sections[i], want.Sections[i])
+				}
+			}
+		}
+		found := allEntries(t, again)
+		for key, w := range entries {
+			if g := found[key]; g != w && !(trimmedAway(b, g) && trimmedAway(b, w)) {
+				t.Errorf("without %q: the entry %v is %+v, want %+v", without, key, g, w)
+			}
+			delete(found, key)
+		}
+		for key, g := range found {
+			if !trimmedAway(b, g) {
+				t.Errorf("without %q: there is an entry %v, %+v", without, key, g)
+			}
+		}
+		closeBroker(t, again)
+	}
+}
+
+// quiet waits until everything is applied, acknowledgements too.
+func quiet(t *testing.T, b *Broker) record.Position {
+	t.Helper()
+	at := b.wal.Committed()
+	if err := b.dispatcher.Await(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// trimmedAway reports an entry whose record the log does not have: a rebuild of
+// the index fills gaps with such.
+func trimmedAway(b *Broker, e consumequeue.Entry) bool { return e.Position < b.wal.First() }
+
+func allEntries(t *testing.T, b *Broker) map[entryRef]consumequeue.Entry {
+	t.Helper()
+	all := map[entryRef]consumequeue.Entry{}
+	for _, tp := range b.Topics() {
+		for _, q := range b.allQueues(tp) {
+			key := record.Key(tp.ID, q)
+			low, high, _ := b.index.Bounds(key)
+			for off := low; off < high; off++ {
+				e, ok, err := b.entryAt(key, off)
+				if err != nil || !ok {
+					t.Fatalf("entry %v/%d: %v, %v", key, off, ok, err)
+				}
+				all[entryRef{key, off}] = e
+			}
+		}
+	}
+	return all
+}
