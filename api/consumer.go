@@ -2,21 +2,21 @@ package api
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gantry-mq/gantry/broker"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
+	"github.com/gantry-mq/gantry/proto/wire"
 )
 
-type receiveStream = grpc.ServerStreamingServer[v2.ReceiveMessageResponse]
-
-// ReceiveMessage leases messages. Whatever happens, the stream holds exactly one
+// receiveMessage leases messages. Whatever happens, the stream holds exactly one
 // status: without one Java and Go make up an error, Python drops the answer,
 // and Rust does not survive a response without content.
-func (m *messaging) ReceiveMessage(req *v2.ReceiveMessageRequest, stream receiveStream) error {
+func (m *messaging) receiveMessage(req *receiveRequest, stream grpc.ServerStream) error {
 	d, err := m.receive(stream.Context(), req)
 	if stream.Context().Err() != nil {
 		if d != nil {
@@ -41,45 +41,52 @@ func (m *messaging) ReceiveMessage(req *v2.ReceiveMessageRequest, stream receive
 	return nil
 }
 
-func (m *messaging) receive(ctx context.Context, req *v2.ReceiveMessageRequest) (*broker.Delivery, error) {
-	wait, err := m.wait(ctx, req.GetLongPollingTimeout())
+func (m *messaging) receive(ctx context.Context, req *receiveRequest) (*broker.Delivery, error) {
+	client := clientID(ctx)
+	wait, err := m.wait(ctx, client, req.polling)
 	if err != nil {
 		return nil, err
 	}
-	filterType, filter, err := filterOf(req.GetFilterExpression())
+	filterType, err := filterTypeOf(req.filterType)
 	if err != nil {
 		return nil, err
 	}
 	r := broker.ReceiveRequest{
-		ClientID:   clientID(ctx),
-		Group:      resource(req.GetGroup()),
-		Topic:      resource(req.GetMessageQueue().GetTopic()),
-		Queue:      req.GetMessageQueue().GetId(),
+		ClientID:   client,
+		Group:      req.group,
+		Topic:      req.topic,
+		Queue:      req.queue,
 		FilterType: filterType,
-		Filter:     filter,
-		Batch:      min(max(1, int(req.GetBatchSize())), broker.MaxReceiveBatch),
-		Invisible:  req.GetInvisibleDuration().AsDuration(),
-		AutoRenew:  req.GetAutoRenew(),
+		Filter:     req.filter,
+		Batch:      min(max(1, int(req.batch)), broker.MaxReceiveBatch),
+		Invisible:  req.invisible.duration(),
+		AutoRenew:  req.autoRenew,
 		Wait:       wait,
-		AttemptID:  req.GetAttemptId(),
+		AttemptID:  req.attempt,
 	}
 	m.broker.Sessions().Touch(r.ClientID) // who polls is alive
 	return m.poll(ctx, func(ctx context.Context) (*broker.Delivery, error) { return m.broker.Receive(ctx, r) })
 }
 
-func sendDelivery(stream receiveStream, d *broker.Delivery) error {
-	if err := sendStatus(stream, statusOK); err != nil {
+// The fields of a ReceiveMessageResponse and of a PullMessageResponse. Each
+// response is one of them.
+const (
+	contentStatus  = 1
+	contentMessage = 2
+	contentTime    = 3 // of a ReceiveMessageResponse
+	contentOffset  = 3 // of a PullMessageResponse
+)
+
+var okContent = func() fixed {
+	return fixed{mem.SliceBuffer(appendStatus(nil, contentStatus, statusOK))}
+}()
+
+func sendDelivery(stream grpc.ServerStream, d *broker.Delivery) error {
+	if err := stream.SendMsg(okContent); err != nil {
 		return err
 	}
-	host := localAddr(stream.Context())
-	for i := range d.Messages {
-		msg, err := delivered(&d.Messages[i], host)
-		if err != nil {
-			return err
-		}
-		if err := stream.Send(&v2.ReceiveMessageResponse{Content: &v2.ReceiveMessageResponse_Message{Message: msg}}); err != nil {
-			return err
-		}
+	if err := sendMessages(stream, d); err != nil {
+		return err
 	}
 	if err := sendDeliveryTime(stream); err != nil {
 		return err
@@ -87,36 +94,56 @@ func sendDelivery(stream receiveStream, d *broker.Delivery) error {
 	return stream.Context().Err()
 }
 
-func sendStatus(stream receiveStream, st *v2.Status) error {
-	return stream.Send(&v2.ReceiveMessageResponse{Content: &v2.ReceiveMessageResponse_Status{Status: st}})
+// sendMessages sends the messages of a receive or of a pull.
+func sendMessages(stream grpc.ServerStream, d *broker.Delivery) error {
+	host := localAddr(stream.Context())
+	for i := range d.Messages {
+		r, err := deliver(&d.Messages[i], host)
+		if err != nil {
+			return err
+		}
+		if err := stream.SendMsg(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func sendDeliveryTime(stream receiveStream) error {
-	return stream.Send(&v2.ReceiveMessageResponse{
-		Content: &v2.ReceiveMessageResponse_DeliveryTimestamp{DeliveryTimestamp: timestamppb.Now()},
-	})
+func sendStatus(stream grpc.ServerStream, st *v2.Status) error {
+	r := newReply()
+	r.buf = appendStatus(r.buf, contentStatus, st)
+	return stream.SendMsg(r)
 }
 
-// AckMessage settles deliveries. The text of its status is the name of its code
+func sendDeliveryTime(stream grpc.ServerStream) error {
+	r := newReply()
+	r.buf = appendTime(r.buf, contentTime, time.Now())
+	return stream.SendMsg(r)
+}
+
+// ackMessage settles deliveries. The text of its status is the name of its code
 // alone, because clients' tests search the exception's text for it.
-func (m *messaging) AckMessage(ctx context.Context, req *v2.AckMessageRequest) (*v2.AckMessageResponse, error) {
-	entries := make([]broker.AckEntry, len(req.GetEntries()))
-	for i, e := range req.GetEntries() {
-		entries[i] = broker.AckEntry{MessageID: e.GetMessageId(), Handle: e.GetReceiptHandle()}
-	}
-	errs, err := m.broker.Ack(ctx, resource(req.GetGroup()), resource(req.GetTopic()), entries)
+func (m *messaging) ackMessage(ctx context.Context, req *ackRequest) *reply {
+	errs, err := m.broker.Ack(ctx, req.group, req.topic, req.entries)
+	r := newReply()
 	if err != nil {
-		return &v2.AckMessageResponse{Status: statusFor(m.log, err)}, nil
+		r.buf = appendStatus(r.buf, 1, statusFor(m.log, err))
+		return r
 	}
-	resp := &v2.AckMessageResponse{Entries: make([]*v2.AckMessageResultEntry, len(entries))}
-	statuses := make([]*v2.Status, len(entries))
-	for i, e := range entries {
-		statuses[i] = statusFor(m.log, errs[i])
-		resp.Entries[i] = &v2.AckMessageResultEntry{MessageId: e.MessageID, ReceiptHandle: e.Handle, Status: statuses[i]}
+	var common agreed
+	for i, e := range req.entries {
+		st := statusFor(m.log, errs[i])
+		common.add(st)
+		var start int
+		r.buf, start = wire.Begin(r.buf, 2)
+		r.buf = wire.AppendString(r.buf, 1, e.MessageID)
+		r.buf = wire.AppendString(r.buf, 2, e.Handle)
+		r.buf = appendStatus(r.buf, 3, st)
+		r.buf = wire.End(r.buf, start)
 	}
-	code := common(statuses).Code
-	resp.Status = &v2.Status{Code: code, Message: code.String()}
-	return resp, nil
+	code := common.status().Code
+	r.buf = appendStatus(r.buf, 1, &v2.Status{Code: code, Message: code.String()})
+	return r
 }
 
 // ChangeInvisibleDuration answers a failure with the handle it was given: the

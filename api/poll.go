@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	"github.com/gantry-mq/gantry/broker"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
@@ -31,11 +29,11 @@ const (
 // pollWait is how long a poll may wait for its first message: as long as it
 // asked for, within the contract's bounds and the time left to the call, which
 // is noDeadline or at least 0.
-func pollWait(asked *durationpb.Duration, left, requestTimeout time.Duration, version string) (time.Duration, error) {
+func pollWait(asked timespan, left, requestTimeout time.Duration, version string) (time.Duration, error) {
 	wait := broker.MaxPollWait
 	switch {
-	case asked != nil:
-		wait = asked.AsDuration()
+	case asked.set:
+		wait = asked.duration()
 	case left != noDeadline:
 		wait = left - requestTimeout/2
 	}
@@ -55,9 +53,9 @@ func pollWait(asked *durationpb.Duration, left, requestTimeout time.Duration, ve
 }
 
 // wait applies pollWait to the call of ctx.
-func (m *messaging) wait(ctx context.Context, asked *durationpb.Duration) (time.Duration, error) {
+func (m *messaging) wait(ctx context.Context, client string, asked timespan) (time.Duration, error) {
 	requestTimeout := defaultRequestTimeout
-	if c, ok := m.broker.Sessions().Get(clientID(ctx)); ok && c.RequestTimeout > 0 {
+	if c, ok := m.broker.Sessions().Get(client); ok && c.RequestTimeout > 0 {
 		requestTimeout = c.RequestTimeout
 	}
 	left := noDeadline
@@ -82,13 +80,12 @@ func (m *messaging) poll(call context.Context, f func(context.Context) (*broker.
 	return d, err
 }
 
-func filterOf(f *v2.FilterExpression) (broker.FilterType, string, error) {
-	switch t := f.GetType(); t {
+func filterTypeOf(t v2.FilterType) (broker.FilterType, error) {
+	switch t {
 	case v2.FilterType_FILTER_TYPE_UNSPECIFIED, v2.FilterType_TAG:
-		return broker.FilterTag, f.GetExpression(), nil
+		return broker.FilterTag, nil
 	case v2.FilterType_SQL:
-		return broker.FilterSQL, f.GetExpression(), nil
-	default:
-		return 0, "", broker.Errorf(broker.IllegalFilter, "filter type %d is neither TAG nor SQL", t)
+		return broker.FilterSQL, nil
 	}
+	return 0, broker.Errorf(broker.IllegalFilter, "filter type %d is neither TAG nor SQL", t)
 }

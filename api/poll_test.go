@@ -4,16 +4,16 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	"github.com/gantry-mq/gantry/broker"
 )
 
 func TestPollWait(t *testing.T) {
-	ask := func(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
+	ask := func(d time.Duration) timespan {
+		return timespan{set: true, seconds: int64(d / time.Second), nanos: int32(d % time.Second)}
+	}
 	for _, c := range []struct {
 		name    string
-		asked   *durationpb.Duration
+		asked   timespan
 		left    time.Duration
 		request time.Duration
 		version string

@@ -3,40 +3,44 @@ package api
 import (
 	"context"
 
-	"github.com/gantry-mq/gantry/broker"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
+	"github.com/gantry-mq/gantry/proto/wire"
 )
 
-// SendMessage stores messages. SDKs disagree on where they look: Java reads the
+// sendMessage stores messages. SDKs disagree on where they look: Java reads the
 // entries and counts them, Go and C++ read the status above them. So both are
 // always there and always agree.
-func (m *messaging) SendMessage(ctx context.Context, req *v2.SendMessageRequest) (*v2.SendMessageResponse, error) {
-	messages := make([]broker.Outgoing, len(req.GetMessages()))
-	for i, msg := range req.GetMessages() {
-		messages[i] = outgoing(ctx, msg)
-	}
-	sent, err := m.broker.Send(ctx, messages)
-	resp := &v2.SendMessageResponse{Entries: make([]*v2.SendResultEntry, len(messages))}
+func (m *messaging) sendMessage(ctx context.Context, req *sendRequest) *reply {
+	req.fillHosts(ctx)
+	sent, err := m.broker.Send(ctx, req.messages)
+	r := newReply()
 	if err != nil {
-		resp.Status = statusFor(m.log, err)
-		for i := range resp.Entries {
-			resp.Entries[i] = &v2.SendResultEntry{Status: resp.Status}
+		st := statusFor(m.log, err)
+		r.buf = appendStatus(r.buf, 1, st)
+		for range req.messages {
+			var start int
+			r.buf, start = wire.Begin(r.buf, 2)
+			r.buf = wire.End(appendStatus(r.buf, 1, st), start)
 		}
-		return resp, nil
+		return r
 	}
-	statuses := make([]*v2.Status, len(sent))
+	var common agreed
 	for i := range sent {
-		statuses[i] = statusFor(m.log, sent[i].Err)
-		resp.Entries[i] = &v2.SendResultEntry{Status: statuses[i]}
+		st := statusFor(m.log, sent[i].Err)
+		common.add(st)
+		var start int
+		r.buf, start = wire.Begin(r.buf, 2)
+		r.buf = appendStatus(r.buf, 1, st)
 		if sent[i].Err == nil {
-			resp.Entries[i].MessageId = sent[i].MessageID
-			resp.Entries[i].TransactionId = sent[i].TransactionID
-			resp.Entries[i].Offset = int64(sent[i].Offset)
-			resp.Entries[i].RecallHandle = sent[i].RecallHandle
+			r.buf = wire.AppendString(r.buf, 2, sent[i].MessageID)
+			r.buf = wire.AppendString(r.buf, 3, sent[i].TransactionID)
+			r.buf = wire.AppendInt(r.buf, 4, int64(sent[i].Offset))
+			r.buf = wire.AppendString(r.buf, 5, sent[i].RecallHandle)
 		}
+		r.buf = wire.End(r.buf, start)
 	}
-	resp.Status = common(statuses)
-	return resp, nil
+	r.buf = appendStatus(r.buf, 1, common.status())
+	return r
 }
 
 // RecallMessage cancels a delayed message. OK means that it was pending and will

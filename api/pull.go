@@ -9,6 +9,7 @@ import (
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
+	"github.com/gantry-mq/gantry/proto/wire"
 )
 
 // PullMessage reads by offset. The stream is a status, the messages, and where
@@ -21,31 +22,30 @@ func (m *messaging) PullMessage(req *v2.PullMessageRequest, stream grpc.ServerSt
 	if gone := stream.Context().Err(); gone != nil {
 		return status.FromContextError(gone).Err()
 	}
-	if err := stream.Send(&v2.PullMessageResponse{Content: &v2.PullMessageResponse_Status{Status: statusFor(m.log, err)}}); err != nil {
+	if err := sendStatus(stream, statusFor(m.log, err)); err != nil {
 		return err
 	}
 	if d == nil {
 		return nil
 	}
-	host := localAddr(stream.Context())
-	for i := range d.Messages {
-		msg, err := delivered(&d.Messages[i], host)
-		if err != nil {
-			return err
-		}
-		if err := stream.Send(&v2.PullMessageResponse{Content: &v2.PullMessageResponse_Message{Message: msg}}); err != nil {
-			return err
-		}
+	if err := sendMessages(stream, d); err != nil {
+		return err
 	}
-	return stream.Send(&v2.PullMessageResponse{Content: &v2.PullMessageResponse_NextOffset{NextOffset: int64(d.NextOffset)}})
+	r := newReply()
+	r.buf = wire.AppendPresentInt(r.buf, contentOffset, int64(d.NextOffset))
+	return stream.SendMsg(r)
 }
 
 func (m *messaging) pull(ctx context.Context, req *v2.PullMessageRequest) (*broker.Delivery, error) {
-	wait, err := m.wait(ctx, req.GetLongPollingTimeout())
+	var asked timespan
+	if d := req.GetLongPollingTimeout(); d != nil {
+		asked = timespan{set: true, seconds: d.Seconds, nanos: d.Nanos}
+	}
+	wait, err := m.wait(ctx, clientID(ctx), asked)
 	if err != nil {
 		return nil, err
 	}
-	filterType, filter, err := filterOf(req.GetFilterExpression())
+	filterType, err := filterTypeOf(req.GetFilterExpression().GetType())
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (m *messaging) pull(ctx context.Context, req *v2.PullMessageRequest) (*brok
 		Offset:     record.QueueOffset(req.GetOffset()),
 		Batch:      min(max(1, int(req.GetBatchSize())), broker.MaxReceiveBatch),
 		FilterType: filterType,
-		Filter:     filter,
+		Filter:     req.GetFilterExpression().GetExpression(),
 		Wait:       wait,
 	}
 	return m.poll(ctx, func(ctx context.Context) (*broker.Delivery, error) { return m.broker.Pull(ctx, r) })

@@ -141,10 +141,11 @@ func (m *messaging) subscriptions(s *v2.Subscription) ([]session.Subscription, e
 		if err := m.broker.CheckTopicName(t); err != nil {
 			return nil, err
 		}
-		filterType, expr, err := filterOf(e.GetExpression())
+		filterType, err := filterTypeOf(e.GetExpression().GetType())
 		if err != nil {
 			return nil, err
 		}
+		expr := e.GetExpression().GetExpression()
 		if err := m.broker.CheckFilter(filterType, expr); err != nil {
 			return nil, err
 		}

@@ -101,15 +101,25 @@ func rpcError(log *slog.Logger, err error) error {
 	return status.Error(codes.Internal, "internal error, the server's log has the reason")
 }
 
-// common is the status of a request with entries: theirs if they agree.
-func common(entries []*v2.Status) *v2.Status {
-	first := entries[0]
-	for _, s := range entries[1:] {
-		if s.Code != first.Code {
-			return &v2.Status{Code: v2.Code_MULTIPLE_RESULTS, Message: v2.Code_MULTIPLE_RESULTS.String()}
-		}
+// agreed is the status of a request with entries: theirs if they agree.
+type agreed struct {
+	first *v2.Status
+	mixed bool
+}
+
+func (a *agreed) add(st *v2.Status) {
+	if a.first == nil {
+		a.first = st
 	}
-	return first
+	a.mixed = a.mixed || st.Code != a.first.Code
+}
+
+// status is what they agree on, after at least one was added.
+func (a *agreed) status() *v2.Status {
+	if a.mixed {
+		return &v2.Status{Code: v2.Code_MULTIPLE_RESULTS, Message: v2.Code_MULTIPLE_RESULTS.String()}
+	}
+	return a.first
 }
 
 // codedError is a failure of the wire contract itself, which the broker has no

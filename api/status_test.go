@@ -89,7 +89,11 @@ func TestCommonStatusIsMixedOnlyWhenEntriesDisagree(t *testing.T) {
 		{[]*v2.Status{bad, bad}, v2.Code_INVALID_RECEIPT_HANDLE},
 		{[]*v2.Status{ok, bad, ok}, v2.Code_MULTIPLE_RESULTS},
 	} {
-		if got := common(c.entries); got.Code != c.want {
+		var common agreed
+		for _, st := range c.entries {
+			common.add(st)
+		}
+		if got := common.status(); got.Code != c.want {
 			t.Errorf("%v: %v, want %v", c.entries, got.Code, c.want)
 		}
 	}

@@ -82,7 +82,7 @@ func (b *Broker) beginLite(ctx context.Context, tp topic.Topic, msgs []Outgoing,
 		if msgs[i].LiteTopic == "" {
 			continue
 		}
-		key := liteName{tp.ID, msgs[i].LiteTopic}
+		key := liteName{tp.ID, strings.Clone(msgs[i].LiteTopic)} // it outlives the request
 		q, ok := b.lites.Lookup(tp.ID, key.name)
 		if !ok {
 			q, ok = b.liteMade[key]

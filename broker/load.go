@@ -50,7 +50,7 @@ type loaded struct {
 func (l loaded) release() { l.view.Release() }
 
 func (l loaded) delivered(topic record.Resource, queue uint32, offset record.QueueOffset) Delivered {
-	return Delivered{Message: l.msg, Topic: topic, Queue: queue, Offset: offset, ID: l.id, Origin: l.origin, release: l.view.Release}
+	return Delivered{Message: l.msg, Topic: topic, Queue: queue, Offset: offset, ID: l.id, Origin: l.origin, view: l.view}
 }
 
 // load reads the message at a queue offset.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
 
@@ -77,8 +78,18 @@ type Delivered struct {
 	Handle   string // "" when pulled
 	Attempt  int32  // from 1; 0 when pulled
 	Origin   *Origin
-	release  func()
+	view     View
 	leaseRef leaseRef
+}
+
+// View is a counted slice of the log's mapping.
+type View = commitlog.View
+
+// Hold returns a view of the message's bytes that outlives the Delivery; it
+// needs a Release of its own.
+func (d *Delivered) Hold() View {
+	d.view.Retain()
+	return d.view
 }
 
 // Origin says where a dead letter came from.
@@ -97,10 +108,8 @@ type Delivery struct {
 // Release gives the mapped bytes back.
 func (d *Delivery) Release() {
 	for i := range d.Messages {
-		if f := d.Messages[i].release; f != nil {
-			f()
-			d.Messages[i].release = nil
-		}
+		d.Messages[i].view.Release()
+		d.Messages[i].view = View{}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -35,6 +36,14 @@ var phases = []phase{
 	{"receive 32 a call, ack 32 a call", load.Work{Batch: 32, Acks: 32}},
 }
 
+// wanted is the phases that the command line asked for.
+func (c config) wanted() []phase {
+	if c.phases == nil {
+		return phases
+	}
+	return slices.DeleteFunc(slices.Clone(phases), func(p phase) bool { return !c.phases.MatchString(p.name) })
+}
+
 // cost is what a phase took in one run, per message where it says so.
 type cost struct {
 	rate   float64 // messages per second
@@ -51,7 +60,7 @@ func measureLoad(ctx context.Context, c config, dir string, r *report) error {
 		for _, d := range durabilities {
 			s, err := start(ctx, c, serverOptions{
 				dir:  filepath.Join(dir, fmt.Sprintf("%s-%d", d, run)),
-				args: []string{"--durability", d},
+				args: []string{"--durability", d, fmt.Sprintf("--pprof=%t", c.profile != "")},
 			})
 			if err != nil {
 				return err
@@ -70,7 +79,7 @@ func measureLoad(ctx context.Context, c config, dir string, r *report) error {
 		}
 	}
 	var rows [][]string
-	for _, p := range phases {
+	for _, p := range c.wanted() {
 		for _, d := range durabilities {
 			k := costs[d+"/"+p.name]
 			column := func(of func(cost) float64) string {
@@ -97,14 +106,14 @@ func measurePhases(ctx context.Context, c config, s *server, report func(phase, 
 	}
 	defer l.Close()
 	length := time.Duration(c.seconds * float64(time.Second))
-	for _, p := range phases {
+	for _, p := range c.wanted() {
 		if p.work.Acks > 0 {
 			// Something to receive, whatever the phases before left.
 			if _, err := l.Run(ctx, load.Work{Batch: 64}, length/2); err != nil {
 				return fmt.Errorf("filling: %w", err)
 			}
 		}
-		k, err := measure(ctx, l, s, p.work, length)
+		k, err := measure(ctx, l, s, c.profile, p, length)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -129,8 +138,8 @@ func dialLoad(ctx context.Context, c config, s *server) (*load.Load, error) {
 	})
 }
 
-// measure runs w and reads the server's meters around it.
-func measure(ctx context.Context, l *load.Load, s *server, w load.Work, length time.Duration) (cost, error) {
+// measure runs p and reads the server's meters around it.
+func measure(ctx context.Context, l *load.Load, s *server, profile string, p phase, length time.Duration) (cost, error) {
 	read := func() (cpu time.Duration, mallocs, heap float64, err error) {
 		mallocs, err1 := s.metric("go_memstats_mallocs_total")
 		heap, err2 := s.metric("go_memstats_alloc_bytes_total")
@@ -141,8 +150,9 @@ func measure(ctx context.Context, l *load.Load, s *server, w load.Work, length t
 	if err != nil {
 		return cost{}, err
 	}
-	done, err := l.Run(ctx, w, length)
-	if err != nil {
+	stopProfile := s.profiled(profile, p.name, length)
+	done, err := l.Run(ctx, p.work, length)
+	if err = errors.Join(err, stopProfile()); err != nil {
 		return cost{}, err
 	}
 	cpu1, mallocs1, heap1, err := read()

@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 )
@@ -36,6 +37,8 @@ type config struct {
 	settle  time.Duration
 	only    string
 	smoke   bool
+	phases  *regexp.Regexp
+	profile string
 }
 
 func main() {
@@ -48,6 +51,11 @@ func main() {
 	flag.IntVar(&c.repeats, "repeats", 3, "how often each phase is measured")
 	flag.Int64Var(&c.storeMB, "store-mb", 10_000, "size of the store that is restarted, in MB")
 	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside")
+	flag.Func("phases", "measure only the phases of load whose name matches this `REGEXP`", func(s string) (err error) {
+		c.phases, err = regexp.Compile(s)
+		return err
+	})
+	flag.StringVar(&c.profile, "profile", "", "write a CPU profile of the server during each phase into `DIR`; the figures are a little worse for it")
 	flag.Parse()
 	if c.smoke {
 		c.seconds, c.repeats, c.starts, c.storeMB, c.settle = 0.3, 1, 2, 20, 100*time.Millisecond

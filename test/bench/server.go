@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -162,4 +163,31 @@ func (s *server) metric(name string) (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("no metric %s", name)
+}
+
+// profiled writes a CPU profile of the next so many seconds into dir, unless
+// that is empty. The function it returns waits for its end.
+func (s *server) profiled(dir, name string, length time.Duration) (wait func() error) {
+	if dir == "" {
+		return func() error { return nil }
+	}
+	done := make(chan error, 1)
+	go func() {
+		url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", s.web, max(1, int(length.Seconds())-1))
+		r, err := http.Get(url)
+		if err != nil {
+			done <- err
+			return
+		}
+		defer r.Body.Close()
+		raw, err := io.ReadAll(r.Body)
+		if err == nil && r.StatusCode != http.StatusOK {
+			err = fmt.Errorf("%s: %s: %s", url, r.Status, raw)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, strings.NewReplacer(" ", "-", ",", "").Replace(name)+".pprof"), raw, 0o644)
+		}
+		done <- err
+	}()
+	return func() error { return <-done }
 }
