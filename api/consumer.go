@@ -63,9 +63,10 @@ func (m *messaging) receive(ctx context.Context, req *receiveRequest) (*broker.D
 		AutoRenew:  req.autoRenew,
 		Wait:       wait,
 		AttemptID:  req.attempt,
+		Stop:       m.draining.Done(), // a drain must not take the 20 s of a poll
 	}
 	m.broker.Sessions().Touch(r.ClientID) // who polls is alive
-	return m.poll(ctx, func(ctx context.Context) (*broker.Delivery, error) { return m.broker.Receive(ctx, r) })
+	return m.broker.Receive(ctx, r)
 }
 
 // The fields of a ReceiveMessageResponse and of a PullMessageResponse. Each
@@ -132,7 +133,10 @@ func (m *messaging) ackMessage(ctx context.Context, req *ackRequest) *reply {
 	}
 	var common agreed
 	for i, e := range req.entries {
-		st := statusFor(m.log, errs[i])
+		st := statusOK
+		if errs != nil {
+			st = statusFor(m.log, errs[i])
+		}
 		common.add(st)
 		var start int
 		r.buf, start = wire.Begin(r.buf, 2)
@@ -141,8 +145,11 @@ func (m *messaging) ackMessage(ctx context.Context, req *ackRequest) *reply {
 		r.buf = appendStatus(r.buf, 3, st)
 		r.buf = wire.End(r.buf, start)
 	}
-	code := common.status().Code
-	r.buf = appendStatus(r.buf, 1, &v2.Status{Code: code, Message: code.String()})
+	st := common.status()
+	if st != statusOK {
+		st = &v2.Status{Code: st.Code, Message: st.Code.String()}
+	}
+	r.buf = appendStatus(r.buf, 1, st)
 	return r
 }
 

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/gantry-mq/gantry/broker"
@@ -63,21 +62,6 @@ func (m *messaging) wait(ctx context.Context, client string, asked timespan) (ti
 		left = max(0, time.Until(deadline))
 	}
 	return pollWait(asked, left, requestTimeout, header(ctx, headerClientVersion))
-}
-
-// poll runs one poll with a context that ends with the call, so that the waiter
-// of a client that went away is dropped at once, and when the server begins to
-// shut down, so that draining it does not take the 20 s of a poll.
-func (m *messaging) poll(call context.Context, f func(context.Context) (*broker.Delivery, error)) (*broker.Delivery, error) {
-	ctx, cancel := context.WithCancel(call)
-	defer cancel()
-	defer context.AfterFunc(m.draining, cancel)()
-	d, err := f(ctx)
-	if err != nil && call.Err() == nil && errors.Is(err, context.Canceled) {
-		// An empty poll is what every SDK takes calmly.
-		err = broker.Errorf(broker.MessageNotFound, "nothing arrived before the server began to shut down")
-	}
-	return d, err
 }
 
 func filterTypeOf(t v2.FilterType) (broker.FilterType, error) {

@@ -58,8 +58,9 @@ func (m *messaging) pull(ctx context.Context, req *v2.PullMessageRequest) (*brok
 		FilterType: filterType,
 		Filter:     req.GetFilterExpression().GetExpression(),
 		Wait:       wait,
+		Stop:       m.draining.Done(),
 	}
-	return m.poll(ctx, func(ctx context.Context) (*broker.Delivery, error) { return m.broker.Pull(ctx, r) })
+	return m.broker.Pull(ctx, r)
 }
 
 func (m *messaging) UpdateOffset(ctx context.Context, req *v2.UpdateOffsetRequest) (*v2.UpdateOffsetResponse, error) {

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/inflight"
@@ -36,9 +37,26 @@ func handleError(err error) error {
 	return err
 }
 
+// acking is the memory of one Ack.
+type acking struct {
+	command command
+	held    []inflight.Held
+}
+
+var ackings = sync.Pool{New: func() any { return new(acking) }}
+
+func (a *acking) free() {
+	if !a.command.lost {
+		clear(a.held)
+		a.held = a.held[:0]
+		ackings.Put(a)
+	}
+}
+
 // Ack settles messages. It answers when that is durable. Acking twice while the
-// handle lasts is fine.
-func (b *Broker) Ack(ctx context.Context, groupName, topicName record.Resource, entries []AckEntry) ([]error, error) {
+// handle lasts is fine. There is one error for each entry, or none at all when
+// all went well.
+func (b *Broker) Ack(_ context.Context, groupName, topicName record.Resource, entries []AckEntry) ([]error, error) {
 	if len(entries) == 0 {
 		return nil, Errorf(BadRequest, "no message is named")
 	}
@@ -47,35 +65,47 @@ func (b *Broker) Ack(ctx context.Context, groupName, topicName record.Resource, 
 		return nil, err
 	}
 	now := b.now()
-	errs := make([]error, len(entries))
-	held := make([]inflight.Held, 0, len(entries))
+	a := ackings.Get().(*acking)
+	defer a.free()
+	var errs []error
 	for i, e := range entries {
-		h, err := b.openHandle(e.Handle, sub.Key())
-		if err != nil {
+		if err := a.begin(b, sub, e, now); err != nil {
+			if errs == nil {
+				errs = make([]error, len(entries))
+			}
 			errs[i] = err
-			continue
-		}
-		switch lease, err := sub.BeginAck(h.Queue, h.Offset, h.LeaseID, now); {
-		case err == nil:
-			held = append(held, lease)
-		case errors.Is(err, inflight.ErrGone) && now < h.Deadline: // acked before
-		default:
-			errs[i] = handleError(err)
 		}
 	}
-	if len(held) == 0 {
+	if len(a.held) == 0 {
 		return errs, nil
 	}
-	batch := record1(inflight.AppendAck(nil, sub.Key(), held))
-	if err := b.append.Submit(batch); err != nil {
-		sub.PutBack(held)
+	a.command.set(inflight.AppendAck(a.command.room(), sub.Key(), a.held))
+	if err := b.append.Submit(&a.command.batch); err != nil {
+		sub.PutBack(a.held)
 		return nil, wrapAppend(err)
 	}
-	if err := batch.Wait(context.WithoutCancel(ctx)); err != nil {
-		return nil, wrapAppend(err)
+	// Not the client's context: the command's memory is used again.
+	if err := a.command.durable(); err != nil {
+		return nil, err
 	}
-	b.counters.acks.Add(uint64(len(held)))
+	b.counters.acks.Add(uint64(len(a.held)))
 	return errs, nil
+}
+
+// begin reserves the message of one entry for its ack.
+func (a *acking) begin(b *Broker, sub *inflight.Sub, e AckEntry, now int64) error {
+	h, err := b.openHandle(e.Handle, sub.Key())
+	if err != nil {
+		return err
+	}
+	switch held, err := sub.BeginAck(h.Queue, h.Offset, h.LeaseID, now); {
+	case err == nil:
+		a.held = append(a.held, held)
+	case errors.Is(err, inflight.ErrGone) && now < h.Deadline: // acked before
+	default:
+		return handleError(err)
+	}
+	return nil
 }
 
 // ChangeInvisible makes a message visible again d from now, and returns the

@@ -94,6 +94,7 @@ type Broker struct {
 	hub          *longpoll.Hub
 	sessions     *session.Registry
 	filters      filterGuard
+	compiled     filterCache
 	dispatcher   *dispatch.Dispatcher
 
 	handles  atomic.Pointer[handleKey]

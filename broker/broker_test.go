@@ -118,6 +118,9 @@ func ackErrs(t testing.TB, b *Broker, topic, group string, ms ...Delivered) []er
 	if err != nil {
 		t.Fatal(err)
 	}
+	if errs == nil {
+		errs = make([]error, len(entries)) // all went well
+	}
 	return errs
 }
 

@@ -41,6 +41,60 @@ func (b *Broker) CheckFilter(t FilterType, expr string) error {
 	return err
 }
 
+// filterCache keeps compiled filters: a group uses one for months, and asks with
+// every receive.
+type filterCache struct {
+	mu       sync.RWMutex
+	compiled map[filterText]matcher
+}
+
+// filterCacheLen is at which length the cache begins anew.
+const filterCacheLen = 1024
+
+type filterText struct {
+	language FilterType
+	expr     string
+}
+
+func (t filterText) String() string {
+	if t.language == FilterSQL {
+		return "SQL " + t.expr
+	}
+	return "TAG " + t.expr
+}
+
+// textOf is one text for all ways to write the same filter.
+func textOf(t FilterType, expr string) filterText {
+	expr = strings.TrimSpace(expr)
+	if t != FilterSQL && expr == "" {
+		expr = "*"
+	}
+	return filterText{t, expr}
+}
+
+// get is compileFilter.
+func (c *filterCache) get(t FilterType, expr string) (matcher, error) {
+	key := filterText{t, expr}
+	c.mu.RLock()
+	m := c.compiled[key]
+	c.mu.RUnlock()
+	if m != nil {
+		return m, nil
+	}
+	m, err := compileFilter(t, expr)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.compiled) >= filterCacheLen || c.compiled == nil {
+		c.compiled = map[filterText]matcher{}
+	}
+	key.expr = strings.Clone(expr) // which may be part of a request
+	c.compiled[key] = m
+	return m, nil
+}
+
 func compileFilter(t FilterType, expr string) (matcher, error) {
 	if len(expr) > maxFilterLen {
 		return nil, Errorf(IllegalFilter, "the filter expression has %d bytes, the limit is %d", len(expr), maxFilterLen)
@@ -78,18 +132,13 @@ type filterGuard struct {
 }
 
 type filterUse struct {
-	current string            // type and text of the filter in force
-	clients map[string]string // what connected clients used last
+	current filterText            // in force
+	clients map[string]filterText // what connected clients used last
 }
 
 // use registers that the client receives with the filter, or refuses it.
 func (g *filterGuard) use(key inflight.SubKey, client string, t FilterType, expr string, live func(client string) bool) error {
-	text := "TAG " + strings.TrimSpace(expr)
-	if t == FilterSQL {
-		text = "SQL " + strings.TrimSpace(expr)
-	} else if text == "TAG " {
-		text = "TAG *"
-	}
+	text := textOf(t, expr)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	u := g.subs[key]
@@ -97,7 +146,7 @@ func (g *filterGuard) use(key inflight.SubKey, client string, t FilterType, expr
 		if g.subs == nil {
 			g.subs = map[inflight.SubKey]*filterUse{}
 		}
-		u = &filterUse{current: text, clients: map[string]string{}}
+		u = &filterUse{current: text, clients: map[string]filterText{}}
 		g.subs[key] = u
 	}
 	if u.current != text || len(u.clients)%128 == 127 {
@@ -106,7 +155,7 @@ func (g *filterGuard) use(key inflight.SubKey, client string, t FilterType, expr
 			case !live(other):
 				delete(u.clients, other)
 			case u.current != text && other != client && used == u.current:
-				return Errorf(IllegalFilter, "the filter %q differs from %q, with which client %q of the same group receives: what one filter skips is skipped for the group, so a group has one filter per topic", clip(text), clip(u.current), clip(other))
+				return Errorf(IllegalFilter, "the filter %q differs from %q, with which client %q of the same group receives: what one filter skips is skipped for the group, so a group has one filter per topic", clip(text.String()), clip(u.current.String()), clip(other))
 			}
 		}
 		u.current = text

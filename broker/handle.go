@@ -4,7 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
@@ -33,6 +32,7 @@ const (
 	handleFields  = 37
 	handleMAC     = 16
 	handleLen     = handleFields + handleMAC
+	handleText    = (handleLen*8 + 5) / 6 // characters
 )
 
 // handle is a decoded receipt handle.
@@ -45,53 +45,71 @@ type handle struct {
 }
 
 // handleKey seals and opens handles. It may be used concurrently.
-type handleKey struct{ macs sync.Pool }
+type handleKey struct{ sealers sync.Pool }
+
+// sealer is the memory of one seal. What a hash is given may be kept by it, as
+// far as the compiler knows, so none of it can be on the stack.
+type sealer struct {
+	mac  hash.Hash
+	sum  [sha256.Size]byte
+	raw  [handleLen]byte
+	text [handleText]byte
+}
 
 func newHandleKey(secret []byte) *handleKey {
 	k := &handleKey{}
-	k.macs.New = func() any { return hmac.New(sha256.New, secret) }
+	k.sealers.New = func() any { return &sealer{mac: hmac.New(sha256.New, secret)} }
 	return k
 }
 
-func (k *handleKey) sum(dst, fields []byte) []byte {
-	mac := k.macs.Get().(hash.Hash)
-	mac.Reset()
-	mac.Write(fields)
-	dst = mac.Sum(dst)
-	k.macs.Put(mac)
+// sign returns the MAC of the first n bytes of raw.
+func (s *sealer) sign(n int) []byte {
+	s.mac.Reset()
+	s.mac.Write(s.raw[:n])
+	return s.mac.Sum(s.sum[:0])[:handleMAC]
+}
+
+// appendSealed appends fields, at most handleFields bytes, with their MAC behind
+// them, as text. Every kind of handle begins with a byte of its own.
+func (k *handleKey) appendSealed(dst, fields []byte) []byte {
+	s := k.sealers.Get().(*sealer)
+	n := copy(s.raw[:handleFields], fields)
+	n += copy(s.raw[n:], s.sign(n))
+	dst = base64.RawURLEncoding.AppendEncode(dst, s.raw[:n])
+	k.sealers.Put(s)
 	return dst
 }
 
-// sealed returns fields, at most handleFields bytes, with their MAC behind them,
-// as text. Every kind of handle begins with a byte of its own.
 func (k *handleKey) sealed(fields []byte) string {
-	var b [handleFields + sha256.Size]byte
-	n := copy(b[:handleFields], fields)
-	k.sum(b[:n], b[:n])
-	return base64.RawURLEncoding.EncodeToString(b[:n+handleMAC])
+	return string(k.appendSealed(make([]byte, 0, handleText), fields))
 }
 
-// opened fills fields with what sealed was given, and reports whether s is a
+// opened fills fields with what sealed was given, and reports whether text is a
 // handle of that length that begins with kind.
-func (k *handleKey) opened(fields []byte, kind byte, s string) bool {
-	var b [handleLen]byte
+func (k *handleKey) opened(fields []byte, kind byte, text string) bool {
 	n := len(fields)
-	if base64.RawURLEncoding.DecodedLen(len(s)) != n+handleMAC {
+	if len(text) != base64.RawURLEncoding.EncodedLen(n+handleMAC) {
 		return false
 	}
-	if got, err := base64.RawURLEncoding.Strict().Decode(b[:], []byte(s)); err != nil || got != n+handleMAC {
+	s := k.sealers.Get().(*sealer)
+	defer k.sealers.Put(s)
+	got, err := strictBase64.Decode(s.raw[:], s.text[:copy(s.text[:], text)])
+	if err != nil || got != n+handleMAC || s.raw[0] != kind || !hmac.Equal(s.sign(n), s.raw[n:got]) {
 		return false
 	}
-	var want [sha256.Size]byte
-	k.sum(want[:0], b[:n])
-	if subtle.ConstantTimeCompare(want[:handleMAC], b[n:n+handleMAC]) != 1 || b[0] != kind {
-		return false
-	}
-	copy(fields, b[:n])
+	copy(fields, s.raw[:n])
 	return true
 }
 
+// strictBase64 takes one text for each value: a handle cannot be changed into
+// another that opens.
+var strictBase64 = base64.RawURLEncoding.Strict()
+
 func (k *handleKey) seal(h handle) string {
+	return string(k.appendHandle(make([]byte, 0, handleText), h))
+}
+
+func (k *handleKey) appendHandle(dst []byte, h handle) []byte {
 	var b [handleFields]byte
 	le := binary.LittleEndian
 	b[0] = handleVersion
@@ -101,7 +119,7 @@ func (k *handleKey) seal(h handle) string {
 	le.PutUint64(b[13:], uint64(h.Offset))
 	le.PutUint64(b[21:], h.LeaseID)
 	le.PutUint64(b[29:], uint64(h.Deadline))
-	return k.sealed(b[:])
+	return k.appendSealed(dst, b[:])
 }
 
 func (k *handleKey) open(s string) (handle, bool) {

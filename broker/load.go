@@ -18,6 +18,10 @@ var errTrimmed = errors.New("broker: the message is gone")
 // isTrimmed reports that retention has taken a message, from the log or already
 // from the index, or that it was deleted.
 func isTrimmed(err error) bool {
+	return err != nil && tellsTrimmed(err)
+}
+
+func tellsTrimmed(err error) bool {
 	var r *consumequeue.RangeError
 	return errors.Is(err, errTrimmed) || errors.As(err, &r) && r.Offset < r.Min
 }

@@ -15,7 +15,7 @@ import (
 // doing so until planned.
 func (r *receiving) planLevels(ctx context.Context, now int64) (err error) {
 	if r.leave, err = r.sub.Alone(ctx); err == nil {
-		r.plan = r.sub.PlanLevels(r.topic.Queues, r.bounds, MaxInFlight, r.req.Batch, PriorityShare, now)
+		r.plan = r.sub.PlanLevels(r.topic.Queues, r.boundsOf, MaxInFlight, r.req.Batch, PriorityShare, now)
 	}
 	return err
 }

@@ -111,10 +111,10 @@ func TestConcurrentReceivesKeepPriority(t *testing.T) {
 					}
 					return
 				}
-				d.Release() // the messages are not looked into
 				mu.Lock()
 				all = append(all, d.Messages...)
 				mu.Unlock()
+				d.Release() // the messages are not looked into
 			}
 		})
 	}

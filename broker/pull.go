@@ -34,7 +34,7 @@ func (b *Broker) Pull(ctx context.Context, req PullRequest) (*Delivery, error) {
 	if err := checkGroupName(req.Group); err != nil {
 		return nil, err
 	}
-	f, err := compileFilter(req.FilterType, req.Filter)
+	f, err := b.compiled.get(req.FilterType, req.Filter)
 	if err != nil {
 		return nil, err
 	}
@@ -42,13 +42,13 @@ func (b *Broker) Pull(ctx context.Context, req PullRequest) (*Delivery, error) {
 		return nil, err
 	}
 	req.Batch = min(max(req.Batch, 1), MaxReceiveBatch)
-	wait, cancel := context.WithTimeout(ctx, req.Wait)
-	defer cancel()
 	w, err := b.hub.Register(longpoll.Key{Topic: tp.ID})
 	if err != nil {
 		return nil, Errorf(TooManyRequests, "too many pulls wait for topic %q: %w", tp.Name, err)
 	}
 	defer w.Leave()
+	wait := b.waitFor(ctx, req.Wait, req.Stop)
+	defer wait.end()
 	d := &Delivery{NextOffset: req.Offset}
 	for {
 		low, high, _ := b.index.Bounds(record.Key(tp.ID, uint32(req.Queue)))
@@ -63,7 +63,7 @@ func (b *Broker) Pull(ctx context.Context, req PullRequest) (*Delivery, error) {
 		if len(d.Messages) > 0 {
 			return d, nil
 		}
-		if err := b.sleep(wait, w); err != nil {
+		if err := wait.sleep(w); err != nil {
 			return d, err
 		}
 	}

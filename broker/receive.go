@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/group"
@@ -21,10 +22,10 @@ type leaseRef struct {
 	held inflight.Held
 }
 
-// receiving is one Receive under way.
+// receiving is one Receive under way. Its memory is used again.
 type receiving struct {
 	b      *Broker
-	req    *ReceiveRequest
+	req    ReceiveRequest
 	topic  topic.Topic
 	group  group.Group
 	filter matcher
@@ -38,6 +39,38 @@ type receiving struct {
 	plan      []inflight.Level // on a topic with priorities: what to take from where
 	leave     func()           // lets the next receive plan; nil = nobody waits for it
 	deletions uint64           // Broker.deletions when it began to look
+
+	scans   []inflight.Scanned
+	entries [128]consumequeue.Entry
+	record  inflight.LeaseRecord
+	command command
+	handles []byte
+	// Methods of this very receiving, which would be allocated at each use.
+	boundsOf inflight.Bounds
+	submitIt func() error
+}
+
+var receivings = sync.Pool{New: func() any {
+	r := &receiving{}
+	r.boundsOf, r.submitIt = r.bounds, r.submit
+	return r
+}}
+
+// free gives r's memory back, unless the log may still be reading it.
+func (r *receiving) free() {
+	if r.command.lost {
+		return
+	}
+	for i := range r.scans {
+		clear(r.scans[i].Held)
+	}
+	for i := range r.record.Queues {
+		r.record.Queues[i] = inflight.Scanned{}
+	}
+	r.b, r.req, r.topic, r.group, r.filter, r.sub = nil, ReceiveRequest{}, topic.Topic{}, group.Group{}, nil, nil
+	r.attempt, r.lite, r.room, r.plan, r.leave, r.scans = 0, false, 0, nil, nil, r.scans[:0]
+	r.record = inflight.LeaseRecord{Queues: r.record.Queues[:0]}
+	receivings.Put(r)
 }
 
 // found is one message about to be handed out, with its bytes.
@@ -51,53 +84,68 @@ type found struct {
 // never before the wait is over. The leases are records in the log, and applied,
 // before the messages leave.
 func (b *Broker) Receive(ctx context.Context, req ReceiveRequest) (*Delivery, error) {
-	r, err := b.newReceive(ctx, &req)
+	r, err := b.newReceive(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(ctx, req.Wait)
-	defer cancel()
+	defer r.free()
 	key := longpoll.Key{Topic: r.topic.ID, Group: r.group.ID}
 	if r.lite {
 		key.Group = 0 // each client takes other queues: what wakes one may be for another
+	}
+	// Who finds something at once needs no place in the line of those who wait.
+	d, err := r.look(ctx, key)
+	if d != nil || err != nil {
+		return d, err
 	}
 	w, err := b.hub.Register(key)
 	if err != nil {
 		return nil, Errorf(TooManyRequests, "too many receives of group %q wait for topic %q: %w", r.group.Name, r.topic.Name, err)
 	}
 	defer w.Leave()
+	wait := b.waitFor(ctx, req.Wait, req.Stop)
+	defer wait.end()
 	for {
-		d, err := r.collect(ctx)
-		if err != nil {
-			b.hub.Wake(key) // what this one was woken for may still be there
-			return nil, err
+		d, err := r.look(ctx, key)
+		if d != nil || err != nil {
+			return d, err
 		}
-		if len(d.Messages) > 0 {
-			if ctx.Err() != nil { // the client went away meanwhile
-				b.GiveBack(d, 0)
-				d.Release()
-				return nil, ctx.Err()
-			}
-			if len(d.Messages) == req.Batch || r.more() {
-				b.hub.Wake(key)
-			}
-			b.counters.deliveries.Add(uint64(len(d.Messages)))
-			return d, nil
-		}
-		if (req.Wait == 0 || wait.Err() == nil) && r.more() {
+		if (req.Wait == 0 || !wait.over()) && r.more() {
 			continue
 		}
-		if err := b.sleep(wait, w); err != nil {
+		if err := wait.sleep(w); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// look takes what there is now: nil when that is nothing.
+func (r *receiving) look(ctx context.Context, key longpoll.Key) (*Delivery, error) {
+	d, err := r.collect(ctx)
+	if err != nil {
+		r.b.hub.Wake(key) // what this one was woken for may still be there
+		return nil, err
+	}
+	if d == nil {
+		return nil, nil
+	}
+	if ctx.Err() != nil { // the client went away meanwhile
+		r.b.GiveBack(d, 0)
+		d.Release()
+		return nil, ctx.Err()
+	}
+	if len(d.Messages) == r.req.Batch || r.more() {
+		r.b.hub.Wake(key)
+	}
+	r.b.counters.deliveries.Add(uint64(len(d.Messages)))
+	return d, nil
 }
 
 // more reports whether there are messages that nobody has looked at: they came
 // while a scan held their queue, and woke a receive that found it held; or the
 // scan went to the end of its budget.
 func (r *receiving) more() bool {
-	return r.sub.Unclaimed(r.order(), r.bounds, MaxInFlight)
+	return r.sub.Unclaimed(r.order(), r.boundsOf, MaxInFlight)
 }
 
 func (r *receiving) bounds(queue uint32) (low, high record.QueueOffset) {
@@ -105,23 +153,47 @@ func (r *receiving) bounds(queue uint32) (low, high record.QueueOffset) {
 	return low, high
 }
 
+// patience is the time that a receive or pull has for its first message.
+type patience struct {
+	b     *Broker
+	ctx   context.Context
+	until time.Time
+	stop  <-chan struct{}
+	timer *time.Timer
+}
+
+func (b *Broker) waitFor(ctx context.Context, d time.Duration, stop <-chan struct{}) patience {
+	return patience{b: b, ctx: ctx, until: time.Now().Add(d), stop: stop}
+}
+
+func (w *patience) over() bool { return !time.Now().Before(w.until) }
+
+func (w *patience) end() {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
 // sleep parks until a wake: nil. The end of the wait or of the broker is
 // MessageNotFound, the client's leaving its context's error.
-func (b *Broker) sleep(wait context.Context, w *longpoll.Waiter) error {
-	if b.ctx.Err() != nil {
+func (w *patience) sleep(at *longpoll.Waiter) error {
+	if w.b.ctx.Err() != nil {
 		return Errorf(MessageNotFound, "no message: the broker is shutting down")
 	}
-	err := w.Sleep(wait)
+	if w.timer == nil {
+		w.timer = time.NewTimer(time.Until(w.until))
+	}
+	err := at.Sleep(w.ctx, w.timer.C, w.stop)
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, longpoll.ErrOver), errors.Is(err, context.DeadlineExceeded):
 		return Errorf(MessageNotFound, "no new message")
-	case err == nil && b.ctx.Err() != nil:
+	case err == nil && w.b.ctx.Err() != nil:
 		return Errorf(MessageNotFound, "no message: the broker is shutting down")
 	}
 	return err
 }
 
-func (b *Broker) newReceive(ctx context.Context, req *ReceiveRequest) (*receiving, error) {
+func (b *Broker) newReceive(ctx context.Context, req ReceiveRequest) (*receiving, error) {
 	tp, err := b.Route(req.Topic)
 	if err != nil {
 		return nil, err
@@ -134,7 +206,7 @@ func (b *Broker) newReceive(ctx context.Context, req *ReceiveRequest) (*receivin
 			return nil, err
 		}
 	}
-	f, err := compileFilter(req.FilterType, req.Filter)
+	f, err := b.compiled.get(req.FilterType, req.Filter)
 	if err != nil {
 		return nil, err
 	}
@@ -143,18 +215,23 @@ func (b *Broker) newReceive(ctx context.Context, req *ReceiveRequest) (*receivin
 		return nil, err
 	}
 	req.Batch = min(max(req.Batch, 1), MaxReceiveBatch)
-	r := &receiving{
-		b: b, req: req, topic: tp, group: g, filter: f,
-		sub: b.inflight.Sub(inflight.SubKey{Group: g.ID, Topic: tp.ID}, ordered(g, tp)),
-	}
-	r.lite = r.isLite()
-	if err := b.filters.use(r.sub.Key(), req.ClientID, req.FilterType, req.Filter, b.sessions.Live); err != nil {
+	sub := b.inflight.Sub(inflight.SubKey{Group: g.ID, Topic: tp.ID}, ordered(g, tp))
+	if err := b.filters.use(sub.Key(), req.ClientID, req.FilterType, req.Filter, b.sessions.Live); err != nil {
 		return nil, err
 	}
+	r := b.receiving(req, tp, g, f, sub)
 	if req.AttemptID != "" {
 		r.attempt = hash64(req.AttemptID)
 	}
 	return r, nil
+}
+
+// receiving begins a receive that has been checked. It is to be freed.
+func (b *Broker) receiving(req ReceiveRequest, tp topic.Topic, g group.Group, f matcher, sub *inflight.Sub) *receiving {
+	r := receivings.Get().(*receiving)
+	r.b, r.req, r.topic, r.group, r.filter, r.sub = b, req, tp, g, f, sub
+	r.lite = r.isLite()
+	return r
 }
 
 // checkInvisible holds a requested invisible time against its limits. The texts
@@ -179,9 +256,10 @@ func hash64(s string) uint64 {
 }
 
 // collect takes what there is now: what an earlier try of this receive holds,
-// or redeliveries and then new messages, leased in one record.
+// or redeliveries and then new messages, leased in one record. nil: there is
+// nothing.
 func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
-	if err := r.gather(ctx); err != nil {
+	if err := r.gather(ctx); err != nil || len(r.found) == 0 {
 		return nil, err
 	}
 	return r.deliver(), nil
@@ -200,7 +278,7 @@ func (r *receiving) gather(ctx context.Context) error {
 			r.release()
 			return err
 		}
-		r.found = append(r.found, found{held: h, loaded: l})
+		r.take(h, l)
 	}
 	if len(r.found) > 0 {
 		return nil
@@ -215,14 +293,13 @@ func (r *receiving) gather(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	scans, err := r.scan()
-	if err != nil {
-		r.sub.EndScan(unscanned(scans), nil)
+	if err := r.scan(); err != nil {
+		r.sub.EndScan(unscanned(r.scans), nil)
 		r.sub.PutBack(redelivered)
 		r.release()
 		return err
 	}
-	if err := r.lease(redelivered, scans, now); err != nil {
+	if err := r.lease(redelivered, now); err != nil {
 		r.release()
 		return err
 	}
@@ -313,33 +390,38 @@ func (r *receiving) loadReady(kept []inflight.Held, take func() (ready, dead []i
 const scanBudget = 8192
 
 // scan looks for new messages in the topic's queues until the batch is full. It
-// leaves the queues it names claimed: EndScan frees them.
-func (r *receiving) scan() (scans []inflight.Scanned, err error) {
+// leaves the queues it names in r.scans claimed: EndScan frees them.
+func (r *receiving) scan() error {
+	r.scans = r.scans[:0]
 	for _, l := range r.plan {
 		if l.Fresh > 0 {
-			if scans, _, err = r.scanNext(scans, one(l.Queue), len(r.found)+l.Fresh); err != nil {
-				return scans, err
+			if _, err := r.scanNext(one(l.Queue), len(r.found)+l.Fresh); err != nil {
+				return err
 			}
 		}
 	}
 	order := r.order()
-	for ok := true; ok && !r.full(r.req.Batch); {
-		if scans, ok, err = r.scanNext(scans, order, r.req.Batch); err != nil {
-			return scans, err
+	for !r.full(r.req.Batch) {
+		if ok, err := r.scanNext(order, r.req.Batch); err != nil || !ok {
+			return err
 		}
 	}
-	return scans, nil
+	return nil
 }
 
 // scanNext scans the first queue in order that has something, until want
 // messages are found in all. ok is false when none has.
-func (r *receiving) scanNext(scans []inflight.Scanned, order iter.Seq[uint32], want int) (_ []inflight.Scanned, ok bool, err error) {
-	sc, end, ok := r.sub.BeginScan(order, r.bounds, MaxInFlight)
+func (r *receiving) scanNext(order iter.Seq[uint32], want int) (ok bool, err error) {
+	sc, end, ok := r.sub.BeginScan(order, r.boundsOf, MaxInFlight)
 	if !ok {
-		return scans, false, nil
+		return false, nil
+	}
+	if n := len(r.scans); n < cap(r.scans) { // the memory of an earlier scan
+		sc.Held = r.scans[:n+1][n].Held[:0]
 	}
 	err = r.scanQueue(&sc, end, want)
-	return append(scans, sc), true, err
+	r.scans = append(r.scans, sc)
+	return true, err
 }
 
 // order says in which order queues are scanned: from the highest on a topic with
@@ -368,7 +450,7 @@ func (r *receiving) order() iter.Seq[uint32] {
 // scanQueue reads entries from sc.From on, keeps what matches until want messages
 // are found in all, and sets sc.To.
 func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset, want int) error {
-	var entries [128]consumequeue.Entry
+	entries := r.entries[:]
 	var met map[uint32]bool // FIFO: message groups of this scan
 	key := record.Key(r.topic.ID, sc.Queue)
 	for sc.To < to && sc.To < sc.From+scanBudget && !r.full(want) {
@@ -387,16 +469,15 @@ func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset, want 
 				sc.To++
 				continue
 			}
-			l, err := r.b.loadEntry(e, sc.Queue, sc.To)
-			if isTrimmed(err) {
-				sc.To++
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if !r.filter.Match(&l.msg) {
-				l.release()
+			// Where it is to stay: whatever filters get a pointer to is on the heap.
+			r.found = append(r.found, found{})
+			f := &r.found[len(r.found)-1]
+			f.loaded, err = r.b.loadEntry(e, sc.Queue, sc.To)
+			if err != nil || !r.filter.Match(&f.loaded.msg) {
+				r.unfind()
+				if err != nil && !isTrimmed(err) {
+					return err
+				}
 				sc.To++
 				continue
 			}
@@ -411,10 +492,11 @@ func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset, want 
 			sc.Held = append(sc.Held, h)
 			sc.To++
 			if h.Deferred {
-				l.release()
+				r.unfind()
 				continue
 			}
-			r.take(h, l)
+			f.held = h
+			r.bytes += len(f.loaded.view.Bytes())
 		}
 	}
 	return nil
@@ -423,6 +505,14 @@ func (r *receiving) scanQueue(sc *inflight.Scanned, to record.QueueOffset, want 
 func (r *receiving) take(h inflight.Held, l loaded) {
 	r.found = append(r.found, found{held: h, loaded: l})
 	r.bytes += len(l.view.Bytes())
+}
+
+// unfind gives back what was found last.
+func (r *receiving) unfind() {
+	last := len(r.found) - 1
+	r.found[last].loaded.release()
+	r.found[last] = found{}
+	r.found = r.found[:last]
 }
 
 // full reports whether so many messages are found as are wanted, or as there is
@@ -435,23 +525,24 @@ func (r *receiving) noRoom() bool { return r.room > 0 && r.bytes >= r.room }
 func unscanned(scans []inflight.Scanned) []inflight.Scanned {
 	for i := range scans {
 		scans[i].To = scans[i].From
-		scans[i].Held = nil
+		scans[i].Held = scans[i].Held[:0]
 	}
 	return scans
 }
 
 // lease records what was found and waits until that is applied.
-func (r *receiving) lease(redelivered []inflight.Held, scans []inflight.Scanned, now int64) error {
+func (r *receiving) lease(redelivered []inflight.Held, now int64) error {
 	must := len(redelivered) > 0
-	for _, sc := range scans {
+	for _, sc := range r.scans {
 		must = must || len(sc.Held) > 0 || r.sub.MustRecord(sc)
 	}
 	if !must {
-		return r.sub.EndScan(scans, nil)
+		return r.sub.EndScan(r.scans, nil)
 	}
-	rec := inflight.LeaseRecord{
+	rec := &r.record
+	*rec = inflight.LeaseRecord{
 		Key: r.sub.Key(), Deadline: now + r.req.Invisible.Milliseconds(),
-		AttemptID: r.attempt, Owner: r.req.ClientID,
+		AttemptID: r.attempt, Owner: r.req.ClientID, Queues: rec.Queues[:0],
 	}
 	if r.req.AutoRenew {
 		// Without a registered client there is nobody whose life could hold the lease.
@@ -461,26 +552,27 @@ func (r *receiving) lease(redelivered []inflight.Held, scans []inflight.Scanned,
 			rec.Deadline = now + MaxHold.Milliseconds()
 		}
 	}
-	for _, h := range redelivered {
-		if n := len(rec.Queues); n == 0 || rec.Queues[n-1].Queue != h.Queue {
-			rec.Queues = append(rec.Queues, inflight.Scanned{Queue: h.Queue, Epoch: h.Epoch})
+	for rest := redelivered; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && rest[n].Queue == rest[0].Queue {
+			n++
 		}
-		q := &rec.Queues[len(rec.Queues)-1]
-		q.Held = append(q.Held, h)
+		rec.Queues = append(rec.Queues, inflight.Scanned{Queue: rest[0].Queue, Epoch: rest[0].Epoch, Held: rest[:n]})
+		rest = rest[n:]
 	}
-	rec.Queues = append(rec.Queues, scans...)
+	rec.Queues = append(rec.Queues, r.scans...)
 	rec.FirstID = r.b.inflight.LeaseIDs(len(r.found), now)
 	for i := range r.found { // in the record's order: ids are given in it
 		r.found[i].held.LeaseID = rec.FirstID + uint64(i)
 		r.found[i].held.Deadline = rec.Deadline
 	}
-	batch := record1(inflight.AppendLease(nil, &rec))
-	if err := r.sub.EndScan(scans, func() error { return r.b.append.Submit(batch) }); err != nil {
+	r.command.set(inflight.AppendLease(r.command.room(), rec))
+	if err := r.sub.EndScan(r.scans, r.submitIt); err != nil {
 		r.sub.PutBack(redelivered)
 		return wrapAppend(err)
 	}
 	r.planned()
-	if err := r.b.await(batch); err != nil {
+	if err := r.command.await(r.b); err != nil {
 		return err
 	}
 	r.found = slices.DeleteFunc(r.found, func(f found) bool {
@@ -518,6 +610,8 @@ func (r *receiving) dropDeleted() error {
 	return r.b.commit(record1(inflight.AppendAck(nil, r.sub.Key(), gone)))
 }
 
+func (r *receiving) submit() error { return r.b.append.Submit(&r.command.batch) }
+
 // defaultInvisible is the lease of a push consumer that is not connected by a
 // command stream (wire-contract 2.5).
 const defaultInvisible = 60 * time.Second
@@ -526,23 +620,33 @@ func (r *receiving) release() {
 	for _, f := range r.found {
 		f.loaded.release()
 	}
-	r.found = nil
+	clear(r.found)
+	r.found = r.found[:0]
 }
 
 // deliver makes the answer. The views go over to it.
 func (r *receiving) deliver() *Delivery {
-	key := r.b.handles.Load()
-	d := &Delivery{Messages: make([]Delivered, len(r.found))}
 	if r.topic.Type == topic.Priority {
 		sortLevels(r.found)
 	}
-	for i, f := range r.found {
-		h := f.held
-		d.Messages[i] = f.loaded.delivered(r.topic.Name, h.Queue, h.Offset)
-		d.Messages[i].Attempt = h.Attempt
-		d.Messages[i].Handle = key.seal(handle{Key: r.sub.Key(), Queue: h.Queue, Offset: h.Offset, LeaseID: h.LeaseID, Deadline: h.Deadline})
-		d.Messages[i].leaseRef = leaseRef{sub: r.sub, held: h}
+	key := r.b.handles.Load()
+	r.handles = r.handles[:0]
+	for i := range r.found {
+		h := &r.found[i].held
+		r.handles = key.appendHandle(r.handles, handle{Key: r.sub.Key(), Queue: h.Queue, Offset: h.Offset, LeaseID: h.LeaseID, Deadline: h.Deadline})
 	}
+	handles := string(r.handles) // all in one allocation
+	d := newDelivery(len(r.found))
+	for i := range r.found {
+		h := &r.found[i].held
+		m := &d.Messages[i]
+		*m = r.found[i].loaded.delivered(r.topic.Name, h.Queue, h.Offset)
+		m.Attempt = h.Attempt
+		m.Handle = handles[i*handleText : (i+1)*handleText]
+		m.leaseRef = leaseRef{sub: r.sub, held: *h}
+	}
+	clear(r.found)
+	r.found = r.found[:0]
 	return d
 }
 

@@ -34,10 +34,11 @@ func (b *Broker) Subscribe(ctx context.Context, req ReceiveRequest, liteTopics [
 	if err := s.Touch(ctx); err != nil {
 		return nil, err
 	}
-	r, err := b.newReceive(ctx, &s.req)
+	r, err := b.newReceive(ctx, req)
 	if err != nil {
 		return nil, err
 	}
+	defer r.free()
 	s.topic, s.group, s.filter, s.sub = r.topic.ID, r.group.ID, r.filter, r.sub
 	return s, s.Resume()
 }
@@ -64,8 +65,9 @@ func (s *Subscription) Next(ctx context.Context, bytes, messages int) ([]*Chunk,
 		return nil, groupNotFound(s.req.Group)
 	}
 	s.req.Batch = min(messages, MaxLeaseBatch)
-	r := &receiving{b: s.b, req: &s.req, topic: tp, group: g, filter: s.filter, sub: s.sub, room: bytes}
-	r.lite = r.isLite()
+	r := s.b.receiving(s.req, tp, g, s.filter, s.sub)
+	defer r.free()
+	r.room = bytes
 	for {
 		if err := r.gather(ctx); err != nil {
 			s.b.hub.Wake(s.key()) // what this one was woken for may still be there
@@ -100,6 +102,8 @@ func (r *receiving) chunks() (out []*Chunk) {
 		}
 		out[len(out)-1].addLeased(r.b, f)
 	}
+	clear(r.found)
+	r.found = r.found[:0]
 	return out
 }
 

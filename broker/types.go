@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"sync"
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/topic"
@@ -65,6 +66,8 @@ type ReceiveRequest struct {
 	AutoRenew  bool          // the lease lives as long as the client, at most MaxHold
 	Wait       time.Duration // how long to wait for a first message
 	AttemptID  string        // "" = none
+	// Stop ends the wait early, as if it were over. nil = never.
+	Stop <-chan struct{}
 }
 
 // Delivered is one message handed out. Message aliases the log until the
@@ -101,16 +104,36 @@ type Origin struct {
 // Delivery is the answer to a receive or a pull. Release it exactly once, when
 // its bytes have been sent.
 type Delivery struct {
-	Messages   []Delivered
+	Messages   []Delivered        // none after Release
 	NextOffset record.QueueOffset // of a pull: where to go on
+
+	room *deliveredRoom // where Messages are, if they are of a receive
+}
+
+// deliveredRoom is room for what one receive hands out.
+type deliveredRoom [MaxReceiveBatch]Delivered
+
+var deliveredRooms = sync.Pool{New: func() any { return new(deliveredRoom) }}
+
+// newDelivery returns a Delivery of n messages, which are to be filled in.
+func newDelivery(n int) *Delivery {
+	if n > MaxReceiveBatch { // of several receives with one attempt id, resumed
+		return &Delivery{Messages: make([]Delivered, n)}
+	}
+	room := deliveredRooms.Get().(*deliveredRoom)
+	return &Delivery{Messages: room[:n], room: room}
 }
 
 // Release gives the mapped bytes back.
 func (d *Delivery) Release() {
 	for i := range d.Messages {
 		d.Messages[i].view.Release()
-		d.Messages[i].view = View{}
 	}
+	if d.room != nil {
+		clear(d.Messages)
+		deliveredRooms.Put(d.room)
+	}
+	d.Messages, d.room = nil, nil
 }
 
 // AckEntry names one delivered message.
@@ -129,6 +152,7 @@ type PullRequest struct {
 	FilterType FilterType
 	Filter     string
 	Wait       time.Duration
+	Stop       <-chan struct{} // ends the wait early; nil = never
 }
 
 // OffsetPolicy says which offset QueryOffset looks for.

@@ -80,7 +80,7 @@ func (s *Sub) applyLease(d *record.Decoder) {
 			}
 			l := q.out[offset]
 			if l == nil {
-				l = &lease{offset: offset, groupHash: hash}
+				l = s.newLease(offset, hash)
 				s.track(q, l)
 			}
 			l.ghost = false

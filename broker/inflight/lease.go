@@ -33,8 +33,44 @@ type lease struct {
 	// This node's own.
 	reserved reserved
 	ghost    bool // reserved for a first lease, not in the state yet
-	heapAt   int  // index in Sub.ready, -1 = not in it
 	due      bool // in queue.due
+	heapAt   int  // index in Sub.ready, -1 = not in it
+	// Circle of the leases that one receive holds, in the order they were given.
+	mate, mateBefore *lease
+	// life counts the offsets that this memory has been for, see Held.lease.
+	life uint32
+}
+
+// spareLeases bounds how many leases a Sub keeps for reuse.
+const spareLeases = 2048
+
+// newLease returns a lease for an offset that was not outstanding.
+func (s *Sub) newLease(offset record.QueueOffset, groupHash uint32) *lease {
+	n := len(s.spare)
+	if n == 0 {
+		return &lease{offset: offset, groupHash: groupHash}
+	}
+	l := s.spare[n-1]
+	s.spare = s.spare[:n-1]
+	l.offset, l.groupHash = offset, groupHash
+	return l
+}
+
+// recycle ends the life of a lease that is in no list any more.
+func (s *Sub) recycle(l *lease) {
+	*l = lease{life: l.life + 1}
+	if len(s.spare) < spareLeases {
+		s.spare = append(s.spare, l)
+	}
+}
+
+// lease is the lease that h was made of, nil when that is settled: by now the
+// memory may be another's.
+func (h *Held) lease() *lease {
+	if h.l == nil || h.l.life != h.life {
+		return nil
+	}
+	return h.l
 }
 
 // readyHeap orders the leases that may be handed out next: by deadline, then by
@@ -142,9 +178,6 @@ func (s *Sub) lead(l *lease) {
 // place puts l where its state belongs: into the heap of what may be handed
 // out next, unless it is reserved or another message of its group goes first.
 func (s *Sub) place(l *lease) {
-	if l.q.out[l.offset] != l { // a reset dropped it while it was reserved
-		return
-	}
 	candidate := l.reserved == free && (!s.fifo || l.q.groups[l.groupHash][0] == l)
 	switch {
 	case candidate && l.heapAt >= 0:
@@ -169,15 +202,17 @@ func (s *Sub) displace(l *lease) {
 
 // drop settles l: the offset is done, and the next message of its group is up.
 func (s *Sub) drop(l *lease) {
-	if l.q.out[l.offset] != l {
-		return
-	}
 	s.displace(l)
 	s.forgetAttempt(l)
 	delete(l.q.out, l.offset)
-	if !s.fifo {
-		return
+	if s.fifo {
+		s.leaveLine(l)
 	}
+	s.recycle(l)
+}
+
+// leaveLine takes l, which is settled, out of its message group.
+func (s *Sub) leaveLine(l *lease) {
 	waiting := without(l.q.groups[l.groupHash], l)
 	if len(waiting) == 0 {
 		delete(l.q.groups, l.groupHash)
@@ -200,20 +235,30 @@ func without(list []*lease, l *lease) []*lease {
 func (s *Sub) setAttempt(l *lease, id uint64) {
 	s.forgetAttempt(l)
 	l.attemptID = id
-	if id != 0 {
-		s.attempts[id] = append(s.attempts[id], l)
+	if id == 0 {
+		return
 	}
+	first := s.attempts[id]
+	if first == nil {
+		l.mate, l.mateBefore = l, l
+		s.attempts[id] = l
+		return
+	}
+	l.mate, l.mateBefore = first, first.mateBefore
+	l.mate.mateBefore, l.mateBefore.mate = l, l
 }
 
 func (s *Sub) forgetAttempt(l *lease) {
 	if l.attemptID == 0 {
 		return
 	}
-	held := slices.DeleteFunc(s.attempts[l.attemptID], func(other *lease) bool { return other == l })
-	if len(held) == 0 {
+	if l.mate == l {
 		delete(s.attempts, l.attemptID)
 	} else {
-		s.attempts[l.attemptID] = held
+		l.mate.mateBefore, l.mateBefore.mate = l.mateBefore, l.mate
+		if s.attempts[l.attemptID] == l {
+			s.attempts[l.attemptID] = l.mate
+		}
 	}
-	l.attemptID = 0
+	l.mate, l.mateBefore, l.attemptID = nil, nil, 0
 }

@@ -91,7 +91,7 @@ func (s *Sub) applyReopen(d *record.Decoder) {
 		}
 		l := q.out[offset]
 		if l == nil {
-			l = &lease{offset: offset, groupHash: hash}
+			l = s.newLease(offset, hash)
 			s.track(q, l)
 		} else if !l.ghost {
 			continue

@@ -28,15 +28,16 @@ type Sub struct {
 	mu       sync.Mutex
 	queues   map[uint32]*queue
 	ready    readyHeap
-	attempts map[uint64][]*lease // attempt id -> what its receive holds
-	armed    int64               // deadline last told to the timer
-	turn     uint32              // where the next scan begins
+	attempts map[uint64]*lease // attempt id -> the first of what its receive holds
+	spare    []*lease
+	armed    int64  // deadline last told to the timer
+	turn     uint32 // where the next scan begins
 	levels   levels
 	out      uint64 // messages handed out since start, for metrics
 }
 
 func newSub(t *Tracker, key SubKey, fifo bool) *Sub {
-	return &Sub{t: t, key: key, fifo: fifo, queues: map[uint32]*queue{}, attempts: map[uint64][]*lease{}, armed: never, alone: make(chan struct{}, 1)}
+	return &Sub{t: t, key: key, fifo: fifo, queues: map[uint32]*queue{}, attempts: map[uint64]*lease{}, armed: never, alone: make(chan struct{}, 1)}
 }
 
 // Key returns which group and topic this is.
@@ -86,7 +87,8 @@ type Held struct {
 	Deferred  bool // FIFO: put aside behind an earlier message of its group
 	Epoch     uint32
 
-	l *lease
+	l    *lease
+	life uint32
 }
 
 // Resume returns what the receive with this attempt id holds already: its
@@ -98,18 +100,24 @@ func (s *Sub) Resume(attemptID uint64, owner string, now int64) []Held {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	first := s.attempts[attemptID]
+	if first == nil {
+		return nil
+	}
 	var out []Held
-	for _, l := range s.attempts[attemptID] {
+	for l := first; ; {
 		if l.reserved == free && l.owner == owner && l.deadline > now {
 			out = append(out, l.held())
 		}
+		if l = l.mate; l == first {
+			return out
+		}
 	}
-	return out
 }
 
 func (l *lease) held() Held {
 	return Held{Queue: l.q.number, Offset: l.offset, LeaseID: l.id, Attempt: l.attempt,
-		Deadline: l.deadline, Owner: l.owner, GroupHash: l.groupHash, Epoch: l.q.epoch, l: l}
+		Deadline: l.deadline, Owner: l.owner, GroupHash: l.groupHash, Epoch: l.q.epoch, l: l, life: l.life}
 }
 
 // TakeReady reserves up to n messages whose lease has ended for a new one, in
@@ -172,10 +180,10 @@ func (l *lease) takeAgain(dst, dead []Held, maxAttempts int32) (ready, gone []He
 func (s *Sub) PutBack(held []Held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, h := range held {
-		if h.l != nil && h.l.reserved != free {
-			h.l.reserved = free
-			s.place(h.l)
+	for i := range held {
+		if l := held[i].lease(); l != nil && l.reserved != free {
+			l.reserved = free
+			s.place(l)
 		}
 	}
 	s.arm()
@@ -292,8 +300,10 @@ func (s *Sub) EndScan(scans []Scanned, submit func() error) error {
 		}
 		for j := range sc.Held {
 			h := &sc.Held[j]
-			h.l = &lease{offset: h.Offset, groupHash: h.GroupHash, reserved: leasing, ghost: true}
-			s.track(q, h.l)
+			l := s.newLease(h.Offset, h.GroupHash)
+			l.reserved, l.ghost = leasing, true
+			h.l, h.life = l, l.life
+			s.track(q, l)
 		}
 	}
 	s.mu.Unlock()
@@ -304,8 +314,10 @@ func (s *Sub) EndScan(scans []Scanned, submit func() error) error {
 			q.claimed = sc.To
 			return
 		}
-		for _, h := range sc.Held {
-			s.drop(h.l)
+		for i := range sc.Held {
+			if l := sc.Held[i].lease(); l != nil {
+				s.drop(l)
+			}
 		}
 	})
 	return err

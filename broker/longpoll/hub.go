@@ -22,12 +22,17 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
 
-// ErrFull reports that too many receives wait already.
-var ErrFull = errors.New("longpoll: too many waiting")
+var (
+	// ErrFull reports that too many receives wait already.
+	ErrFull = errors.New("longpoll: too many waiting")
+	// ErrOver reports that the time to wait is over.
+	ErrOver = errors.New("longpoll: nothing came in time")
+)
 
 // Key is what a waiter waits for. Group 0 waits alone: every message wakes it.
 type Key struct {
@@ -127,13 +132,18 @@ func (h *Hub) dequeue(w *Waiter) {
 	}
 }
 
-// Sleep returns nil when woken, ctx's error when ctx is done first. Look again
-// after nil; the waiter is in line again by then.
-func (w *Waiter) Sleep(ctx context.Context) error {
+// Sleep returns nil when woken, ErrOver when until or stop is first, ctx's error
+// when that is done first. Look again after nil; the waiter is in line again by
+// then.
+func (w *Waiter) Sleep(ctx context.Context, until <-chan time.Time, stop <-chan struct{}) error {
 	select {
 	case <-w.wake:
 		w.Requeue()
 		return nil
+	case <-until:
+		return ErrOver
+	case <-stop:
+		return ErrOver
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -27,7 +27,7 @@ func TestOneWakeWakesTheLongestWaiterOnly(t *testing.T) {
 			}
 			go func() {
 				defer w.Leave()
-				if w.Sleep(ctx) == nil {
+				if w.Sleep(ctx, nil, nil) == nil {
 					mu.Lock()
 					woken = append(woken, i)
 					mu.Unlock()
@@ -55,7 +55,7 @@ func TestWakeOfALeavingWaiterGoesToTheNext(t *testing.T) {
 	b, _ := h.Register(key)
 	h.Wake(key) // meant for a
 	a.Leave()   // which goes without looking
-	if err := b.Sleep(t.Context()); err != nil {
+	if err := b.Sleep(t.Context(), nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	b.Leave()
@@ -127,7 +127,7 @@ func TestNoWakeIsLost(t *testing.T) {
 							break
 						}
 						available.Add(1)
-						if w.Sleep(ctx) != nil {
+						if w.Sleep(ctx, nil, nil) != nil {
 							break
 						}
 					}
