@@ -24,8 +24,6 @@ const (
 	producerBackoffInitial = 10 * time.Millisecond
 	producerBackoffMax     = time.Second
 	producerBackoffFactor  = 2
-
-	liteQuota = 2000
 )
 
 // maxSettingsBytes bounds what is kept of a client: thousands of topics fit.
@@ -195,7 +193,7 @@ func merge(s *v2.Settings, role session.Role, g group.Group) *v2.Settings {
 	sub.ReceiveBatchSize = ptr[int32](broker.MaxReceiveBatch) // 0 would make clients poll for nothing
 	sub.LongPollingTimeout = durationpb.New(broker.MaxPollWait)
 	if role == session.LitePushConsumer || role == session.LiteSimpleConsumer {
-		sub.LiteSubscriptionQuota = ptr[int32](liteQuota)
+		sub.LiteSubscriptionQuota = ptr(int32(cmp.Or(g.Lite.Quota, broker.DefaultLiteQuota)))
 		sub.MaxLiteTopicSize = ptr[int32](broker.MaxLiteTopicLen)
 	}
 	return s

@@ -23,7 +23,7 @@ func (b *Broker) subOf(groupName, topicName record.Resource) (*inflight.Sub, err
 	if !ok {
 		return nil, Errorf(InvalidHandle, "the consumer group %q holds no messages", clip(groupName.String()))
 	}
-	return b.inflight.Sub(inflight.SubKey{Group: g.ID, Topic: tp.ID}, g.FIFO), nil
+	return b.inflight.Sub(inflight.SubKey{Group: g.ID, Topic: tp.ID}, ordered(g, tp)), nil
 }
 
 // handleError says to a client why a handle does not hold its message.

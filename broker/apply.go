@@ -32,8 +32,12 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		if err := b.applyPlaced(pos, rec, kind); err != nil {
 			return err
 		}
-		topic := record.KeyOf(rec).Topic()
-		b.wakes.topic(topic)
+		key := record.KeyOf(rec)
+		if key.Lite() {
+			b.lites.Wrote(key, time)
+		}
+		topic := key.Topic()
+		b.wakes.placed(key)
 		if b.live {
 			b.counters.stored(topic, record.BodyLen(rec))
 		}
@@ -92,16 +96,15 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 	case record.KindLitePut:
 		return b.lites.ApplyPut(record.Command(rec), b.topicExists)
 	case record.KindLiteDelete:
-		key, _, err := b.lites.ApplyDelete(record.Command(rec))
-		if err != nil {
+		key, gone, err := b.lites.ApplyDelete(record.Command(rec), b.nextOffset)
+		if err != nil || !gone {
 			return err
 		}
 		b.index.Delete(key)
 		b.inflight.DropQueue(key)
 		return nil
 	case record.KindLease, record.KindAck, record.KindExtend, record.KindOffsetCommit, record.KindCursor, record.KindReopen:
-		_, err := b.inflight.Apply(kind, record.Command(rec), b.subExists)
-		return err
+		return b.inflight.Apply(kind, record.Command(rec), b.subExists)
 	case record.KindHalf:
 		if _, ok := b.topics.ByID(record.KeyOf(rec).Topic()); !ok {
 			return nil // sent while the topic was being deleted
@@ -175,7 +178,7 @@ func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) 
 		return b.indexRedrive(rec)
 	}
 	key := record.KeyOf(rec)
-	if _, ok := b.topics.ByID(key.Topic()); !ok {
+	if !b.topicExists(key.Topic()) || !b.queueExists(key) {
 		return nil // sent while the topic was being deleted
 	}
 	entry := consumequeue.Entry{Position: pos, Size: uint32(len(rec))}
@@ -230,7 +233,18 @@ func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) 
 
 // wakes collects what the records of one frame made available. It belongs to
 // the dispatcher.
-type wakes struct{ topics []record.TopicID }
+type wakes struct {
+	topics []record.TopicID
+	lites  []liteWake
+}
+
+func (w *wakes) placed(key record.QueueKey) {
+	if key.Lite() {
+		w.lites = append(w.lites, liteWake{key: key})
+		return
+	}
+	w.topic(key.Topic())
+}
 
 func (w *wakes) topic(id record.TopicID) {
 	for _, seen := range w.topics {
@@ -247,11 +261,16 @@ func (b *Broker) wakeWaiters() {
 		b.hub.WakeTopic(id)
 	}
 	b.wakes.topics = b.wakes.topics[:0]
+	b.wakeLite(b.wakes.lites)
+	b.wakes.lites = b.wakes.lites[:0]
 }
 
-// wakeSub tells a receive of the group, or, where each client takes other
-// queues, all of them.
+// wakeSub tells that a lease of the group has ended.
 func (b *Broker) wakeSub(k inflight.SubKey) {
 	b.hub.Wake(longpoll.Key{Topic: k.Topic, Group: k.Group})
-	b.hub.WakeAlone(k.Topic)
+	if s := b.inflight.Find(k); s != nil {
+		for _, queue := range s.DueLite(b.now()) {
+			b.wakeLite([]liteWake{{record.Key(k.Topic, queue), k.Group}})
+		}
+	}
 }

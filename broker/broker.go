@@ -25,6 +25,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/keyindex"
+	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
 	"github.com/gantry-mq/gantry/internal/clock"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
@@ -113,10 +114,13 @@ type Broker struct {
 	deadOp         chan struct{} // held while dead letters are settled, and by retention
 	replaysRunning sync.Map      // inflight.SubKey -> true, while somebody does it
 	lites          *lite.Table
-	liteSubs       lite.Subscriptions
-	liteGate       chan struct{} // held by the one sender that makes lite topics
+	liteSubs       *lite.Subscriptions
+	liteGate       chan struct{} // held by the one sender that makes lite topics, or by who deletes some
 	liteMu         sync.Mutex
-	liteMade       map[liteName]uint32 // made and not applied yet
+	liteMade       map[liteName]uint32      // made and not applied yet
+	liteFence      sync.RWMutex             // read-held from the look-up of a lite topic until its message is submitted
+	liteGoing      map[record.QueueKey]bool // under liteFence: about to be deleted
+	liteScanned    time.Time                // housekeep's: when it last looked for lite topics to delete
 	checkpt        checkpointer
 	firstLease     uint64 // leases with lower ids are from before the start
 	counters       counters
@@ -167,13 +171,14 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		tableOp:      make(chan struct{}, 1),
 		deadOp:       make(chan struct{}, 1),
 		lites:        lite.NewTable(),
+		liteSubs:     lite.NewSubscriptions(MaxLiteSubscriptions),
 		liteGate:     make(chan struct{}, 1),
 		liteMade:     map[liteName]uint32{},
 		opened:       time.Now(),
 		clock:        clock.New(opts.Wall),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	b.inflight = inflight.New(b.wakeSub, b.queueExists)
+	b.inflight = inflight.New(b.wakeSub, b.queueExists, b.liteFreed)
 	b.sessions = session.New(ClientExpiry, b.clientGone)
 	if err := b.open(ctx); err != nil {
 		b.cancel()

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 
-	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
@@ -120,7 +119,7 @@ func (b *Broker) newest(ctx context.Context, tp topic.Topic, f func(uint32, reco
 		_, err := mergeBackward(ctx, queues, f)
 		return err
 	}
-	for q := b.lites.Next(tp.ID); q > lite.FirstQueue; q-- {
+	for q := b.lites.Next(tp.ID); q > record.FirstLiteQueue; q-- {
 		if more, err := mergeBackward(ctx, []backward{b.backward(tp, q-1)}, f); err != nil || !more {
 			return err
 		}

@@ -13,6 +13,7 @@ const (
 	// back before the leases they hold are released (wire-contract 2.6.4).
 	clientGrace    = 60 * time.Second
 	housekeepEvery = 10 * time.Second
+	liteScanEvery  = 2 * time.Minute // wire-contract 4.8
 	// copyPause follows a retention that copied more than it freed.
 	copyPause = 10 * time.Minute
 )
@@ -34,7 +35,11 @@ func (b *Broker) housekeep() {
 			if at.After(b.retainAfter) {
 				b.retain(at)
 			}
-			b.expireLite(at)
+			b.liteSubs.Expire(now)
+			if now.Sub(b.liteScanned) >= liteScanEvery {
+				b.liteScanned = now
+				b.expireLite(at)
+			}
 		}
 	}
 }

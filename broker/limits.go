@@ -28,6 +28,12 @@ const (
 	MaxDedupMax     = 1 << 24
 	MaxDedupKeyLen  = 255
 
+	// Lite topics that all clients subscribe to together. The reference's 100,000
+	// are too few for hundreds of thousands of lite topics.
+	MaxLiteSubscriptions = 1_000_000
+	DefaultLiteQuota     = 2000    // of one client
+	MaxLiteQuota         = 100_000 // what a group may give its clients
+
 	MaxReceiveBatch    = 32
 	MinInvisible       = 10 * time.Second // asked for with a receive
 	MaxInvisible       = 12 * time.Hour

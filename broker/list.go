@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/gantry-mq/gantry/broker/inflight"
-	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -250,7 +249,7 @@ func parseNumbers(s, sep string, into []int64) error {
 // queuedLite lists one lite topic after the other. A token is a queue and where
 // it goes on.
 func (l *listing) queuedLite(from string) (next string, err error) {
-	at := [2]int64{lite.FirstQueue, 0}
+	at := [2]int64{record.FirstLiteQueue, 0}
 	if parseNumbers(from, "-", at[:]) != nil {
 		return "", badPage(l.q.Page)
 	}

@@ -1,8 +1,8 @@
 package broker
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"iter"
 	"maps"
 	"slices"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/lite"
+	"github.com/gantry-mq/gantry/broker/longpoll"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog"
@@ -33,9 +34,7 @@ func checkLiteName(name string) error {
 
 // queueExists reports whether a queue is there, of a topic that is. Only lite
 // queues come and go by themselves.
-func (b *Broker) queueExists(key record.QueueKey) bool {
-	return key.Queue() < lite.FirstQueue || b.lites.Has(key)
-}
+func (b *Broker) queueExists(key record.QueueKey) bool { return !key.Lite() || b.lites.Has(key) }
 
 // liteSend is the part of a Send that concerns lite topics: which queue each
 // message goes to, and the records that make those that do not exist yet. They
@@ -59,9 +58,11 @@ func (b *Broker) beginLite(ctx context.Context, tp topic.Topic, msgs []Outgoing,
 		return nil, nil
 	}
 	s := &liteSend{b: b, queues: make([]uint32, len(msgs))}
+	b.liteFence.RLock()
 	if s.resolve(tp, msgs) {
 		return s, nil
 	}
+	b.liteFence.RUnlock()
 	// Some are new. Until their records are applied only liteMade knows them, and
 	// whoever uses it must submit after their maker: one sender at a time.
 	select {
@@ -105,14 +106,15 @@ func (b *Broker) beginLite(ctx context.Context, tp topic.Topic, msgs []Outgoing,
 	return s, nil
 }
 
-// resolve fills in the queues of lite topics that exist and reports whether all do.
+// resolve fills in the queues of lite topics that exist, and are to stay, and
+// reports whether all do.
 func (s *liteSend) resolve(tp topic.Topic, msgs []Outgoing) bool {
 	for i := range msgs {
 		if msgs[i].LiteTopic == "" {
 			continue
 		}
 		q, ok := s.b.lites.Lookup(tp.ID, msgs[i].LiteTopic)
-		if !ok {
+		if !ok || s.b.liteGoing[record.Key(tp.ID, q)] {
 			return false
 		}
 		s.queues[i] = q
@@ -123,7 +125,11 @@ func (s *liteSend) resolve(tp topic.Topic, msgs []Outgoing) bool {
 // end lets the next sender make lite topics. submitted says whether the records
 // are in the log's order.
 func (s *liteSend) end(submitted bool) {
-	if s == nil || !s.gated {
+	if s == nil {
+		return
+	}
+	if !s.gated {
+		s.b.liteFence.RUnlock()
 		return
 	}
 	if submitted {
@@ -184,6 +190,9 @@ func (b *Broker) SyncLite(ctx context.Context, client string, groupName, topicNa
 	if tp.Type != topic.Lite && tp.Type != topic.Mixed {
 		return Errorf(TypeConflict, "the topic %q takes %v messages and has no lite topics", tp.Name, tp.Type)
 	}
+	if client == "" {
+		return Errorf(BadRequest, "the client has no id")
+	}
 	g, err := b.EnsureGroup(ctx, groupName)
 	if err != nil {
 		return err
@@ -196,40 +205,77 @@ func (b *Broker) SyncLite(ctx context.Context, client string, groupName, topicNa
 			return err
 		}
 	}
-	bind := lite.Bind{Client: client, Group: g.ID, Topic: tp.ID}
-	now := time.Now()
+	if g.Lite.Shared {
+		if action == LiteAdd {
+			return Errorf(PreconditionFailed, "the group %q has all lite topics of %q: its clients subscribe to none by name", g.Name, tp.Name)
+		}
+		b.liteSubs.Share(g.ID, tp.ID, b.lites.Names(tp.ID), time.Now())
+		b.hub.Wake(longpoll.Key{Topic: tp.ID, Group: g.ID})
+		return nil
+	}
+	change := lite.Change{Exclusive: g.Lite.Exclusive, Quota: cmp.Or(int(g.Lite.Quota), DefaultLiteQuota)}
 	switch action {
 	case LiteAdd:
-		err = b.liteSubs.Change(bind, names, nil, false, now)
+		change.Add = names
 	case LiteRemove:
-		err = b.liteSubs.Change(bind, nil, names, false, now)
+		change.Remove = names
 	case LiteReplace:
-		err = b.liteSubs.Change(bind, names, nil, true, now)
+		change.Add, change.Replace = names, true
 	case LiteClear:
-		err = b.liteSubs.Change(bind, nil, nil, true, now)
+		change.Replace = true
 	default:
 		return Errorf(BadRequest, "the lite subscription action %d is unknown", action)
 	}
-	if errors.Is(err, lite.ErrQuota) {
-		return Errorf(LiteSubscriptionQuota, "too many lite subscriptions: the limit is %d for a client, %d for all", lite.ClientQuota, lite.TotalQuota)
-	}
-	if err != nil {
-		return err
-	}
 	if action == LiteAdd && from.Requested && from.Policy != LiteKeep {
+		// First, or what is before it could be handed out.
 		if err := b.startLite(g.ID, tp, names, from); err != nil {
 			return err
 		}
 	}
-	b.hub.WakeTopic(tp.ID) // what was subscribed to may have messages already
+	bind := lite.Bind{Client: client, Group: g.ID, Topic: tp.ID}
+	lost, err := b.liteSubs.Change(bind, change, time.Now())
+	if err != nil {
+		return Errorf(LiteSubscriptionQuota, "too many lite subscriptions: the limit is %d for a client, %d for all: %w", change.Quota, MaxLiteSubscriptions, err)
+	}
+	b.tellLost(lost)
+	var again []string
+	switch {
+	case action == LiteAdd && g.Lite.ResetTaken:
+		for _, l := range lost {
+			again = append(again, l.Name)
+		}
+	case action == LiteRemove && g.Lite.ResetLeft:
+		again = names
+	}
+	if len(again) > 0 {
+		if err := b.startLite(g.ID, tp, again, LiteOffset{Policy: LiteMin}); err != nil {
+			return err
+		}
+	}
+	b.hub.Wake(longpoll.Key{Topic: tp.ID, Group: g.ID, Client: client}) // there may be messages already
 	return nil
+}
+
+// tellLost tells clients which lite topics they do not have any more. One that
+// cannot be told now says at its next sync, within 30 s, that it has them, and is
+// told then.
+func (b *Broker) tellLost(lost []lite.Lost) {
+	for _, l := range lost {
+		if err := b.sessions.Send(l.Client, session.UnsubscribeLite{LiteTopic: l.Name}); err != nil {
+			b.log.Info("a client was not told that it lost a lite topic", "client", l.Client, "lite_topic", l.Name, "error", err)
+		}
+	}
 }
 
 // startLite moves a group to where a new subscription asks to begin.
 func (b *Broker) startLite(g record.GroupID, tp topic.Topic, names []string, from LiteOffset) error {
 	sub := inflight.SubKey{Group: g, Topic: tp.ID}
 	batch := &commitlog.Batch{}
-	for _, q := range b.lites.Resolve(nil, tp.ID, names) {
+	for _, name := range names {
+		q, ok := b.lites.Lookup(tp.ID, name)
+		if !ok {
+			continue // it will begin at its first message
+		}
 		key := record.Key(tp.ID, q)
 		low, high, _ := b.index.Bounds(key)
 		at := low
@@ -262,44 +308,139 @@ func (b *Broker) startLite(g record.GroupID, tp topic.Topic, names []string, fro
 	return b.commit(batch)
 }
 
-// liteOrder is the queues that a client of a lite group receives from.
-func (r *receiving) liteOrder() iter.Seq[uint32] {
-	names, _ := r.b.liteSubs.Names(lite.Bind{Client: r.req.ClientID, Group: r.group.ID, Topic: r.topic.ID})
-	return slices.Values(r.b.lites.Resolve(nil, r.topic.ID, names))
+// findLite says whether this receive takes lite topics, and whose: all do on a
+// lite parent, and on a mixed one those whose clients have subscribed to some.
+func (r *receiving) findLite() {
+	r.bind = lite.Bind{Client: r.req.ClientID, Group: r.group.ID, Topic: r.topic.ID}
+	if r.group.Lite.Shared {
+		r.bind.Client = ""
+	}
+	r.lite = r.topic.Type == topic.Lite || r.topic.Type == topic.Mixed && r.b.liteSubs.Known(r.bind)
 }
 
-// isLite reports whether this receive takes lite topics: all do on a lite
-// parent, and on a mixed one those whose clients have subscribed to some.
-func (r *receiving) isLite() bool {
-	if r.topic.Type != topic.Mixed {
-		return r.topic.Type == topic.Lite
+// hinted is the lite queues that may have something for this receive. Who takes
+// one from it looks, and says so again when there is more.
+func (r *receiving) hinted() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		for {
+			name, ok := r.b.liteSubs.Next(r.bind)
+			if !ok {
+				return
+			}
+			if q, ok := r.b.lites.Lookup(r.topic.ID, name); ok && !yield(q) {
+				return
+			}
+		}
 	}
-	_, ok := r.b.liteSubs.Names(lite.Bind{Client: r.req.ClientID, Group: r.group.ID, Topic: r.topic.ID})
-	return ok
+}
+
+// hintAgain hints at what this receive planned to take and left.
+func (r *receiving) hintAgain(now int64) {
+	looked := func(yield func(uint32) bool) {
+		for _, l := range r.plan {
+			if !yield(l.Queue) {
+				return
+			}
+		}
+	}
+	for _, l := range r.sub.PlanLite(looked, r.bounds, len(r.plan), now) {
+		r.b.wakeLite([]liteWake{{record.Key(r.topic.ID, l.Queue), r.group.ID}})
+	}
+}
+
+// liteWake is a lite queue that may have something, for a group, 0 = for all.
+type liteWake struct {
+	key   record.QueueKey
+	group record.GroupID
+}
+
+// liteFreed is told by the dispatcher's apply that the next message of a lite
+// queue is up.
+func (b *Broker) liteFreed(key inflight.SubKey, queue uint32) {
+	b.wakes.lites = append(b.wakes.lites, liteWake{record.Key(key.Topic, queue), key.Group})
+}
+
+// wakeLite hints at lite queues and wakes who waits for them.
+func (b *Broker) wakeLite(wakes []liteWake) {
+	var told []lite.Bind
+	for _, w := range wakes {
+		name := b.lites.Name(w.key)
+		if name == "" {
+			continue
+		}
+		told = b.liteSubs.Hint(told[:0], w.key.Topic(), name, w.group)
+		for _, bind := range told {
+			b.hub.Wake(longpoll.Key{Topic: bind.Topic, Group: bind.Group, Client: bind.Client})
+		}
+	}
 }
 
 // expireLite deletes lite topics that nobody has written to for their parent's
-// time, with what groups know of them, and tells who had subscribed.
+// time.
 func (b *Broker) expireLite(now time.Time) {
-	b.liteSubs.Expire(time.Now())
 	for _, tp := range b.topics.List() {
 		if tp.LiteTTL == 0 {
 			continue
 		}
 		before := now.Add(-max(tp.LiteTTL, MinLiteTTL)).UnixMilli()
-		for _, l := range b.lites.List(tp.ID) {
-			if b.lastWrite(record.Key(tp.ID, l.Queue), now) >= before {
-				continue
-			}
-			if err := b.commit(record1(lite.AppendDelete(nil, tp.ID, l.Queue))); err != nil {
-				b.log.Warn("lite topic not deleted", "topic", tp.Name, "lite_topic", l.Name, "error", err)
+		_, unknown := b.lites.Idle(tp.ID, before)
+		for _, l := range unknown {
+			key := record.Key(tp.ID, l.Queue)
+			b.lites.Wrote(key, b.lastWrite(key, now))
+		}
+		idle, _ := b.lites.Idle(tp.ID, before)
+		for part := range slices.Chunk(idle, liteDeleteBatch) {
+			if err := b.deleteLite(tp, part); err != nil {
+				b.log.Warn("lite topics not deleted", "topic", tp.Name, "error", err)
 				return
-			}
-			for _, had := range b.liteSubs.Remove(tp.ID, l.Name) {
-				b.sessions.Send(had.Client, session.UnsubscribeLite{LiteTopic: l.Name})
 			}
 		}
 	}
+}
+
+// liteDeleteBatch is how many lite topics are deleted in one record batch.
+const liteDeleteBatch = 1000
+
+// deleteLite deletes lite topics with what groups know of them, unless they are
+// written to meanwhile, and tells who had subscribed. A message whose sender has
+// looked its lite topic up is submitted before the delete, which is then void;
+// the next sender waits, and makes the lite topic again.
+func (b *Broker) deleteLite(tp topic.Topic, list []lite.Topic) error {
+	select {
+	case b.liteGate <- struct{}{}:
+		defer func() { <-b.liteGate }()
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	}
+	batch := &commitlog.Batch{}
+	going := map[record.QueueKey]bool{}
+	for _, l := range list {
+		key := record.Key(tp.ID, l.Queue)
+		going[key] = true
+		batch.Add(lite.AppendDelete(nil, key, b.nextOffset(key)), nil)
+	}
+	b.liteFence.Lock()
+	b.liteGoing = going
+	err := b.append.Submit(batch)
+	b.liteFence.Unlock()
+	if err == nil {
+		err = b.await(batch)
+	}
+	b.liteFence.Lock()
+	b.liteGoing = nil
+	b.liteFence.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, l := range list {
+		if b.lites.Has(record.Key(tp.ID, l.Queue)) {
+			continue
+		}
+		for _, had := range b.liteSubs.Remove(tp.ID, l.Name) {
+			b.tellLost([]lite.Lost{{Bind: had, Name: l.Name}})
+		}
+	}
+	return nil
 }
 
 // lastWrite returns when a queue got its last message, now if that is not known.

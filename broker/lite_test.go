@@ -2,11 +2,19 @@ package broker
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/gantry-mq/gantry/broker/group"
+	"github.com/gantry-mq/gantry/broker/lite"
+	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog/record"
 )
 
 func lites(id, lite string) Outgoing {
@@ -17,7 +25,42 @@ func lites(id, lite string) Outgoing {
 
 func subscribe(t testing.TB, b *Broker, client string, names ...string) {
 	t.Helper()
-	if err := b.SyncLite(t.Context(), client, name("G"), name("P"), LiteAdd, names, LiteOffset{}); err != nil {
+	syncLite(t, b, client, LiteAdd, names...)
+}
+
+func syncLite(t testing.TB, b *Broker, client string, action LiteAction, names ...string) {
+	t.Helper()
+	if err := b.SyncLite(t.Context(), client, name("G"), name("P"), action, names, LiteOffset{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// connect registers a client and returns what it is told of lite topics.
+func connect(t testing.TB, b *Broker, client string) <-chan string {
+	t.Helper()
+	told := make(chan string, 100)
+	b.sessions.Register(session.Client{ID: client, Role: session.LitePushConsumer, Group: name("G")})
+	b.sessions.Attach(client, func(c session.Command) error {
+		told <- c.(session.UnsubscribeLite).LiteTopic
+		return nil
+	})
+	return told
+}
+
+func wantTold(t testing.TB, told <-chan string, want ...string) {
+	t.Helper()
+	var got []string
+	for len(told) > 0 {
+		got = append(got, <-told)
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("told %q, want %q", got, want)
+	}
+}
+
+func liteGroup(t testing.TB, b *Broker, l group.Lite) {
+	t.Helper()
+	if _, err := b.CreateGroup(t.Context(), group.Group{Name: name("G"), LiteTopic: "P", Lite: l}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -42,7 +85,7 @@ func TestLiteTopicsGoToTheirSubscribersInOrder(t *testing.T) {
 	second := receive(t, b, "P", "G", as("c2"))
 	want(t, second, "y1#1")
 	ack(t, b, "P", "G", first[0], second[0])
-	want(t, receive(t, b, "P", "G", as("c1"), func(r *ReceiveRequest) { r.Wait = time.Minute }), "x2#1")
+	want(t, receive(t, b, "P", "G", as("c1"), waiting), "x2#1")
 
 	send(t, b, "P", lites("n1", "not-there-yet"))
 	want(t, receive(t, b, "P", "G", as("c2")), "n1#1")
@@ -122,6 +165,139 @@ func TestLiteTopicIsMadeOnceByManySenders(t *testing.T) {
 	}
 }
 
+func TestExclusiveLiteTopicGoesToItsNewestSubscriber(t *testing.T) {
+	b := open(t, t.TempDir())
+	makeTopic(t, b, "P", topic.Lite, 1)
+	liteGroup(t, b, group.Lite{Exclusive: true})
+	told1, told2 := connect(t, b, "c1"), connect(t, b, "c2")
+	subscribe(t, b, "c1", "x", "y")
+	send(t, b, "P", lites("x1", "x"), lites("x2", "x"), lites("y1", "y"))
+	held := receive(t, b, "P", "G", as("c1"), batchOf(1))
+	want(t, held, "x1#1")
+	subscribe(t, b, "c2", "x")
+	wantTold(t, told1, "x")
+	want(t, receive(t, b, "P", "G", as("c2"))) // c1 still has x1
+	ack(t, b, "P", "G", held...)
+	second := receive(t, b, "P", "G", as("c2"), waiting)
+	want(t, second, "x2#1")
+	mine := receive(t, b, "P", "G", as("c1"))
+	want(t, mine, "y1#1")
+	ack(t, b, "P", "G", second[0], mine[0])
+
+	// c1 says what it had before it was told: it is told again and takes nothing.
+	syncLite(t, b, "c1", LiteReplace, "x", "y")
+	wantTold(t, told1, "x")
+	wantTold(t, told2)
+	send(t, b, "P", lites("x3", "x"))
+	want(t, receive(t, b, "P", "G", as("c1")))
+
+	// What nobody has any more it gets by saying it again.
+	b.sessions.Terminate("c2")
+	syncLite(t, b, "c1", LiteReplace, "x", "y")
+	wantTold(t, told1)
+	want(t, receive(t, b, "P", "G", as("c1"), waiting), "x3#1")
+}
+
+func TestLiteTopicBeginsAnewWhereItsGroupSaysSo(t *testing.T) {
+	for _, c := range []struct {
+		lite group.Lite
+		want [2]string // after it was taken over, after its client left it
+	}{
+		{group.Lite{Exclusive: true}, [2]string{"", ""}},
+		{group.Lite{Exclusive: true, ResetTaken: true}, [2]string{"x1#1", ""}},
+		{group.Lite{Exclusive: true, ResetLeft: true}, [2]string{"", "x1#1"}},
+	} {
+		b := open(t, t.TempDir())
+		makeTopic(t, b, "P", topic.Lite, 1)
+		liteGroup(t, b, c.lite)
+		subscribe(t, b, "c1", "x")
+		send(t, b, "P", lites("x1", "x"))
+		ack(t, b, "P", "G", receive(t, b, "P", "G", as("c1"))...)
+		check := func(want string) {
+			t.Helper()
+			got := receive(t, b, "P", "G", as("c2"))
+			if s := strings.Join(bodies(got), " "); s != want {
+				t.Errorf("%+v: received %q, want %q", c.lite, s, want)
+			}
+			if len(got) > 0 {
+				ack(t, b, "P", "G", got...)
+			}
+		}
+		subscribe(t, b, "c2", "x")
+		check(c.want[0])
+		syncLite(t, b, "c2", LiteRemove, "x")
+		subscribe(t, b, "c2", "x")
+		check(c.want[1])
+	}
+}
+
+func TestSharedGroupHasAllLiteTopics(t *testing.T) {
+	b := open(t, t.TempDir())
+	makeTopic(t, b, "P", topic.Lite, 1)
+	liteGroup(t, b, group.Lite{Shared: true})
+	send(t, b, "P", lites("x1", "x"))
+	want(t, receive(t, b, "P", "G", as("c1"))) // has not said that it is there
+	syncLite(t, b, "c1", LiteReplace)
+	syncLite(t, b, "c2", LiteReplace)
+	send(t, b, "P", lites("y1", "y"), lites("x2", "x"), lites("z1", "z"))
+	first := receive(t, b, "P", "G", as("c1"), batchOf(2))
+	want(t, first, "x1#1", "y1#1")
+	want(t, receive(t, b, "P", "G", as("c2")), "z1#1")
+	ack(t, b, "P", "G", first...)
+	want(t, receive(t, b, "P", "G", as("c2"), waiting), "x2#1")
+	if err := b.SyncLite(t.Context(), "c1", name("G"), name("P"), LiteAdd, []string{"x"}, LiteOffset{}); ReasonOf(err) != PreconditionFailed {
+		t.Errorf("a subscription by name: %v", err)
+	}
+}
+
+func TestLiteSubscriptionsHaveTheQuotaOfTheirGroup(t *testing.T) {
+	b := open(t, t.TempDir())
+	makeTopic(t, b, "P", topic.Lite, 1)
+	liteGroup(t, b, group.Lite{Quota: 2})
+	subscribe(t, b, "c1", "x", "y")
+	subscribe(t, b, "c2", "z")
+	if err := b.SyncLite(t.Context(), "c1", name("G"), name("P"), LiteAdd, []string{"z"}, LiteOffset{}); ReasonOf(err) != LiteSubscriptionQuota {
+		t.Fatalf("the third of two: %v", err)
+	}
+	for _, wrong := range []group.Lite{{Exclusive: true, Shared: true}, {Quota: MaxLiteQuota + 1}} {
+		if _, err := b.CreateGroup(t.Context(), group.Group{Name: name("W"), Lite: wrong}); ReasonOf(err) != BadRequest {
+			t.Errorf("%+v: %v", wrong, err)
+		}
+	}
+}
+
+// On a topic for all types, too, lite topics are in order, and apart from the
+// topic's own messages.
+func TestLiteTopicsOfAMixedTopicAreInOrder(t *testing.T) {
+	b := open(t, t.TempDir())
+	makeTopic(t, b, "P", topic.Mixed, 1)
+	send(t, b, "P", lites("x1", "x"), lites("x2", "x"), msg("own", "own"))
+	subscribe(t, b, "c1", "x")
+	held := receive(t, b, "P", "G", as("c1"))
+	want(t, held, "x1#1")
+	want(t, receive(t, b, "P", "G", as("other")), "own#1")
+	if _, err := b.ChangeInvisible(t.Context(), name("G"), name("P"), held[0].Handle, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	want(t, receive(t, b, "P", "G", as("other")))
+	again := receive(t, b, "P", "G", as("c1"))
+	want(t, again, "x1#2")
+	ack(t, b, "P", "G", again...)
+	want(t, receive(t, b, "P", "G", as("c1"), waiting), "x2#1")
+}
+
+func TestAckBeforeAnyReceiveLeavesALiteGroupInOrder(t *testing.T) {
+	b := open(t, t.TempDir())
+	makeTopic(t, b, "T", topic.FIFO, 1)
+	makeTopic(t, b, "P", topic.Lite, 1)
+	subscribe(t, b, "c1", "x")
+	if _, err := b.Ack(t.Context(), name("G"), name("P"), []AckEntry{{Handle: "no handle"}}); err != nil {
+		t.Fatal(err)
+	}
+	send(t, b, "P", lites("1", "x"), lites("2", "x"))
+	want(t, receive(t, b, "P", "G", as("c1")), "1#1")
+}
+
 func TestUnusedLiteTopicExpires(t *testing.T) {
 	b := open(t, t.TempDir())
 	if _, err := b.CreateTopic(t.Context(), topic.Topic{Name: name("P"), Type: topic.Lite, Queues: 1, LiteTTL: 20 * time.Minute}); err != nil {
@@ -142,6 +318,97 @@ func TestUnusedLiteTopicExpires(t *testing.T) {
 	if sent := send(t, b, "P", lites("2", "x")); sent[0].Offset != 0 {
 		t.Fatalf("a new lite topic of the same name begins at %d", sent[0].Offset)
 	}
+	want(t, receive(t, b, "P", "G", as("c1")), "2#1")
+}
+
+// Lite topics are deleted under senders that never stop, whether idle or not: no
+// message may go into a lite topic that is deleted already.
+func TestNoMessageGoesIntoADeletedLiteTopic(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir, func(o *Options) { o.SegmentSize = 64 << 20 })
+	makeTopic(t, b, "P", topic.Lite, 1)
+	tp, _ := b.topics.Lookup(name("P"))
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for i := range 8 {
+		wg.Go(func() {
+			for j := 0; ; j++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				m := lites(fmt.Sprint(i, "-", j), fmt.Sprint("lite-", j%50))
+				m.Topic = name("P")
+				if _, err := b.Send(t.Context(), []Outgoing{m}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	deleted := 0
+	for deleted < 200 {
+		list := b.lites.List(tp.ID)
+		if len(list) == 0 {
+			continue
+		}
+		if err := b.deleteLite(tp, list); err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range list {
+			if !b.lites.Has(record.Key(tp.ID, l.Queue)) {
+				deleted++
+			}
+		}
+	}
+	close(stop)
+	wg.Wait()
+	closeBroker(t, b)
+	b = open(t, dir)
+	tb, ends, messages := lite.NewTable(), map[record.QueueKey]record.QueueOffset{}, 0
+	err := b.replay(t.Context(), b.wal.Committed(), func(_ record.Position, rec []byte, kind record.Kind, _ int64) (err error) {
+		switch kind {
+		case record.KindLitePut:
+			err = tb.ApplyPut(record.Command(rec), func(record.TopicID) bool { return true })
+		case record.KindLiteDelete:
+			_, _, err = tb.ApplyDelete(record.Command(rec), func(k record.QueueKey) record.QueueOffset { return ends[k] })
+		case record.KindMessage:
+			key := record.KeyOf(rec)
+			ends[key] = record.OffsetOf(rec) + 1
+			messages++
+			if !tb.Has(key) {
+				t.Errorf("message %d of %v came after its lite topic was deleted", record.OffsetOf(rec), key)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d deletes among %d messages", deleted, messages)
+}
+
+// An index that is made anew has no queues of lite topics that are gone.
+func TestDeletedLiteTopicStaysDeletedInARebuiltIndex(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir)
+	makeTopic(t, b, "P", topic.Lite, 1)
+	send(t, b, "P", lites("1", "x"), lites("2", "y"))
+	tp, _ := b.topics.Lookup(name("P"))
+	x, _ := b.lites.Lookup(tp.ID, "x")
+	if err := b.deleteLite(tp, []lite.Topic{{Name: "x", Queue: x}}); err != nil {
+		t.Fatal(err)
+	}
+	closeBroker(t, b)
+	if err := os.RemoveAll(filepath.Join(dir, "consumequeue")); err != nil {
+		t.Fatal(err)
+	}
+	b = open(t, dir)
+	if _, _, ok := b.index.Bounds(record.Key(tp.ID, x)); ok {
+		t.Error("the queue of a deleted lite topic is back")
+	}
+	subscribe(t, b, "c1", "x", "y")
 	want(t, receive(t, b, "P", "G", as("c1")), "2#1")
 }
 

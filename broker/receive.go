@@ -10,6 +10,7 @@ import (
 
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/longpoll"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -32,11 +33,12 @@ type receiving struct {
 	sub    *inflight.Sub
 
 	attempt   uint64
-	lite      bool
+	lite      bool // takes lite topics, those of bind
+	bind      lite.Bind
 	found     []found
 	room      int              // of bytes, 0 = no bound; the last message may go beyond
 	bytes     int              // found
-	plan      []inflight.Level // on a topic with priorities: what to take from where
+	plan      []inflight.Level // of priorities or lite topics: what to take from where
 	leave     func()           // lets the next receive plan; nil = nobody waits for it
 	deletions uint64           // Broker.deletions when it began to look
 
@@ -68,7 +70,7 @@ func (r *receiving) free() {
 		r.record.Queues[i] = inflight.Scanned{}
 	}
 	r.b, r.req, r.topic, r.group, r.filter, r.sub = nil, ReceiveRequest{}, topic.Topic{}, group.Group{}, nil, nil
-	r.attempt, r.lite, r.room, r.plan, r.leave, r.scans = 0, false, 0, nil, nil, r.scans[:0]
+	r.attempt, r.lite, r.bind, r.room, r.plan, r.leave, r.scans = 0, false, lite.Bind{}, 0, nil, nil, r.scans[:0]
 	r.record = inflight.LeaseRecord{Queues: r.record.Queues[:0]}
 	receivings.Put(r)
 }
@@ -91,7 +93,7 @@ func (b *Broker) Receive(ctx context.Context, req ReceiveRequest) (*Delivery, er
 	defer r.free()
 	key := longpoll.Key{Topic: r.topic.ID, Group: r.group.ID}
 	if r.lite {
-		key.Group = 0 // each client takes other queues: what wakes one may be for another
+		key.Client = r.bind.Client
 	}
 	// Who finds something at once needs no place in the line of those who wait.
 	d, err := r.look(ctx, key)
@@ -145,6 +147,9 @@ func (r *receiving) look(ctx context.Context, key longpoll.Key) (*Delivery, erro
 // while a scan held their queue, and woke a receive that found it held; or the
 // scan went to the end of its budget.
 func (r *receiving) more() bool {
+	if r.lite {
+		return r.b.liteSubs.Hinted(r.bind)
+	}
 	return r.sub.Unclaimed(r.order(), r.boundsOf, MaxInFlight)
 }
 
@@ -220,6 +225,7 @@ func (b *Broker) newReceive(ctx context.Context, req ReceiveRequest) (*receiving
 		return nil, err
 	}
 	r := b.receiving(req, tp, g, f, sub)
+	r.findLite()
 	if req.AttemptID != "" {
 		r.attempt = hash64(req.AttemptID)
 	}
@@ -230,7 +236,6 @@ func (b *Broker) newReceive(ctx context.Context, req ReceiveRequest) (*receiving
 func (b *Broker) receiving(req ReceiveRequest, tp topic.Topic, g group.Group, f matcher, sub *inflight.Sub) *receiving {
 	r := receivings.Get().(*receiving)
 	r.b, r.req, r.topic, r.group, r.filter, r.sub = b, req, tp, g, f, sub
-	r.lite = r.isLite()
 	return r
 }
 
@@ -289,6 +294,10 @@ func (r *receiving) gather(ctx context.Context) error {
 		}
 		defer r.planned()
 	}
+	if r.lite {
+		r.plan = r.sub.PlanLite(r.hinted(), r.boundsOf, r.req.Batch, now)
+		defer r.hintAgain(now)
+	}
 	redelivered, err := r.takeReady(now)
 	if err != nil {
 		return err
@@ -308,28 +317,26 @@ func (r *receiving) gather(ctx context.Context) error {
 
 // takeReady reserves redeliveries and loads them.
 func (r *receiving) takeReady(now int64) (kept []inflight.Held, err error) {
-	if r.topic.Type == topic.Priority {
-		for _, l := range r.plan {
-			kept, err = r.loadReady(kept, func() (ready, dead []inflight.Held) {
-				return r.sub.TakeLevel(nil, l.Queue, l.Again, r.group.MaxAttempts, now)
-			})
-			if err != nil {
-				return nil, err
+	if r.topic.Type != topic.Priority && !r.lite {
+		return r.loadReady(nil, func() (ready, dead []inflight.Held) {
+			return r.sub.TakeReady(nil, r.req.Batch, r.group.MaxAttempts, now)
+		})
+	}
+	for _, l := range r.plan {
+		if l.Again == 0 {
+			continue
+		}
+		kept, err = r.loadReady(kept, func() (ready, dead []inflight.Held) {
+			if r.lite {
+				return r.sub.TakeLite(l.Queue, r.group.MaxAttempts, now)
 			}
+			return r.sub.TakeLevel(nil, l.Queue, l.Again, r.group.MaxAttempts, now)
+		})
+		if err != nil {
+			return nil, err
 		}
-		return kept, nil
 	}
-	var accept func(uint32) bool
-	if r.lite {
-		mine := map[uint32]bool{}
-		for q := range r.liteOrder() {
-			mine[q] = true
-		}
-		accept = func(q uint32) bool { return mine[q] }
-	}
-	return r.loadReady(nil, func() (ready, dead []inflight.Held) {
-		return r.sub.TakeReady(nil, r.req.Batch, r.group.MaxAttempts, now, accept)
-	})
+	return kept, nil
 }
 
 // loadReady adds to kept what take reserves, until it gives something to hand out
@@ -400,6 +407,9 @@ func (r *receiving) scan() error {
 			}
 		}
 	}
+	if r.lite {
+		return nil
+	}
 	order := r.order()
 	for !r.full(r.req.Batch) {
 		if ok, err := r.scanNext(order, r.req.Batch); err != nil || !ok {
@@ -427,9 +437,6 @@ func (r *receiving) scanNext(order iter.Seq[uint32], want int) (ok bool, err err
 // order says in which order queues are scanned: from the highest on a topic with
 // priorities, else from the client's hint or from one further than the last time.
 func (r *receiving) order() iter.Seq[uint32] {
-	if r.lite {
-		return r.liteOrder()
-	}
 	n := r.topic.Queues
 	if r.topic.Type == topic.Priority {
 		return func(yield func(uint32) bool) {

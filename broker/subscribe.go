@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/longpoll"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -18,6 +19,9 @@ type Subscription struct {
 	b      *Broker
 	req    ReceiveRequest
 	lites  []string
+	synced bool // the lite topics were named once
+	lite   bool
+	bind   lite.Bind
 	topic  record.TopicID
 	group  record.GroupID
 	filter matcher
@@ -39,17 +43,23 @@ func (b *Broker) Subscribe(ctx context.Context, req ReceiveRequest, liteTopics [
 		return nil, err
 	}
 	defer r.free()
-	s.topic, s.group, s.filter, s.sub = r.topic.ID, r.group.ID, r.filter, r.sub
+	s.topic, s.group, s.filter, s.sub, s.lite, s.bind = r.topic.ID, r.group.ID, r.filter, r.sub, r.lite, r.bind
 	return s, s.Resume()
 }
 
 // Touch says again which lite topics the consumer takes, as it must from time to
-// time.
+// time. Only the first time it takes them from another.
 func (s *Subscription) Touch(ctx context.Context) error {
-	if len(s.lites) == 0 {
+	if g, _ := s.b.groups.Lookup(s.req.Group); len(s.lites) == 0 && !g.Lite.Shared {
 		return nil
 	}
-	return s.b.SyncLite(ctx, s.req.ClientID, s.req.Group, s.req.Topic, LiteAdd, s.lites, LiteOffset{})
+	action := LiteReplace
+	if !s.synced && len(s.lites) > 0 {
+		action = LiteAdd
+	}
+	err := s.b.SyncLite(ctx, s.req.ClientID, s.req.Group, s.req.Topic, action, s.lites, LiteOffset{})
+	s.synced = s.synced || err == nil
+	return err
 }
 
 // Next hands out what there is now: at most so many messages, and about as many
@@ -67,7 +77,7 @@ func (s *Subscription) Next(ctx context.Context, bytes, messages int) ([]*Chunk,
 	s.req.Batch = min(messages, MaxLeaseBatch)
 	r := s.b.receiving(s.req, tp, g, s.filter, s.sub)
 	defer r.free()
-	r.room = bytes
+	r.room, r.lite, r.bind = bytes, s.lite, s.bind
 	for {
 		if err := r.gather(ctx); err != nil {
 			s.b.hub.Wake(s.key()) // what this one was woken for may still be there
@@ -133,8 +143,8 @@ func (c *Chunk) addLeased(b *Broker, f *found) {
 
 func (s *Subscription) key() longpoll.Key {
 	k := longpoll.Key{Topic: s.topic, Group: s.group}
-	if len(s.lites) > 0 {
-		k.Group = 0
+	if s.lite {
+		k.Client = s.bind.Client
 	}
 	return k
 }

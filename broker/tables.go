@@ -260,6 +260,12 @@ func completeGroup(g *group.Group) error {
 			return Errorf(BadRequest, "exponential retry from %v to %v times %v: want 0 <= initial <= max <= %v and a multiplier of 1 to 100", r.Initial, r.Max, r.Multiplier, MaxInvisible)
 		}
 	}
+	switch {
+	case g.Lite.Exclusive && g.Lite.Shared:
+		return Errorf(BadRequest, "lite topics are either exclusive to one client or shared by all")
+	case g.Lite.Quota > MaxLiteQuota:
+		return Errorf(BadRequest, "the lite topics of one client are %d, the limit is %d", g.Lite.Quota, MaxLiteQuota)
+	}
 	if g.LiteTopic != "" {
 		if err := checkTopicName(record.Resource{Namespace: g.Name.Namespace, Name: g.LiteTopic}); err != nil {
 			return err

@@ -10,17 +10,32 @@ import (
 
 // A group, in group-put records and in snapshots:
 //
-//	id uvarint | namespace string | name string | fifo 1 | max attempts uvarint
+//	id uvarint | namespace string | name string | flags 1 | max attempts uvarint
 //	| steps: count uvarint, each varint ns | initial varint ns | max varint ns
 //	| multiplier uvarint (bits of a float64) | lite topic string | created varint (Unix ms)
+//	| lite quota uvarint, with its flag
+const (
+	flagFIFO = 1 << iota
+	flagLiteExclusive
+	flagLiteShared
+	flagLiteResetTaken
+	flagLiteResetLeft
+	flagLiteQuota
+)
+
 func appendGroup(dst []byte, g Group) []byte {
 	dst = appendUvarint(dst, uint64(g.ID))
 	dst = record.AppendResource(dst, g.Name)
-	fifo := byte(0)
-	if g.FIFO {
-		fifo = 1
+	flags := byte(0)
+	for flag, on := range map[byte]bool{
+		flagFIFO: g.FIFO, flagLiteExclusive: g.Lite.Exclusive, flagLiteShared: g.Lite.Shared,
+		flagLiteResetTaken: g.Lite.ResetTaken, flagLiteResetLeft: g.Lite.ResetLeft, flagLiteQuota: g.Lite.Quota != 0,
+	} {
+		if on {
+			flags |= flag
+		}
 	}
-	dst = append(dst, fifo)
+	dst = append(dst, flags)
 	dst = appendUvarint(dst, uint64(g.MaxAttempts))
 	dst = appendUvarint(dst, uint64(len(g.Retry.Steps)))
 	for _, s := range g.Retry.Steps {
@@ -30,16 +45,22 @@ func appendGroup(dst []byte, g Group) []byte {
 	dst = binary.AppendVarint(dst, int64(g.Retry.Max))
 	dst = appendUvarint(dst, math.Float64bits(g.Retry.Multiplier))
 	dst = record.AppendString(dst, g.LiteTopic)
-	return binary.AppendVarint(dst, g.Created)
+	dst = binary.AppendVarint(dst, g.Created)
+	if g.Lite.Quota != 0 {
+		dst = appendUvarint(dst, uint64(g.Lite.Quota))
+	}
+	return dst
 }
 
 func readGroup(d *record.Decoder) Group {
-	g := Group{
-		ID:          record.GroupID(d.Uint32()),
-		Name:        d.Resource(),
-		FIFO:        d.Byte() == 1,
-		MaxAttempts: int32(d.Uint32()),
+	g := Group{ID: record.GroupID(d.Uint32()), Name: d.Resource()}
+	flags := d.Byte()
+	g.FIFO = flags&flagFIFO != 0
+	g.Lite = Lite{
+		Exclusive: flags&flagLiteExclusive != 0, Shared: flags&flagLiteShared != 0,
+		ResetTaken: flags&flagLiteResetTaken != 0, ResetLeft: flags&flagLiteResetLeft != 0,
 	}
+	g.MaxAttempts = int32(d.Uint32())
 	for n := d.Count(1); n > 0 && !d.Failed(); n-- {
 		g.Retry.Steps = append(g.Retry.Steps, time.Duration(d.Varint()))
 	}
@@ -48,6 +69,9 @@ func readGroup(d *record.Decoder) Group {
 	g.Retry.Multiplier = math.Float64frombits(d.Uvarint())
 	g.LiteTopic = d.String()
 	g.Created = d.Varint()
+	if flags&flagLiteQuota != 0 {
+		g.Lite.Quota = d.Uint32()
+	}
 	return g
 }
 

@@ -20,8 +20,18 @@ type Group struct {
 	FIFO        bool
 	MaxAttempts int32 // deliveries before a message is a dead letter, at least 1
 	Retry       Retry
-	LiteTopic   string // parent topic of a lite group; "" = an ordinary one
-	Created     int64  // Unix ms
+	LiteTopic   string // parent topic of a lite group; "" = any
+	Lite        Lite
+	Created     int64 // Unix ms
+}
+
+// Lite says how a group takes lite topics.
+type Lite struct {
+	Exclusive  bool   // a lite topic is for one client at a time: the last one to subscribe
+	Shared     bool   // all lite topics are for all clients, who subscribe to none by name
+	ResetTaken bool   // one that is taken over begins at its first message
+	ResetLeft  bool   // and so does one that a client unsubscribes from
+	Quota      uint32 // lite topics of one client; 0 = the default
 }
 
 // Retry says how long a message waits before attempt n+1.

@@ -12,7 +12,8 @@ import (
 func TestGroupSurvivesRecordAndSnapshot(t *testing.T) {
 	for _, want := range []Group{
 		{ID: 1, Name: record.Resource{Name: "G"}, MaxAttempts: 17, Retry: Retry{Steps: DefaultSteps()}},
-		{ID: 2, Name: record.Resource{Namespace: "n", Name: "G"}, FIFO: true, MaxAttempts: 1, Created: 9, LiteTopic: "P",
+		{ID: 3, Name: record.Resource{Name: "S"}, MaxAttempts: 2, Lite: Lite{Shared: true, ResetLeft: true}},
+		{ID: 2, Name: record.Resource{Namespace: "n", Name: "G"}, FIFO: true, MaxAttempts: 1, Created: 9, LiteTopic: "P", Lite: Lite{Exclusive: true, ResetTaken: true, Quota: 7},
 			Retry: Retry{Initial: time.Second, Max: time.Hour, Multiplier: 1.5}},
 	} {
 		tb := NewTable()

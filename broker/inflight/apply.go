@@ -6,21 +6,19 @@ import (
 
 // Apply changes the state by one record of consumption.
 // exists says whether a group and topic are still there: records about deleted
-// ones change nothing. fifo says whether a group is ordered. It returns the Sub
-// whose messages may have become ready, or nil.
-func (t *Tracker) Apply(kind record.Kind, data []byte, exists func(SubKey) (ok, fifo bool)) (*Sub, error) {
+// ones change nothing. fifo says whether a group is ordered.
+func (t *Tracker) Apply(kind record.Kind, data []byte, exists func(SubKey) (ok, fifo bool)) error {
 	d := record.NewDecoder(data)
 	key := SubKey{Group: record.GroupID(d.Uint32()), Topic: record.TopicID(d.Uint32())}
 	ok, fifo := exists(key)
 	if d.Failed() {
-		return nil, d.Err()
+		return d.Err()
 	}
 	if !ok {
-		return nil, nil
+		return nil
 	}
 	s := t.Sub(key, fifo)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch kind {
 	case record.KindLease:
 		s.applyLease(d)
@@ -36,11 +34,20 @@ func (t *Tracker) Apply(kind record.Kind, data []byte, exists func(SubKey) (ok, 
 	case record.KindReopen:
 		s.applyReopen(d)
 	}
+	s.unlockApplied()
+	return d.Err()
+}
+
+// unlockApplied ends an apply function: it arms the timer, unlocks the Sub and
+// tells of lite queues whose next message is up.
+func (s *Sub) unlockApplied() {
 	s.arm()
-	if err := d.Err(); err != nil {
-		return nil, err
+	freed := s.freed
+	s.freed = nil
+	s.mu.Unlock()
+	for _, queue := range freed {
+		s.t.freed(s.key, queue)
 	}
-	return s, nil
 }
 
 // touch returns a queue that a record names.
@@ -78,7 +85,7 @@ func (s *Sub) applyLease(d *record.Decoder) {
 				}
 				continue
 			}
-			l := q.out[offset]
+			l := q.out.get(offset)
 			if l == nil {
 				l = s.newLease(offset, hash)
 				s.track(q, l)
@@ -111,7 +118,7 @@ func (q *queue) reach(to record.QueueOffset) {
 func (s *Sub) applyAck(d *record.Decoder) {
 	for n := d.Count(3); n > 0 && !d.Failed(); n-- {
 		q := s.touch(d.Uint32())
-		l := q.out[record.QueueOffset(d.Uvarint())]
+		l := q.out.get(record.QueueOffset(d.Uvarint()))
 		if id := d.Uvarint(); l != nil && !l.ghost && l.id == id {
 			s.drop(l)
 		}
@@ -124,7 +131,7 @@ func (s *Sub) applyExtend(d *record.Decoder) {
 	suspend := d.Byte() == 1
 	for n := d.Count(3); n > 0 && !d.Failed(); n-- {
 		q := s.touch(d.Uint32())
-		l := q.out[record.QueueOffset(d.Uvarint())]
+		l := q.out.get(record.QueueOffset(d.Uvarint()))
 		if id := d.Uvarint(); l != nil && !l.ghost && l.id == id {
 			if suspend && !l.suspended() {
 				l.attempt--
@@ -140,6 +147,9 @@ func (s *Sub) applyExtend(d *record.Decoder) {
 				newID++
 			}
 			s.place(l)
+			if q.lite { // nobody need wait for the timer when the lease ends at once
+				s.freed = append(s.freed, q.number)
+			}
 		}
 	}
 }
@@ -149,12 +159,15 @@ func (s *Sub) applyExtend(d *record.Decoder) {
 func (s *Sub) applyCursor(d *record.Decoder) {
 	q := s.touch(d.Uint32())
 	offset := record.QueueOffset(d.Uvarint())
-	for _, l := range q.out {
+	for l := range q.out.leases() {
 		s.drop(l) // of a ghost too: its lease record, which comes later, is void
 	}
 	q.epoch++
 	q.cursor, q.claimed, q.started, q.skipped = offset, offset, true, 0
 	q.committed = record.NoOffset
+	if q.lite {
+		s.freed = append(s.freed, q.number)
+	}
 }
 
 // Beginning is where a queue begins from now on.
@@ -171,8 +184,8 @@ func (t *Tracker) Trim(topic record.TopicID, queues []Beginning) {
 			if q == nil || !q.known {
 				continue
 			}
-			for off, l := range q.out {
-				if off < b.Offset && !l.ghost {
+			for l := range q.out.leases() {
+				if l.offset < b.Offset && !l.ghost {
 					s.drop(l)
 				}
 			}
@@ -185,8 +198,10 @@ func (t *Tracker) Trim(topic record.TopicID, queues []Beginning) {
 // leases whose records come later.
 func (t *Tracker) Settle(key record.QueueKey, off record.QueueOffset) {
 	t.onTopic(key.Topic(), func(s *Sub) {
-		if q := s.queues[key.Queue()]; q != nil && q.out[off] != nil && !q.out[off].ghost {
-			s.drop(q.out[off])
+		if q := s.queues[key.Queue()]; q != nil {
+			if l := q.out.get(off); l != nil && !l.ghost {
+				s.drop(l)
+			}
 		}
 	})
 }
@@ -195,10 +210,11 @@ func (t *Tracker) Settle(key record.QueueKey, off record.QueueOffset) {
 func (t *Tracker) DropQueue(key record.QueueKey) {
 	t.onTopic(key.Topic(), func(s *Sub) {
 		if q := s.queues[key.Queue()]; q != nil {
-			for _, l := range q.out {
+			for l := range q.out.leases() {
 				s.drop(l)
 			}
 			delete(s.queues, key.Queue())
+			s.freed = nil
 		}
 	})
 }
@@ -209,24 +225,21 @@ func (t *Tracker) onTopic(id record.TopicID, f func(*Sub)) {
 		if s.key.Topic == id {
 			s.mu.Lock()
 			f(s)
-			s.arm()
-			s.mu.Unlock()
+			s.unlockApplied()
 		}
 	}
 }
 
 // ApplyDeadLetter settles the offset that a dead-letter record moves away.
-func (t *Tracker) ApplyDeadLetter(key SubKey, queue uint32, offset record.QueueOffset, leaseID uint64) *Sub {
+func (t *Tracker) ApplyDeadLetter(key SubKey, queue uint32, offset record.QueueOffset, leaseID uint64) {
 	s := t.Find(key)
 	if s == nil {
-		return nil
+		return
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	q := s.touch(queue)
-	if l := q.out[offset]; l != nil && !l.ghost && l.id == leaseID {
+	if l := q.out.get(offset); l != nil && !l.ghost && l.id == leaseID {
 		s.drop(l)
 	}
-	s.arm()
-	return s
+	s.unlockApplied()
 }

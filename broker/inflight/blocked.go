@@ -21,7 +21,7 @@ func (s *Sub) BeginSkip(queue uint32, offset record.QueueOffset) (Held, error) {
 	if q == nil {
 		return Held{}, ErrStale
 	}
-	l := q.out[offset]
+	l := q.out.get(offset)
 	switch {
 	case l == nil && offset < q.cursor:
 		return Held{}, ErrGone
@@ -45,13 +45,18 @@ type Head struct {
 	Cursor record.QueueOffset // of its queue: what follows has not been looked at
 }
 
-// Heads returns the first outstanding message of each message group, by queue
-// and offset; none unless the Sub is FIFO.
+// Heads returns the first outstanding message of each message group and lite
+// topic, by queue and offset.
 func (s *Sub) Heads() []Head {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []Head
 	for _, q := range s.queues {
+		if q.lite {
+			if l := q.first(); l != nil && !l.ghost {
+				out = append(out, Head{Held: l.held(), Since: l.delivery().Leased, Cursor: q.cursor})
+			}
+		}
 		for _, waiting := range q.groups {
 			if l := waiting[0]; !l.ghost {
 				out = append(out, Head{Held: l.held(), Since: leasedAt(l.id), Behind: len(waiting) - 1, Cursor: q.cursor})

@@ -177,7 +177,7 @@ func (s *Sub) appendSnapshot(dst []byte) []byte {
 		dst = binary.AppendUvarint(dst, uint64(len(offsets)))
 		last := record.QueueOffset(0)
 		for _, off := range offsets {
-			l := q.out[off]
+			l := q.out.get(off)
 			dst = binary.AppendVarint(dst, int64(off-last))
 			last = off
 			dst = binary.AppendUvarint(dst, l.id)
@@ -207,9 +207,9 @@ func (s *Sub) numbers() []uint32 {
 // offsets returns the outstanding offsets in the state that f takes, ascending.
 func (q *queue) offsets(f func(*lease) bool) []record.QueueOffset {
 	var offsets []record.QueueOffset
-	for off, l := range q.out {
+	for l := range q.out.leases() {
 		if !l.ghost && f(l) {
-			offsets = append(offsets, off)
+			offsets = append(offsets, l.offset)
 		}
 	}
 	slices.Sort(offsets)

@@ -23,15 +23,15 @@ func FuzzApply(f *testing.F) {
 		f.Add(byte(record.KindOf(rec)), record.Command(rec), true)
 	}
 	f.Fuzz(func(t *testing.T, kind byte, data []byte, fifo bool) {
-		tracker := inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true })
+		tracker := newTracker()
 		exists := func(inflight.SubKey) (bool, bool) { return true, fifo }
 		for range 2 {
-			if _, err := tracker.Apply(record.Kind(kind), data, exists); err != nil {
+			if err := tracker.Apply(record.Kind(kind), data, exists); err != nil {
 				return
 			}
 		}
 		snapshot := tracker.AppendHistory(tracker.AppendSnapshot(nil))
-		again := restored(t, tracker)
+		again := restored(t, tracker, newTracker())
 		if again := again.AppendHistory(again.AppendSnapshot(nil)); !bytes.Equal(again, snapshot) {
 			t.Fatalf("%x restores to %x", snapshot, again)
 		}
@@ -44,7 +44,7 @@ func FuzzRestore(f *testing.F) {
 	f.Add([]byte{1, 3, 7, 1, 1, 1, 6, 1, 1, 8, 9, 1, 200, 1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 'c'},
 		[]byte{1, 3, 7, 1, 8, 100, 120, 1, 2, 6, 1, 0, 0, 30, 1, 'b', 6 | 1<<7, 2, 40, 0, 60})
 	f.Fuzz(func(t *testing.T, data, history []byte) {
-		tracker := inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true })
+		tracker := newTracker()
 		tracker.Restore(record.NewDecoder(data))
 		tracker.RestoreHistory(record.NewDecoder(history))
 		for q := range uint32(2) {

@@ -115,7 +115,7 @@ func (s *Sub) Attempts(queue uint32, offset record.QueueOffset) []Attempt {
 	if q == nil {
 		return nil
 	}
-	l := q.out[offset]
+	l := q.out.get(offset)
 	if l == nil || l.ghost || l.id == 0 {
 		return nil
 	}
@@ -198,7 +198,7 @@ func (t *Tracker) AppendHistory(dst []byte) []byte {
 		for _, number := range s.numbers() {
 			q := s.queues[number]
 			for _, off := range q.offsets(func(l *lease) bool { return l.past != nil }) {
-				p := q.out[off].past
+				p := q.out.get(off).past
 				n++
 				body = binary.AppendUvarint(appendKey(body, s.key), uint64(number))
 				body = binary.AppendUvarint(body, uint64(off))
@@ -223,8 +223,10 @@ func (t *Tracker) RestoreHistory(d *record.Decoder) {
 			continue
 		}
 		s.mu.Lock()
-		if q := s.queues[number]; q != nil && q.out[off] != nil {
-			q.out[off].past = p
+		if q := s.queues[number]; q != nil {
+			if l := q.out.get(off); l != nil {
+				l.past = p
+			}
 		}
 		s.mu.Unlock()
 	}

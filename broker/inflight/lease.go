@@ -34,7 +34,7 @@ type lease struct {
 	reserved reserved
 	ghost    bool // reserved for a first lease, not in the state yet
 	due      bool // in queue.due
-	heapAt   int  // index in Sub.ready, -1 = not in it
+	heapAt   int  // index in its heap, -1 = not in it
 	// Circle of the leases that one receive holds, in the order they were given.
 	mate, mateBefore *lease
 	// life counts the offsets that this memory has been for, see Held.lease.
@@ -106,11 +106,12 @@ func (h *readyHeap) Pop() any {
 // queue is one queue of a Sub.
 type queue struct {
 	number    uint32
+	lite      bool // a lite topic's: one message is handed out at a time
+	known     bool // some record has named this queue
 	cursor    record.QueueOffset
 	committed record.QueueOffset // by UpdateOffset; record.NoOffset = never
-	out       map[record.QueueOffset]*lease
-	groups    map[uint32][]*lease // FIFO: outstanding by message group, in the order of their turn
-	known     bool                // some record has named this queue
+	out       outstanding
+	groups    map[uint32][]*lease // FIFO, nil if lite: outstanding by message group, in the order of their turn
 	// epoch counts cursor records. A lease record carries the epoch in which it was
 	// decided and is void in another: it was overtaken by a reset.
 	epoch uint32
@@ -127,8 +128,8 @@ type queue struct {
 func (s *Sub) track(q *queue, l *lease) {
 	l.q = q
 	l.heapAt = -1
-	q.out[l.offset] = l
-	if s.fifo {
+	q.out.put(l)
+	if q.groups != nil {
 		s.line(l)
 	}
 }
@@ -161,7 +162,7 @@ func (s *Sub) line(l *lease) {
 // It is there already, unless records come in another order than that in which
 // they were decided on.
 func (s *Sub) lead(l *lease) {
-	if !s.fifo {
+	if l.q.groups == nil {
 		return
 	}
 	waiting := l.q.groups[l.groupHash]
@@ -178,21 +179,29 @@ func (s *Sub) lead(l *lease) {
 // place puts l where its state belongs: into the heap of what may be handed
 // out next, unless it is reserved or another message of its group goes first.
 func (s *Sub) place(l *lease) {
-	candidate := l.reserved == free && (!s.fifo || l.q.groups[l.groupHash][0] == l)
+	candidate := l.reserved == free && (l.q.groups == nil || l.q.groups[l.groupHash][0] == l)
+	h := s.heapOf(l)
 	switch {
 	case candidate && l.heapAt >= 0:
-		heap.Fix(&s.ready, l.heapAt)
+		heap.Fix(h, l.heapAt)
 	case candidate && !l.due:
-		heap.Push(&s.ready, l)
+		heap.Push(h, l)
 	case !candidate:
 		s.displace(l)
 	}
 }
 
+func (s *Sub) heapOf(l *lease) *readyHeap {
+	if l.q.lite {
+		return &s.liteReady
+	}
+	return &s.ready
+}
+
 // displace takes l from where what may be handed out again waits.
 func (s *Sub) displace(l *lease) {
 	if l.heapAt >= 0 {
-		heap.Remove(&s.ready, l.heapAt)
+		heap.Remove(s.heapOf(l), l.heapAt)
 	}
 	if l.due {
 		l.due = false
@@ -204,8 +213,11 @@ func (s *Sub) displace(l *lease) {
 func (s *Sub) drop(l *lease) {
 	s.displace(l)
 	s.forgetAttempt(l)
-	delete(l.q.out, l.offset)
-	if s.fifo {
+	l.q.out.remove(l.offset)
+	if l.q.lite {
+		s.freed = append(s.freed, l.q.number)
+	}
+	if l.q.groups != nil {
 		s.leaveLine(l)
 	}
 	s.recycle(l)

@@ -11,7 +11,7 @@ func (s *Sub) IsAside(queue uint32, offset record.QueueOffset) bool {
 	if q == nil {
 		return false
 	}
-	l := q.out[offset]
+	l := q.out.get(offset)
 	return l != nil && !l.ghost && l.id == 0
 }
 
@@ -29,7 +29,7 @@ func (s *Sub) HandedOut(queue uint32, offset record.QueueOffset, n int) (out []H
 			if len(out) == n {
 				return out
 			}
-			out = append(out, q.out[off].held())
+			out = append(out, q.out.get(off).held())
 		}
 	}
 	return out

@@ -52,8 +52,8 @@ func (s *Sub) BeginUpTo(queue uint32, offset record.QueueOffset, owner string, m
 		return nil
 	}
 	var out []Held
-	for off, l := range q.out {
-		if off <= offset && l.owner == owner && l.reserved == free && !l.ghost && l.id != 0 && l.deadline > now {
+	for l := range q.out.leases() {
+		if l.offset <= offset && l.owner == owner && l.reserved == free && !l.ghost && l.id != 0 && l.deadline > now {
 			l.reserved = as
 			s.place(l)
 			out = append(out, l.held())

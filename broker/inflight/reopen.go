@@ -15,7 +15,7 @@ func (s *Sub) BeginReopen(number uint32, bounds Bounds, limit int) (sc Scanned, 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queue(number)
-	if q.scanning || len(q.out) >= limit {
+	if q.scanning || q.out.len() >= limit {
 		return Scanned{}, false
 	}
 	low, high := bounds(number)
@@ -32,7 +32,7 @@ func (s *Sub) BeginReopen(number uint32, bounds Bounds, limit int) (sc Scanned, 
 func (s *Sub) EndReopen(sc *Scanned, submit func() error) error {
 	s.mu.Lock()
 	q := s.queue(sc.Queue)
-	sc.Held = slices.DeleteFunc(sc.Held, func(h Held) bool { return h.Offset >= sc.To || q.out[h.Offset] != nil })
+	sc.Held = slices.DeleteFunc(sc.Held, func(h Held) bool { return h.Offset >= sc.To || q.out.get(h.Offset) != nil })
 	s.mu.Unlock()
 	scans := []Scanned{*sc}
 	return s.EndScan(scans, submit)
@@ -44,7 +44,7 @@ func (s *Sub) Outstanding(queue uint32, offset record.QueueOffset) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queues[queue]
-	return q == nil || offset >= max(q.claimed, q.cursor) || q.out[offset] != nil
+	return q == nil || offset >= max(q.claimed, q.cursor) || q.out.get(offset) != nil
 }
 
 // Reopen: settled messages that are to be handed out again, as if for the first
@@ -89,7 +89,7 @@ func (s *Sub) applyReopen(d *record.Decoder) {
 		if q == nil {
 			continue
 		}
-		l := q.out[offset]
+		l := q.out.get(offset)
 		if l == nil {
 			l = s.newLease(offset, hash)
 			s.track(q, l)
@@ -98,5 +98,8 @@ func (s *Sub) applyReopen(d *record.Decoder) {
 		}
 		l.ghost, l.reserved, l.deadline = false, free, ready
 		s.place(l)
+	}
+	if q != nil && q.lite {
+		s.freed = append(s.freed, number)
 	}
 }

@@ -23,9 +23,9 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata pr
 // it prints, indented by two spaces. Time stands still between the commands
 // that move it. The commands:
 //
-//	sub plain|fifo|priority [max=N]
+//	sub plain|fifo|priority|lite [max=N]
 //	                             first: the group's kind and its attempts; priority: of every
-//	                             4 messages one is from below
+//	                             4 messages one is from below; lite: all queues are lite topics'
 //	now MS                       the time
 //	put Q NAME...                messages into queue Q; the first letter is the message group
 //	retain Q LOW                 retention: queue Q begins at LOW
@@ -38,6 +38,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata pr
 //	reopen Q NAME... [fail]      an operator's: hand them out again
 //	history Q NAME               the message's deliveries
 //	commit Q OFFSET / committed Q / cursor Q OFFSET
+//	due                          lite queues whose lease has ended, as the timer asks
 //	hold / apply                 records are submitted but not applied / now they are
 //	state                        the snapshot, decoded
 //	restart                      only the snapshot is left
@@ -118,6 +119,7 @@ type world struct {
 	out     *strings.Builder
 	fifo    bool
 	levels  bool
+	base    uint32 // number of the queue that scripts call 0
 	max     int32
 	now     int64
 	tracker *inflight.Tracker
@@ -147,21 +149,24 @@ func (w *world) command(name string, args []string) {
 	switch name {
 	case "sub":
 		w.fifo, w.levels, w.max = args[0] == "fifo", args[0] == "priority", 1000
+		if args[0] == "lite" {
+			w.fifo, w.base = true, record.FirstLiteQueue
+		}
 		if len(args) > 1 {
 			w.max = int32(w.number(strings.TrimPrefix(args[1], "max=")))
 		}
-		w.tracker, w.twin = inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true }), inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true })
+		w.tracker, w.twin = w.newTracker(), newTracker()
 		w.low = map[uint32]record.QueueOffset{}
 	case "now":
 		w.now = w.number(args[0])
 	case "put":
-		q := int(w.number(args[0]))
-		for len(w.queues) <= q {
+		q := w.queue(args[0])
+		for len(w.queues) <= int(q-w.base) {
 			w.queues = append(w.queues, nil)
 		}
-		w.queues[q] = append(w.queues[q], args[1:]...)
+		*w.content(q) = append(*w.content(q), args[1:]...)
 	case "retain":
-		w.low[uint32(w.number(args[0]))] = record.QueueOffset(w.number(args[1]))
+		w.low[w.queue(args[0])] = record.QueueOffset(w.number(args[1]))
 	case "receive":
 		args, fail := cut(args, "fail")
 		w.end(w.begin(args), fail)
@@ -169,7 +174,7 @@ func (w *world) command(name string, args []string) {
 		r := w.begin(args[1:])
 		w.begun[args[0]] = r
 		for _, sc := range r.scans {
-			w.printf("claims queue %d from %d, looked at all below %d", sc.Queue, sc.From, sc.To)
+			w.printf("claims queue %d from %d, looked at all below %d", sc.Queue-w.base, sc.From, sc.To)
 		}
 	case "end":
 		_, fail := cut(args, "fail")
@@ -187,8 +192,8 @@ func (w *world) command(name string, args []string) {
 			w.bury(held)
 		}
 	case "skip":
-		q := uint32(w.number(args[0]))
-		if held, err := w.sub().BeginSkip(q, record.QueueOffset(slices.Index(w.queues[q], args[1]))); err != nil {
+		q := w.queue(args[0])
+		if held, err := w.sub().BeginSkip(q, record.QueueOffset(slices.Index(*w.content(q), args[1]))); err != nil {
 			w.printf("%v", err)
 		} else {
 			w.bury(held)
@@ -201,8 +206,8 @@ func (w *world) command(name string, args []string) {
 		args, fail := cut(args, "fail")
 		w.reopen(uint32(w.number(args[0])), args[1:], fail)
 	case "history":
-		q := uint32(w.number(args[0]))
-		for _, a := range w.sub().Attempts(q, record.QueueOffset(slices.Index(w.queues[q], args[1]))) {
+		q := w.queue(args[0])
+		for _, a := range w.sub().Attempts(q, record.QueueOffset(slices.Index(*w.content(q), args[1]))) {
 			w.printf("%d: %s from %d, changed at %d, %v at %d", a.Number, a.Owner, a.Leased, a.Changed, a.End, a.Ended)
 		}
 	case "release":
@@ -215,14 +220,18 @@ func (w *world) command(name string, args []string) {
 			w.submit(inflight.AppendExtend(nil, key, w.now+1000, 0, false, held))
 		}
 	case "commit":
-		w.submit(inflight.AppendOffset(nil, key, uint32(w.number(args[0])), record.QueueOffset(w.number(args[1]))))
+		w.submit(inflight.AppendOffset(nil, key, w.queue(args[0]), record.QueueOffset(w.number(args[1]))))
 	case "cursor":
-		w.submit(inflight.AppendCursor(nil, key, uint32(w.number(args[0])), record.QueueOffset(w.number(args[1]))))
+		w.submit(inflight.AppendCursor(nil, key, w.queue(args[0]), record.QueueOffset(w.number(args[1]))))
 	case "committed":
-		if off, ok := w.sub().Committed(uint32(w.number(args[0]))); ok {
+		if off, ok := w.sub().Committed(w.queue(args[0])); ok {
 			w.printf("%d", off)
 		} else {
 			w.printf("none")
+		}
+	case "due":
+		for _, q := range w.sub().DueLite(w.now) {
+			w.printf("queue %d", q-w.base)
 		}
 	case "hold":
 		w.holding = true
@@ -232,10 +241,10 @@ func (w *world) command(name string, args []string) {
 	case "state":
 		w.state()
 	case "restart":
-		w.tracker = restored(w.t, w.tracker)
+		w.tracker = restored(w.t, w.tracker, w.newTracker())
 		w.begun = map[string]*receive{}
 	case "takeover": // as after a replay of the log
-		w.tracker, w.twin = w.twin, restored(w.t, w.twin)
+		w.tracker, w.twin = w.twin, restored(w.t, w.twin, newTracker())
 		w.begun = map[string]*receive{}
 	default:
 		w.t.Fatalf("no command %q", name)
@@ -278,8 +287,7 @@ func (w *world) apply(t *inflight.Tracker, rec []byte) error {
 		t.ApplyDeadLetter(key, uint32(d.Uint64()), record.QueueOffset(d.Uint64()), d.Uint64())
 		return d.Err()
 	}
-	_, err := t.Apply(record.KindOf(rec), record.Command(rec), func(k inflight.SubKey) (bool, bool) { return k == key, w.fifo })
-	return err
+	return t.Apply(record.KindOf(rec), record.Command(rec), func(k inflight.SubKey) (bool, bool) { return k == key, w.fifo })
 }
 
 func (w *world) reopen(q uint32, names []string, fail bool) {
@@ -319,10 +327,31 @@ func (w *world) bury(h inflight.Held) {
 	w.printf("dead %s", w.name(h.Queue, h.Offset))
 }
 
-func (w *world) name(q uint32, off record.QueueOffset) string { return w.queues[q][off] }
+func (w *world) queue(s string) uint32 { return w.base + uint32(w.number(s)) }
+
+// content is the names of the messages of a queue.
+func (w *world) content(q uint32) *[]string { return &w.queues[q-w.base] }
+
+func (w *world) name(q uint32, off record.QueueOffset) string { return (*w.content(q))[off] }
 
 func (w *world) bounds(q uint32) (low, high record.QueueOffset) {
-	return w.low[q], record.QueueOffset(len(w.queues[q]))
+	return w.low[q], record.QueueOffset(len(*w.content(q)))
+}
+
+// all is all queues, as an order.
+func (w *world) all(yield func(uint32) bool) {
+	for q := w.base; q < w.base+uint32(len(w.queues)) && yield(q); q++ {
+	}
+}
+
+func (w *world) newTracker() *inflight.Tracker {
+	return inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true }, func(_ inflight.SubKey, queue uint32) {
+		w.printf("queue %d is free", queue-w.base)
+	})
+}
+
+func newTracker() *inflight.Tracker {
+	return inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true }, func(inflight.SubKey, uint32) {})
 }
 
 // begin does a receive up to its scans, as broker.Receive does.
@@ -361,23 +390,36 @@ func (w *world) begin(args []string) *receive {
 			}
 		}
 	}
-	if w.levels {
-		plan := s.PlanLevels(uint32(len(w.queues)), w.bounds, 1000, r.n, 4, w.now)
+	if w.levels || w.base > 0 {
+		var plan []inflight.Level
+		if w.levels {
+			plan = s.PlanLevels(uint32(len(w.queues)), w.bounds, 1000, r.n, 4, w.now)
+		} else {
+			plan = s.PlanLite(w.all, w.bounds, r.n, w.now)
+		}
 		for _, l := range plan {
-			take(func() (ready, dead []inflight.Held) { return s.TakeLevel(nil, l.Queue, l.Again, w.max, w.now) })
+			take(func() (ready, dead []inflight.Held) {
+				switch {
+				case l.Again == 0:
+					return nil, nil
+				case w.levels:
+					return s.TakeLevel(nil, l.Queue, l.Again, w.max, w.now)
+				}
+				return s.TakeLite(l.Queue, w.max, w.now)
+			})
 		}
 		for _, l := range plan {
 			if l.Fresh > 0 {
 				w.scan(r, func(yield func(uint32) bool) { yield(l.Queue) }, len(r.redelivered)+r.found+l.Fresh)
 			}
 		}
-	} else {
-		take(func() (ready, dead []inflight.Held) { return s.TakeReady(nil, r.n, w.max, w.now, nil) })
-	}
-	w.scan(r, func(yield func(uint32) bool) {
-		for q := 0; q < len(w.queues) && yield(uint32(q)); q++ {
+		if w.base > 0 {
+			return r
 		}
-	}, r.n)
+	} else {
+		take(func() (ready, dead []inflight.Held) { return s.TakeReady(nil, r.n, w.max, w.now) })
+	}
+	w.scan(r, w.all, r.n)
 	return r
 }
 
@@ -532,7 +574,7 @@ func (w *world) state() {
 		for range d.Count(1) {
 			q := d.Uint32()
 			_, cursor, committed := d.Uvarint(), d.Uvarint(), d.Varint()
-			w.printf("queue %d cursor %d committed %d", q, cursor, committed)
+			w.printf("queue %d cursor %d committed %d", q-w.base, cursor, committed)
 			off := record.QueueOffset(0)
 			for range d.Count(1) {
 				off += record.QueueOffset(d.Varint())
@@ -557,10 +599,9 @@ func (w *world) state() {
 	}
 }
 
-// restored returns what the snapshot of another tracker makes.
-func restored(t *testing.T, from *inflight.Tracker) *inflight.Tracker {
+// restored returns tracker, which is empty, with the snapshot of another one.
+func restored(t *testing.T, from, tracker *inflight.Tracker) *inflight.Tracker {
 	t.Helper()
-	tracker := inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true })
 	d := record.NewDecoder(from.AppendSnapshot(nil))
 	tracker.Restore(d)
 	history := record.NewDecoder(from.AppendHistory(nil))
@@ -574,7 +615,7 @@ func restored(t *testing.T, from *inflight.Tracker) *inflight.Tracker {
 func (w *world) checkSnapshot(line string) {
 	w.t.Helper()
 	snapshot := w.tracker.AppendHistory(w.tracker.AppendSnapshot(nil))
-	again := restored(w.t, w.tracker)
+	again := restored(w.t, w.tracker, newTracker())
 	if again := again.AppendHistory(again.AppendSnapshot(nil)); !bytes.Equal(again, snapshot) {
 		w.t.Fatalf("after %q: the snapshot\n%x restores to\n%x", strings.TrimSpace(line), snapshot, again)
 	}

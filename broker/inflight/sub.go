@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"errors"
 	"iter"
+	"math"
 	"sync"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -25,15 +26,18 @@ type Sub struct {
 	// among queues.
 	alone chan struct{}
 
-	mu       sync.Mutex
-	queues   map[uint32]*queue
-	ready    readyHeap
-	attempts map[uint64]*lease // attempt id -> the first of what its receive holds
-	spare    []*lease
-	armed    int64  // deadline last told to the timer
-	turn     uint32 // where the next scan begins
-	levels   levels
-	out      uint64 // messages handed out since start, for metrics
+	mu     sync.Mutex
+	queues map[uint32]*queue
+	ready  readyHeap
+	// liteReady is for the queues of lite topics what ready is for the others.
+	liteReady readyHeap
+	freed     []uint32          // lite queues where an apply function has settled a message
+	attempts  map[uint64]*lease // attempt id -> the first of what its receive holds
+	spare     []*lease
+	armed     int64  // deadline last told to the timer
+	turn      uint32 // where the next scan begins
+	levels    levels
+	out       uint64 // messages handed out since start, for metrics
 }
 
 func newSub(t *Tracker, key SubKey, fifo bool) *Sub {
@@ -46,8 +50,8 @@ func (s *Sub) Key() SubKey { return s.key }
 func (s *Sub) queue(n uint32) *queue {
 	q := s.queues[n]
 	if q == nil {
-		q = &queue{number: n, committed: record.NoOffset, out: map[record.QueueOffset]*lease{}}
-		if s.fifo {
+		q = &queue{number: n, lite: n >= record.FirstLiteQueue, committed: record.NoOffset}
+		if s.fifo && !q.lite {
 			q.groups = map[uint32][]*lease{}
 		}
 		s.queues[n] = q
@@ -57,10 +61,16 @@ func (s *Sub) queue(n uint32) *queue {
 
 // arm tells the timer the earliest deadline. Call it before unlocking whenever
 // the heap may have changed.
-func (s *Sub) arm() {
+func (s *Sub) arm() { s.armAfter(math.MinInt64) }
+
+// armAfter is arm without what the timer has fired for already: it must not do
+// so again and again until somebody takes that.
+func (s *Sub) armAfter(now int64) {
 	at := int64(never)
-	if len(s.ready) > 0 {
-		at = s.ready[0].deadline
+	for _, h := range []readyHeap{s.ready, s.liteReady} {
+		if len(h) > 0 && h[0].deadline > now {
+			at = min(at, h[0].deadline)
+		}
 	}
 	if at != s.armed {
 		s.armed = at
@@ -124,23 +134,12 @@ func (l *lease) held() Held {
 // the order their leases ended, appending them to dst with the attempt they
 // would be. Messages that have had maxAttempts are reserved too and come in
 // dead. Each must end in a submitted lease, ack or dead-letter record, or in
-// PutBack.
-//
-// With accept, only queues that it accepts are looked at.
-func (s *Sub) TakeReady(dst []Held, n int, maxAttempts int32, now int64, accept func(queue uint32) bool) (ready, dead []Held) {
+// PutBack. Lite topics are left out.
+func (s *Sub) TakeReady(dst []Held, n int, maxAttempts int32, now int64) (ready, dead []Held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var others []*lease
 	for len(dst) < n && len(dead) < n && len(s.ready) > 0 && s.ready[0].deadline <= now {
-		l := s.popReady()
-		if accept != nil && !accept(l.q.number) {
-			others = append(others, l)
-			continue
-		}
-		dst, dead = l.takeAgain(dst, dead, maxAttempts)
-	}
-	for _, l := range others {
-		s.place(l)
+		dst, dead = s.popReady().takeAgain(dst, dead, maxAttempts)
 	}
 	s.arm()
 	return dst, dead
@@ -214,7 +213,10 @@ func (s *Sub) BeginScan(order iter.Seq[uint32], bounds Bounds, limit int) (sc Sc
 // unread returns how far a queue can be scanned from q.claimed. ok is false when
 // it cannot be scanned now.
 func (s *Sub) unread(q *queue, bounds Bounds, limit int) (high record.QueueOffset, ok bool) {
-	if q.scanning || len(q.out) >= limit {
+	if q.lite {
+		limit = 1
+	}
+	if q.scanning || q.out.len() >= limit {
 		return 0, false
 	}
 	low, high := bounds(q.number)
@@ -319,6 +321,7 @@ func (s *Sub) EndScan(scans []Scanned, submit func() error) error {
 				s.drop(l)
 			}
 		}
+		s.freed = nil // the receive itself tells who may look now
 	})
 	return err
 }
@@ -329,7 +332,11 @@ func (s *Sub) Holds(h Held) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queues[h.Queue]
-	return q != nil && q.out[h.Offset] != nil && q.out[h.Offset].id == h.LeaseID
+	if q == nil {
+		return false
+	}
+	l := q.out.get(h.Offset)
+	return l != nil && l.id == h.LeaseID
 }
 
 func (s *Sub) settleScans(scans []Scanned, settle func(*queue, *Scanned)) {
@@ -364,7 +371,7 @@ func (s *Sub) Unclaimed(order iter.Seq[uint32], bounds Bounds, limit int) bool {
 	defer s.mu.Unlock()
 	for n := range order {
 		q := s.queues[n]
-		if _, high := bounds(n); q != nil && q.started && !q.scanning && q.claimed < high && len(q.out) < limit {
+		if _, high := bounds(n); q != nil && q.started && !q.scanning && q.claimed < high && q.out.len() < limit {
 			return true
 		}
 	}
@@ -377,7 +384,7 @@ func (s *Sub) lookup(queue uint32, offset record.QueueOffset, id uint64, now int
 	if q == nil {
 		return nil, ErrStale
 	}
-	l := q.out[offset]
+	l := q.out.get(offset)
 	switch {
 	case l == nil && offset < max(q.claimed, q.cursor):
 		return nil, ErrGone
@@ -432,7 +439,7 @@ func (s *Sub) BeginRelease(gone func(owner string, h Held) bool) []Held {
 	defer s.mu.Unlock()
 	var out []Held
 	for _, q := range s.queues {
-		for _, l := range q.out {
+		for l := range q.out.leases() {
 			if !l.auto || l.reserved != free {
 				continue
 			}
@@ -464,9 +471,9 @@ func (s *Sub) Committed(queue uint32) (record.QueueOffset, bool) {
 
 func (q *queue) frontier() record.QueueOffset {
 	low := q.cursor
-	for off, l := range q.out {
+	for l := range q.out.leases() {
 		if !l.ghost {
-			low = min(low, off)
+			low = min(low, l.offset)
 		}
 	}
 	return low
@@ -490,7 +497,7 @@ func (s *Sub) Status(now int64) (queues []QueueStatus, delivered uint64) {
 			continue
 		}
 		st := QueueStatus{Queue: n, Cursor: max(q.cursor, q.claimed)}
-		for _, l := range q.out {
+		for l := range q.out.leases() {
 			if l.deadline > now || l.ghost {
 				st.InFlight++
 			} else {

@@ -14,13 +14,13 @@ func TestEndOfALeaseWakesItsSubOnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		woken := make(chan time.Duration, 10)
-		tracker := inflight.New(func(inflight.SubKey) { woken <- time.Since(began) }, func(record.QueueKey) bool { return true })
+		tracker := inflight.New(func(inflight.SubKey) { woken <- time.Since(began) }, func(record.QueueKey) bool { return true }, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- tracker.Run(ctx, func() int64 { return time.Now().UnixMilli() }) }()
 
 		apply := func(rec []byte) {
-			if _, err := tracker.Apply(record.KindOf(rec), record.Command(rec), func(inflight.SubKey) (bool, bool) { return true, false }); err != nil {
+			if err := tracker.Apply(record.KindOf(rec), record.Command(rec), func(inflight.SubKey) (bool, bool) { return true, false }); err != nil {
 				t.Fatal(err)
 			}
 		}

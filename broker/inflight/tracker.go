@@ -28,6 +28,7 @@ type Tracker struct {
 	// exists says whether a queue is still there: a lease record that was under
 	// way when its queue was dropped changes nothing.
 	exists func(record.QueueKey) bool
+	freed  func(key SubKey, liteQueue uint32)
 
 	nextLease atomic.Uint64
 }
@@ -35,9 +36,10 @@ type Tracker struct {
 // New returns an empty tracker. wake is called, without any lock of the
 // tracker held, when a message of the Sub may have become ready to be handed
 // out again; it must not block. exists says whether a queue of an existing topic
-// is there; it is asked by Apply.
-func New(wake func(SubKey), exists func(record.QueueKey) bool) *Tracker {
-	t := &Tracker{subs: map[SubKey]*Sub{}, exists: exists}
+// is there; it is asked by Apply. freed is called by the apply functions, without
+// a lock, when the next message of a lite queue is up.
+func New(wake func(SubKey), exists func(record.QueueKey) bool, freed func(key SubKey, liteQueue uint32)) *Tracker {
+	t := &Tracker{subs: map[SubKey]*Sub{}, exists: exists, freed: freed}
 	t.timer = newTimer(func(key SubKey) {
 		if s := t.Find(key); s != nil {
 			s.fired()

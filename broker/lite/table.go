@@ -12,15 +12,12 @@ package lite
 import (
 	"cmp"
 	"encoding/binary"
+	"iter"
 	"slices"
 	"sync"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
-
-// FirstQueue is the number of a parent's first lite queue. The numbers below
-// are the parent's own queues.
-const FirstQueue = 1 << 20
 
 // Table holds the lite topics of all parents. Use NewTable.
 type Table struct {
@@ -32,7 +29,14 @@ type Table struct {
 type parent struct {
 	next   uint32 // queue number of the next lite topic; never reused
 	byName map[string]uint32
-	names  map[uint32]string
+	topics map[uint32]entry
+}
+
+type entry struct {
+	name string
+	// written is when its last message was stored, Unix ms; 0 = before the start of
+	// this process. It is this node's own: the messages say it.
+	written int64
 }
 
 func NewTable() *Table { return &Table{parents: map[record.TopicID]*parent{}} }
@@ -40,7 +44,7 @@ func NewTable() *Table { return &Table{parents: map[record.TopicID]*parent{}} }
 func (t *Table) parent(id record.TopicID) *parent {
 	p := t.parents[id]
 	if p == nil {
-		p = &parent{next: FirstQueue, byName: map[string]uint32{}, names: map[uint32]string{}}
+		p = &parent{next: record.FirstLiteQueue, byName: map[string]uint32{}, topics: map[uint32]entry{}}
 		t.parents[id] = p
 	}
 	return p
@@ -57,27 +61,16 @@ func (t *Table) Lookup(id record.TopicID, name string) (queue uint32, ok bool) {
 }
 
 // Has reports whether the lite topic with the queue is there.
-func (t *Table) Has(key record.QueueKey) bool {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	p := t.parents[key.Topic()]
-	return p != nil && p.names[key.Queue()] != ""
-}
+func (t *Table) Has(key record.QueueKey) bool { return t.Name(key) != "" }
 
-// Resolve appends the queues of those names that exist, in the order of names.
-func (t *Table) Resolve(dst []uint32, id record.TopicID, names []string) []uint32 {
+// Name returns the name of the lite topic with the queue, "" when it is gone.
+func (t *Table) Name(key record.QueueKey) string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	p := t.parents[id]
-	if p == nil {
-		return dst
+	if p := t.parents[key.Topic()]; p != nil {
+		return p.topics[key.Queue()].name
 	}
-	for _, name := range names {
-		if q, ok := p.byName[name]; ok {
-			dst = append(dst, q)
-		}
-	}
-	return dst
+	return ""
 }
 
 // Next returns the queue number that the parent's next lite topic gets.
@@ -87,7 +80,7 @@ func (t *Table) Next(id record.TopicID) uint32 {
 	if p := t.parents[id]; p != nil {
 		return p.next
 	}
-	return FirstQueue
+	return record.FirstLiteQueue
 }
 
 // Count returns the number of lite topics of all parents.
@@ -111,18 +104,67 @@ func (t *Table) List(id record.TopicID) []Topic {
 	if p == nil {
 		return nil
 	}
-	out := make([]Topic, 0, len(p.names))
-	for q, name := range p.names {
-		out = append(out, Topic{name, q})
+	out := make([]Topic, 0, len(p.topics))
+	for q, e := range p.topics {
+		out = append(out, Topic{e.name, q})
 	}
 	slices.SortFunc(out, func(a, b Topic) int { return cmp.Compare(a.Queue, b.Queue) })
 	return out
 }
 
+// Wrote notes when a message was put into a lite topic.
+func (t *Table) Wrote(key record.QueueKey, at int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.parents[key.Topic()]; p != nil {
+		if e, ok := p.topics[key.Queue()]; ok {
+			e.written = at
+			p.topics[key.Queue()] = e
+		}
+	}
+}
+
+// Idle returns the lite topics of a parent that were not written to since
+// before, and those of which that is not known.
+func (t *Table) Idle(id record.TopicID, before int64) (idle, unknown []Topic) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if p := t.parents[id]; p != nil {
+		for q, e := range p.topics {
+			switch {
+			case e.written == 0:
+				unknown = append(unknown, Topic{e.name, q})
+			case e.written < before:
+				idle = append(idle, Topic{e.name, q})
+			}
+		}
+	}
+	return idle, unknown
+}
+
+// Names returns the names of a parent's lite topics, in no order. The table must
+// not be asked for anything else meanwhile.
+func (t *Table) Names(id record.TopicID) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		t.mu.RLock()
+		defer t.mu.RUnlock()
+		if p := t.parents[id]; p != nil {
+			for name := range p.byName {
+				if !yield(name) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Lite-topic records:
 //
 //	put:    parent uvarint | queue uvarint | name string
-//	delete: parent uvarint | queue uvarint
+//	delete: parent uvarint | queue uvarint | end uvarint
+//
+// A delete is void when the queue has grown beyond its end: it was written to
+// after that was decided.
 
 // AppendPut encodes the record that makes a lite topic.
 func AppendPut(dst []byte, id record.TopicID, queue uint32, name string) []byte {
@@ -132,11 +174,13 @@ func AppendPut(dst []byte, id record.TopicID, queue uint32, name string) []byte 
 	return record.EndCommand(record.AppendString(dst, name), start)
 }
 
-// AppendDelete encodes the record that deletes a lite topic.
-func AppendDelete(dst []byte, id record.TopicID, queue uint32) []byte {
+// AppendDelete encodes the record that deletes a lite topic whose next queue
+// offset is end.
+func AppendDelete(dst []byte, key record.QueueKey, end record.QueueOffset) []byte {
 	dst, start := record.BeginCommand(dst, record.KindLiteDelete)
-	dst = binary.AppendUvarint(dst, uint64(id))
-	return record.EndCommand(binary.AppendUvarint(dst, uint64(queue)), start)
+	dst = binary.AppendUvarint(dst, uint64(key.Topic()))
+	dst = binary.AppendUvarint(dst, uint64(key.Queue()))
+	return record.EndCommand(binary.AppendUvarint(dst, uint64(end)), start)
 }
 
 // ApplyPut applies the data of a lite-put record. exists says whether the
@@ -157,31 +201,35 @@ func (t *Table) ApplyPut(data []byte, exists func(record.TopicID) bool) error {
 
 func (t *Table) put(id record.TopicID, queue uint32, name string) {
 	p := t.parent(id)
-	if _, ok := p.names[queue]; !ok {
+	if _, ok := p.topics[queue]; !ok {
 		t.count++
 	}
 	p.byName[name] = queue
-	p.names[queue] = name
+	p.topics[queue] = entry{name: name}
 	p.next = max(p.next, queue+1)
 }
 
-// ApplyDelete applies the data of a lite-delete record and returns what went.
-func (t *Table) ApplyDelete(data []byte) (key record.QueueKey, name string, err error) {
+// ApplyDelete applies the data of a lite-delete record. end says what a queue's
+// next offset is. gone is false when the record is void.
+func (t *Table) ApplyDelete(data []byte, end func(record.QueueKey) record.QueueOffset) (key record.QueueKey, gone bool, err error) {
 	d := record.NewDecoder(data)
-	id, queue := record.TopicID(d.Uint32()), d.Uint32()
+	key = record.Key(record.TopicID(d.Uint32()), d.Uint32())
+	if d.Len() > 0 && end(key) != record.QueueOffset(d.Uvarint()) { // older records have none
+		return key, false, d.Err()
+	}
 	if err := d.Err(); err != nil {
-		return 0, "", err
+		return 0, false, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p := t.parent(id)
-	name, ok := p.names[queue]
-	if ok {
-		delete(p.names, queue)
-		delete(p.byName, name)
+	p := t.parent(key.Topic())
+	e, gone := p.topics[key.Queue()]
+	if gone {
+		delete(p.topics, key.Queue())
+		delete(p.byName, e.name)
 		t.count--
 	}
-	return record.Key(id, queue), name, nil
+	return key, gone, nil
 }
 
 // DropParent forgets the lite topics of a deleted parent.
@@ -189,7 +237,7 @@ func (t *Table) DropParent(id record.TopicID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.parents[id]; p != nil {
-		t.count -= len(p.names)
+		t.count -= len(p.topics)
 		delete(t.parents, id)
 	}
 }

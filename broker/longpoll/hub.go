@@ -34,18 +34,28 @@ var (
 	ErrOver = errors.New("longpoll: nothing came in time")
 )
 
-// Key is what a waiter waits for. Group 0 waits alone: every message wakes it.
+// Key is what a waiter waits for. Group 0 waits alone: every message of the topic
+// wakes it. With a Client it waits for that client's lite topics only.
 type Key struct {
-	Topic record.TopicID
-	Group record.GroupID
+	Topic  record.TopicID
+	Group  record.GroupID
+	Client string
 }
+
+// reader is a Key within its topic.
+type reader struct {
+	group  record.GroupID
+	client string
+}
+
+func (k Key) reader() reader { return reader{k.Group, k.Client} }
 
 // Hub holds the waiters.
 type Hub struct {
 	perKey, total int
 
 	mu     sync.Mutex
-	topics map[record.TopicID]map[record.GroupID]*line
+	topics map[record.TopicID]map[reader]*line
 	count  int
 }
 
@@ -54,7 +64,7 @@ type line struct{ first, last *Waiter }
 
 // New returns a hub that parks at most perKey waiters of one key, total in all.
 func New(perKey, total int) *Hub {
-	return &Hub{perKey: perKey, total: total, topics: map[record.TopicID]map[record.GroupID]*line{}}
+	return &Hub{perKey: perKey, total: total, topics: map[record.TopicID]map[reader]*line{}}
 }
 
 // Waiter is one parked receive. It belongs to one goroutine.
@@ -81,7 +91,7 @@ func (h *Hub) Register(key Key) (*Waiter, error) {
 
 // length is only asked for when a receive is about to park, so walking is fine.
 func (h *Hub) length(key Key) (n int) {
-	if l := h.topics[key.Topic][key.Group]; l != nil {
+	if l := h.topics[key.Topic][key.reader()]; l != nil {
 		for w := l.first; w != nil && n < h.perKey; w = w.next {
 			n++
 		}
@@ -90,15 +100,15 @@ func (h *Hub) length(key Key) (n int) {
 }
 
 func (h *Hub) enqueue(w *Waiter) {
-	groups := h.topics[w.key.Topic]
-	if groups == nil {
-		groups = map[record.GroupID]*line{}
-		h.topics[w.key.Topic] = groups
+	readers := h.topics[w.key.Topic]
+	if readers == nil {
+		readers = map[reader]*line{}
+		h.topics[w.key.Topic] = readers
 	}
-	l := groups[w.key.Group]
+	l := readers[w.key.reader()]
 	if l == nil {
 		l = &line{}
-		groups[w.key.Group] = l
+		readers[w.key.reader()] = l
 	}
 	w.prev, w.next = l.last, nil
 	if l.last != nil {
@@ -111,8 +121,8 @@ func (h *Hub) enqueue(w *Waiter) {
 }
 
 func (h *Hub) dequeue(w *Waiter) {
-	groups := h.topics[w.key.Topic]
-	l := groups[w.key.Group]
+	readers := h.topics[w.key.Topic]
+	l := readers[w.key.reader()]
 	if w.prev != nil {
 		w.prev.next = w.next
 	} else {
@@ -125,8 +135,8 @@ func (h *Hub) dequeue(w *Waiter) {
 	}
 	w.prev, w.next, w.queued = nil, nil, false
 	if l.first == nil {
-		delete(groups, w.key.Group)
-		if len(groups) == 0 {
+		delete(readers, w.key.reader())
+		if len(readers) == 0 {
 			delete(h.topics, w.key.Topic)
 		}
 	}
@@ -179,7 +189,7 @@ func (w *Waiter) Leave() {
 }
 
 func (h *Hub) wakeOne(key Key) {
-	if l := h.topics[key.Topic][key.Group]; l != nil {
+	if l := h.topics[key.Topic][key.reader()]; l != nil {
 		w := l.first
 		h.dequeue(w)
 		w.wake <- struct{}{} // it was in line, so its channel is empty
@@ -194,26 +204,21 @@ func (h *Hub) Wake(key Key) {
 }
 
 // WakeTopic wakes one waiter of every group that waits for the topic, and all
-// that wait alone.
+// that wait alone. Waiters for lite topics sleep on.
 func (h *Hub) WakeTopic(topic record.TopicID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for group := range h.topics[topic] {
-		h.wakeOne(Key{Topic: topic, Group: group})
+	for r := range h.topics[topic] {
+		if r.client == "" {
+			h.wakeOne(Key{Topic: topic, Group: r.group})
+		}
 	}
-	h.wakeAlone(topic)
+	h.wakeLine(Key{Topic: topic})
 }
 
-// WakeAlone wakes all that wait alone for the topic.
-func (h *Hub) WakeAlone(topic record.TopicID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.wakeAlone(topic)
-}
-
-func (h *Hub) wakeAlone(topic record.TopicID) {
-	for h.topics[topic][0] != nil {
-		h.wakeOne(Key{Topic: topic})
+func (h *Hub) wakeLine(key Key) {
+	for h.topics[key.Topic][key.reader()] != nil {
+		h.wakeOne(key)
 	}
 }
 
@@ -221,11 +226,9 @@ func (h *Hub) wakeAlone(topic record.TopicID) {
 func (h *Hub) WakeAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for topic, groups := range h.topics {
-		for group := range groups {
-			for h.topics[topic][group] != nil {
-				h.wakeOne(Key{Topic: topic, Group: group})
-			}
+	for topic, readers := range h.topics {
+		for r := range readers {
+			h.wakeLine(Key{Topic: topic, Group: r.group, Client: r.client})
 		}
 	}
 }

@@ -148,3 +148,47 @@ func TestNoWakeIsLost(t *testing.T) {
 		}
 	})
 }
+
+func TestWaiterForLiteTopicsIsWokenByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := New(8, 8)
+		woken := make(chan Key, 3)
+		ctx, cancel := context.WithCancel(t.Context())
+		one, two, all := Key{1, 1, "c1"}, Key{1, 1, "c2"}, Key{1, 1, ""}
+		for _, key := range []Key{one, two, all} {
+			w, err := h.Register(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				defer w.Leave()
+				for w.Sleep(ctx, nil, nil) == nil {
+					woken <- key
+				}
+			}()
+		}
+		synctest.Wait()
+		for _, step := range []struct {
+			wake func()
+			want Key
+		}{
+			{func() { h.WakeTopic(1) }, all},
+			{func() { h.Wake(two) }, two},
+			{func() { h.Wake(one) }, one},
+		} {
+			step.wake()
+			synctest.Wait()
+			if len(woken) != 1 {
+				t.Fatalf("%d woken, want one", len(woken))
+			}
+			if got := <-woken; got != step.want {
+				t.Fatalf("woken %v, want %v", got, step.want)
+			}
+		}
+		cancel()
+		synctest.Wait()
+		if h.Waiting() != 0 || len(h.topics) != 0 {
+			t.Fatalf("left behind: %d waiting, %d topics", h.Waiting(), len(h.topics))
+		}
+	})
+}

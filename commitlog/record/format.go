@@ -115,8 +115,13 @@ func Key(topic TopicID, queue uint32) QueueKey {
 	return QueueKey(topic)<<32 | QueueKey(queue)
 }
 
+// FirstLiteQueue is the number of the first queue of a lite topic; below it are a
+// topic's own queues.
+const FirstLiteQueue = 1 << 20
+
 func (k QueueKey) Topic() TopicID { return TopicID(k >> 32) }
 func (k QueueKey) Queue() uint32  { return uint32(k) }
+func (k QueueKey) Lite() bool     { return k.Queue() >= FirstLiteQueue }
 func (k QueueKey) String() string { return fmt.Sprintf("%d/%d", k.Topic(), k.Queue()) }
 
 // Kind says what a record does when it is applied. Values are part of the disk
