@@ -74,6 +74,7 @@ func (m *management) DescribeTransaction(ctx context.Context, req *gantryv1.Desc
 
 func (m *management) SettleTransaction(ctx context.Context, req *gantryv1.SettleTransactionRequest) (*gantryv1.SettleTransactionResponse, error) {
 	var tx broker.Transaction
+	var producers int
 	var err error
 	switch req.GetSettlement() {
 	case gantryv1.Settlement_COMMIT:
@@ -81,14 +82,14 @@ func (m *management) SettleTransaction(ctx context.Context, req *gantryv1.Settle
 	case gantryv1.Settlement_ROLLBACK:
 		tx, err = m.broker.SettleTransaction(ctx, req.GetId(), transaction.RolledBack)
 	case gantryv1.Settlement_RECHECK:
-		tx, err = m.broker.RecheckTransaction(ctx, req.GetId())
+		tx, producers, err = m.broker.RecheckTransaction(ctx, req.GetId())
 	default:
 		err = broker.Errorf(broker.BadRequest, "the settlement %d is unknown", req.GetSettlement())
 	}
 	if err != nil {
 		return nil, rpcError(m.log, err)
 	}
-	return &gantryv1.SettleTransactionResponse{Transaction: wireTransaction(tx)}, nil
+	return &gantryv1.SettleTransactionResponse{Transaction: wireTransaction(tx), Producers: int32(producers)}, nil
 }
 
 func wireTransaction(tx broker.Transaction) *gantryv1.Transaction {

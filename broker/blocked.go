@@ -168,6 +168,9 @@ func (b *Broker) Skip(_ context.Context, groupName, topicName record.Resource, q
 	if err != nil {
 		return err
 	}
+	if queue >= tp.Queues && tp.Type != topic.Lite {
+		return Errorf(BadRequest, "queue %d of topic %q: it has queues 0 to %d", queue, tp.Name, tp.Queues-1)
+	}
 	g, err := b.groupOf(groupName)
 	if err != nil {
 		return err

@@ -324,7 +324,7 @@ type DeadLetterProgress struct {
 // progress is called after each batch; an error of it ends the redrive.
 func (b *Broker) Redrive(ctx context.Context, groupName record.Resource, req RedriveRequest, progress func(DeadLetterProgress) error) (DeadLetterProgress, error) {
 	dlq, ok, err := b.dlqOf(groupName)
-	if err != nil || !ok {
+	if err != nil {
 		return DeadLetterProgress{}, err
 	}
 	if req.Rate < 0 {
@@ -336,10 +336,13 @@ func (b *Broker) Redrive(ctx context.Context, groupName record.Resource, req Red
 		if err != nil {
 			return DeadLetterProgress{}, err
 		}
-		if tp.ID == dlq.ID {
+		if ok && tp.ID == dlq.ID {
 			return DeadLetterProgress{}, Errorf(BadRequest, "the topic %q is where these dead letters are", tp.Name)
 		}
 		target = &tp
+	}
+	if !ok { // the group has none, and what was asked for makes sense
+		return DeadLetterProgress{}, nil
 	}
 	s := &settling{
 		b: b, dlq: dlq, filter: req.Filter, pace: pacer{b: b, rate: req.Rate}, dryRun: req.DryRun, report: progress,

@@ -175,13 +175,13 @@ func timerError(err error, due int64) error {
 	at := func() string { return time.UnixMilli(due).UTC().Format(time.RFC3339Nano) }
 	switch {
 	case errors.Is(err, scheduler.ErrFired):
-		return Errorf(BadRequest, "the message was delivered to its topic at %s already: %w", at(), err)
+		return Errorf(BadRequest, "the message was delivered to its topic at %s already", at())
 	case errors.Is(err, scheduler.ErrCancelled):
-		return Errorf(BadRequest, "the message was recalled or rescheduled before: %w", err)
+		return Errorf(BadRequest, "the message was recalled or rescheduled before")
 	case errors.Is(err, scheduler.ErrTaken):
-		return Errorf(BadRequest, "the message is being delivered or recalled at this moment: %w", err)
+		return Errorf(BadRequest, "the message is being delivered or recalled at this moment")
 	case errors.Is(err, scheduler.ErrUnknown):
-		return Errorf(BadRequest, "the message was due at %s and is not pending any more: %w", at(), err)
+		return Errorf(BadRequest, "the message was due at %s and is not pending any more", at())
 	}
 	return err
 }

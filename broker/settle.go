@@ -97,18 +97,19 @@ func (b *Broker) SettleTransaction(ctx context.Context, id string, outcome trans
 }
 
 // RecheckTransaction has producers asked about a half message at once, and from
-// the first check on again, parked or not.
-func (b *Broker) RecheckTransaction(ctx context.Context, id string) (Transaction, error) {
+// the first check on again, parked or not. producers is how many there are now.
+func (b *Broker) RecheckTransaction(ctx context.Context, id string) (tx Transaction, producers int, err error) {
 	_, pos, err := b.openTransaction(id)
 	if err == nil {
 		_, err = b.transactions.Get(pos)
 	}
 	if err != nil {
-		return Transaction{}, transactionError(err)
+		return Transaction{}, 0, transactionError(err)
 	}
 	again := []transaction.Check{{Position: pos, Next: b.now()}}
 	if err := b.commit(record1(transaction.AppendCheck(nil, again))); err != nil {
-		return Transaction{}, err
+		return Transaction{}, 0, err
 	}
-	return b.Transaction(ctx, id)
+	tx, err = b.Transaction(ctx, id)
+	return tx, len(b.sessions.Producers(tx.Topic)), err
 }

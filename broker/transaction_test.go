@@ -404,11 +404,11 @@ func TestParkedAfterTheLastCheckAndSettledByHand(t *testing.T) {
 		if _, err := b.SettleTransaction(t.Context(), commit, transaction.RolledBack); ReasonOf(err) != PreconditionFailed {
 			t.Errorf("settled the other way: %v", err)
 		}
-		if _, err := b.RecheckTransaction(t.Context(), commit); ReasonOf(err) != PreconditionFailed {
+		if _, _, err := b.RecheckTransaction(t.Context(), commit); ReasonOf(err) != PreconditionFailed {
 			t.Errorf("recheck of a settled one: %v", err)
 		}
-		if tx, err := b.RecheckTransaction(t.Context(), recheck); err != nil || tx.Parked {
-			t.Errorf("recheck: %+v, %v", tx, err)
+		if tx, producers, err := b.RecheckTransaction(t.Context(), recheck); err != nil || tx.Parked || producers != 1 {
+			t.Errorf("recheck: %+v, %d producers, %v", tx, producers, err)
 		}
 		if id := <-asked; id != recheck {
 			t.Errorf("asked about %q", id)

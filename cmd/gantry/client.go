@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -171,7 +172,11 @@ func (c *client) explain(err error) error {
 	case codes.Canceled:
 		return errors.New("interrupted")
 	case codes.Unavailable:
-		return fmt.Errorf("no broker answers at %s (%s); start one with `gantry serve`, or name another with --server", c.server, st.Message())
+		why := st.Message()
+		if i := strings.LastIndex(why, "dial tcp "); i >= 0 { // gRPC says it in three layers
+			why = strings.TrimSuffix(why[i:], `"`)
+		}
+		return fmt.Errorf("no broker answers at %s (%s); start one with `gantry serve`, or name another with --server", c.server, why)
 	case codes.DeadlineExceeded:
 		return fmt.Errorf("the broker at %s did not answer in time", c.server)
 	case codes.Unimplemented:

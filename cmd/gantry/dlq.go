@@ -21,9 +21,10 @@ func newDLQ() *cobra.Command {
 	cmd := parent("dlq", "List, show, redrive, discard and export dead letters",
 		newDLQList(), newDLQShow(), newDLQRedrive(), newDLQDiscard(), newDLQExport())
 	cmd.Long = `Dead letters are messages that a consumer group gave up: their attempts were
-exhausted, or a consumer or an operator moved them away. They stay in the topic
-%DLQ%GROUP, which any consumer may read like another topic, and are named here by
-their offset in it.`
+exhausted, or a consumer or an operator moved them away. Attempts are counted when
+the group receives: while it does not, messages wait, also those without an attempt
+left. Dead letters stay in the topic %DLQ%GROUP, which any consumer may read like
+another topic, and are named here by their offset in it.`
 	return cmd
 }
 
@@ -110,7 +111,7 @@ func (f *deadFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.reason, "reason", "", "only those whose reason contains this")
 	cmd.Flags().StringVar(&f.topic, "topic", "", "only those consumed from this topic")
 	cmd.Flags().StringVar(&f.id, "id", "", "only the message with this id")
-	cmd.Flags().StringVar(&f.since, "since", "", "only those that died at this `TIME` or later: 2h (ago), 2026-01-31, or 2026-01-31T10:00:00Z")
+	cmd.Flags().StringVar(&f.since, "since", "", "only those that died at this `TIME` or later: 2h or 7d (ago), 2026-01-31, or 2026-01-31T10:00:00Z")
 	cmd.Flags().StringVar(&f.until, "until", "", "only those that died before this `TIME`")
 	cmd.Flags().Int64SliceVar(&f.offsets, "offset", nil, "only those with these `OFFSETS`, as 3,7")
 	cmd.RegisterFlagCompletionFunc("topic", topicNames)
@@ -156,22 +157,36 @@ func timeFlag(name, value string) (*timestamppb.Timestamp, error) {
 	}
 	t, ok := parseTime(value)
 	if !ok {
-		return nil, usageErrorf("--%s %q: want a time such as 2026-01-31T10:00:00Z or 2026-01-31, or how long ago, as 2h", name, value)
+		return nil, usageErrorf("--%s %q: want a time such as 2026-01-31T10:00:00Z or 2026-01-31, or how long ago, as 2h or 7d", name, value)
 	}
 	return timestamppb.New(t), nil
 }
 
 // parseTime reads a time: RFC 3339, a date (UTC), or a duration before now.
 func parseTime(s string) (time.Time, bool) {
-	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+	if d, ok := parseSpan(s); ok {
 		return time.Now().Add(-d), true
 	}
+	return parseDate(s)
+}
+
+func parseDate(s string) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339Nano, time.DateOnly} {
 		if t, err := time.Parse(layout, s); err == nil {
 			return t, true
 		}
 	}
 	return time.Time{}, false
+}
+
+// parseSpan reads a duration that is not negative; days of 24 hours too, as 7d.
+func parseSpan(s string) (time.Duration, bool) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		return time.Duration(n) * 24 * time.Hour, err == nil
+	}
+	d, err := time.ParseDuration(s)
+	return d, err == nil && d >= 0
 }
 
 func newDLQList() *cobra.Command {
@@ -209,7 +224,7 @@ func newDLQList() *cobra.Command {
 				fmt.Sprint(v.Attempts), fmt.Sprint(v.Size), v.State, v.Reason})
 		}
 		header := []string{"OFFSET", "DIED", "FROM", "ID", "TAG", "KEYS", "ATTEMPTS", "SIZE", "STATE", "REASON"}
-		if err := printTable(cmd.OutOrStdout(), header, rows); err != nil {
+		if err := printList(cmd.OutOrStdout(), "no dead letter", header, rows); err != nil {
 			return err
 		}
 		if next != nil {
@@ -419,6 +434,8 @@ func (c *client) settleDead(cmd *cobra.Command, stream grpc.ServerStreamingClien
 	switch {
 	case c.json:
 		err = printJSON(cmd.OutOrStdout(), v)
+	case v.Matched == 0:
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), "no dead letter is selected: there is none, or it was redriven or discarded before")
 	case dryRun:
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s would be %s\n", count(v.Matched-v.Failed, "dead letter"), done)
 	default:

@@ -31,6 +31,13 @@ func (s *serving) bury(t *testing.T, n int) {
 func TestDeadLettersAreHandledFromTheCommandLine(t *testing.T) {
 	s := serve(t, t.TempDir())
 	s.run(t, "topic", "create", "t", "--queues", "1")
+	s.run(t, "group", "create", "g")
+	if out := s.run(t, "dlq", "list", "g"); out != "no dead letter\n" {
+		t.Error(out)
+	}
+	if code, _, errOut := cli(t, "dlq", "redrive", "g", "--all", "--to", "none", "--server", s.server); code != exitFailed || !strings.Contains(errOut, `"none" does not exist`) {
+		t.Errorf("a target that is not there, and nothing to put into it: exit %d: %s", code, errOut)
+	}
 	s.bury(t, 4)
 	table := s.run(t, "dlq", "list", "g")
 	if lines := strings.Split(strings.TrimSpace(table), "\n"); len(lines) != 5 || strings.Join(strings.Fields(lines[0]), " ") != "OFFSET DIED FROM ID TAG KEYS ATTEMPTS SIZE STATE REASON" ||
@@ -78,6 +85,9 @@ func TestDeadLettersAreHandledFromTheCommandLine(t *testing.T) {
 	if out := s.run(t, "receive", "t", "--group", "g", "--count", "3"); strings.Count(out, "body-") != 3 || strings.Contains(out, "body-0") {
 		t.Errorf("came back:\n%s", out)
 	}
+	if out := s.run(t, "dlq", "redrive", "g", "--offset", "0,1"); !strings.HasPrefix(out, "no dead letter is selected") {
+		t.Error(out)
+	}
 	settled := decoded[[]deadView](t, s, "dlq", "list", "g", "--settled")
 	if len(settled) != 4 || settled[0].State != "discarded" || settled[3].State != "redriven" {
 		t.Errorf("%+v", settled)
@@ -109,6 +119,9 @@ func TestOrderedGroupIsSeenFreedAndMoved(t *testing.T) {
 	v := decoded[[]blockedView](t, s, "group", "blocked", "g")
 	if len(v) != 1 || v[0].Topic != "t" || v[0].Attempt != 1 || v[0].Behind != 2 || v[0].Client == "" || v[0].Since >= v[0].Until {
 		t.Fatalf("%+v", v)
+	}
+	if code, _, errOut := cli(t, "group", "skip", "g", "t/9/0", "--server", s.server); code != exitFailed || !strings.Contains(errOut, "queues 0 to 0") {
+		t.Errorf("a queue that is not there: exit %d: %s", code, errOut)
 	}
 	if out := s.run(t, "group", "skip", "g", "t/0/0"); !strings.Contains(out, "t/0/0 is a dead letter of group g") {
 		t.Error(out)

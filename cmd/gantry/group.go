@@ -128,8 +128,8 @@ func newGroupCreate() *cobra.Command {
 		if c.json {
 			return printJSON(cmd.OutOrStdout(), v)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "group %s created: %s, up to %d attempts, retry after %s\n",
-			clean(v.Name), order(v.FIFO), v.MaxAttempts, clean(v.Retry))
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "group %s created: %s, up to %s, retry after %s\n",
+			clean(v.Name), order(v.FIFO), count(v.MaxAttempts, "attempt"), clean(v.Retry))
 		return err
 	})
 }
@@ -161,7 +161,7 @@ func newGroupList() *cobra.Command {
 		for _, v := range views {
 			rows = append(rows, []string{qualified(v.Namespace, v.Name), order(v.FIFO), fmt.Sprint(v.MaxAttempts), v.LiteTopic, v.Created})
 		}
-		return printTable(cmd.OutOrStdout(), []string{"GROUP", "ORDER", "ATTEMPTS", "LITE TOPIC", "CREATED"}, rows)
+		return printList(cmd.OutOrStdout(), "no group", []string{"GROUP", "ORDER", "ATTEMPTS", "LITE TOPIC", "CREATED"}, rows)
 	})
 }
 
@@ -197,8 +197,8 @@ func newGroupDescribe() *cobra.Command {
 
 func printGroup(cmd *cobra.Command, v groupView) error {
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "group %s: %s, up to %d attempts, created %s\nretry after %s\n",
-		clean(qualified(v.Namespace, v.Name)), order(v.FIFO), v.MaxAttempts, v.Created, clean(v.Retry))
+	fmt.Fprintf(out, "group %s: %s, up to %s, created %s\nretry after %s\n",
+		clean(qualified(v.Namespace, v.Name)), order(v.FIFO), count(v.MaxAttempts, "attempt"), v.Created, clean(v.Retry))
 	if v.LiteTopic != "" {
 		fmt.Fprintf(out, "lite topics of %s\n", clean(v.LiteTopic))
 	}

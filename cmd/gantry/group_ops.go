@@ -70,16 +70,12 @@ Free a message group with 'gantry group skip GROUP MESSAGE', MESSAGE as shown he
 		if c.json {
 			return printJSON(cmd.OutOrStdout(), views)
 		}
-		if len(views) == 0 {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "nothing is blocked")
-			return err
-		}
 		rows := make([][]string, 0, len(views))
 		for _, v := range views {
 			rows = append(rows, []string{v.name(), fmt.Sprintf("%s/%d/%d", v.Topic, v.Queue, v.Offset), v.ID, fmt.Sprint(v.Attempt),
 				dash(v.Client), v.Since, v.Until, v.waiting()})
 		}
-		return printTable(cmd.OutOrStdout(), []string{"KEY", "MESSAGE", "ID", "ATTEMPT", "CLIENT", "SINCE", "UNTIL", "BEHIND"}, rows)
+		return printList(cmd.OutOrStdout(), "nothing is blocked", []string{"KEY", "MESSAGE", "ID", "ATTEMPT", "CLIENT", "SINCE", "UNTIL", "BEHIND"}, rows)
 	})
 }
 

@@ -78,7 +78,26 @@ func newRoot() *cobra.Command {
 	}
 	root.SetVersionTemplate("gantry {{.Version}}\n")
 	root.AddCommand(newServe(), newDemo(), newTopic(), newGroup(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(), newLog(), newBench())
+	explainArgs(root)
 	return root
+}
+
+// explainArgs makes the commands below answer a wrong number of arguments with the
+// form they want.
+func explainArgs(parent *cobra.Command) {
+	for _, cmd := range parent.Commands() {
+		explainArgs(cmd)
+		fits := cmd.Args
+		if fits == nil {
+			continue
+		}
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if fits(cmd, args) == nil {
+				return nil
+			}
+			return fmt.Errorf("%s: want %s", count(len(args), "argument"), cmd.UseLine())
+		}
+	}
 }
 
 // failure marks an error of a command that was asked for correctly. Errors

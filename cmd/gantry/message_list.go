@@ -138,7 +138,7 @@ func (c *client) listMessages(ctx context.Context, cmd *cobra.Command, req *gant
 			fmt.Sprint(m.Size), m.told(), strings.Join(notes, "; ")})
 	}
 	header := []string{"STORED", "QUEUE", "OFFSET", "ID", "TAG", "KEYS", "SIZE", "STATE", "GROUPS AND PLACES"}
-	if err := printTable(cmd.OutOrStdout(), header, rows); err != nil {
+	if err := printList(cmd.OutOrStdout(), "no message", header, rows); err != nil {
 		return err
 	}
 	if v.Next != "" {

@@ -84,6 +84,16 @@ func printTable(w io.Writer, header []string, rows [][]string) error {
 	return t.Flush()
 }
 
+// printList is printTable, or says that there is nothing: a header alone looks as
+// if the rest were missing.
+func printList(w io.Writer, nothing string, header []string, rows [][]string) error {
+	if len(rows) == 0 {
+		_, err := fmt.Fprintln(w, nothing)
+		return err
+	}
+	return printTable(w, header, rows)
+}
+
 // text is a body in JSON: as it is when it is UTF-8, else in base64.
 type text []byte
 
@@ -105,7 +115,7 @@ func when(ms int64) string {
 }
 
 // count is a number with its noun: 1 message, 2 messages.
-func count[N int | int64 | uint32 | uint64](n N, noun string) string {
+func count[N int | int32 | int64 | uint32 | uint64](n N, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}

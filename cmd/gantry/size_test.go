@@ -1,6 +1,9 @@
 package main
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 func TestSizesAreReadWithAndWithoutUnits(t *testing.T) {
 	for in, want := range map[string]int64{
@@ -19,6 +22,19 @@ func TestSizesAreReadWithAndWithoutUnits(t *testing.T) {
 		var b byteSize
 		if err := b.Set(in); err == nil {
 			t.Errorf("%q is taken for %d", in, b)
+		}
+	}
+}
+
+func TestSpansAreReadInDaysToo(t *testing.T) {
+	for text, want := range map[string]time.Duration{"2h": 2 * time.Hour, "7d": 168 * time.Hour, "0s": 0, "1h30m": 90 * time.Minute} {
+		if d, ok := parseSpan(text); !ok || d != want {
+			t.Errorf("%q is %v, %v", text, d, ok)
+		}
+	}
+	for _, text := range []string{"", "d", "-1d", "-2h", "1.5d", "99999d", "1d2h", "soon"} {
+		if d, ok := parseSpan(text); ok {
+			t.Errorf("%q is %v", text, d)
 		}
 	}
 }

@@ -40,7 +40,7 @@ func newTimerList() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&key, "key", "", "only messages with this `KEY`")
 	cmd.Flags().StringVar(&id, "message-id", "", "only the message with this `ID`")
-	cmd.Flags().StringVar(&from, "from", "", "only those due at this `TIME` (RFC 3339, a date, or how far ahead, as 2h) or later")
+	cmd.Flags().StringVar(&from, "from", "", "only those due at this `TIME` (RFC 3339, a date, or how far ahead, as 2h or 7d) or later")
 	cmd.Flags().StringVar(&to, "to", "", "only those due before this `TIME`")
 	cmd.Flags().Int32Var(&limit, "limit", 100, "how many, up to 1000")
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
@@ -57,7 +57,7 @@ func newTimerList() *cobra.Command {
 			}
 			at, ok := parseDue(f.value)
 			if !ok {
-				return usageErrorf("%s %q: want a time like 2026-12-24T18:00:00Z, a date, or how far ahead, as 2h", f.flag, f.value)
+				return usageErrorf("%s %q: want a time like 2026-12-24T18:00:00Z, a date, or how far ahead, as 2h or 7d", f.flag, f.value)
 			}
 			*f.to = timestamppb.New(at)
 		}
@@ -80,21 +80,22 @@ func newTimerList() *cobra.Command {
 		if c.json {
 			return printJSON(cmd.OutOrStdout(), views)
 		}
-		return printTable(cmd.OutOrStdout(), []string{"MESSAGE", "DUE", "TAG", "KEYS", "STORED", "BYTES"}, rows)
+		if err := printList(cmd.OutOrStdout(), "no pending message", []string{"MESSAGE", "DUE", "TAG", "KEYS", "STORED", "BYTES"}, rows); err != nil {
+			return err
+		}
+		if n := len(views); n == int(limit) {
+			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "there may be more: go on with --from %s\n", views[n-1].Due)
+		}
+		return err
 	})
 }
 
 // parseDue reads a time: RFC 3339, a date (UTC), or a duration from now.
 func parseDue(s string) (time.Time, bool) {
-	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+	if d, ok := parseSpan(s); ok {
 		return time.Now().Add(d), true
 	}
-	for _, layout := range []string{time.RFC3339Nano, time.DateOnly} {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t, true
-		}
-	}
-	return time.Time{}, false
+	return parseDate(s)
 }
 
 const timerArgs = "ID is a message id, which is looked for among all pending messages of the topic, or with --handle the handle that the send returned."
@@ -136,12 +137,12 @@ func newTimerReschedule() *cobra.Command {
 		Args:    cobra.ExactArgs(2), ValidArgsFunction: completeTopics,
 	}
 	cmd.Flags().BoolVar(&handle, "handle", false, "ID is a recall handle")
-	cmd.Flags().StringVar(&at, "at", "", "deliver at this `TIME` (RFC 3339, a date, or how far ahead, as 2h; 0s is at once)")
+	cmd.Flags().StringVar(&at, "at", "", "deliver at this `TIME` (RFC 3339, a date, or how far ahead, as 2h or 7d; 0s is at once)")
 	cmd.MarkFlagRequired("at")
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		due, ok := parseDue(at)
 		if !ok {
-			return usageErrorf("--at %q: want a time like 2026-12-24T18:00:00Z, a date, or how far ahead, as 2h", at)
+			return usageErrorf("--at %q: want a time like 2026-12-24T18:00:00Z, a date, or how far ahead, as 2h or 7d", at)
 		}
 		req := &gantryv1.RescheduleTimerRequest{Topic: args[0], Namespace: c.namespace, Due: timestamppb.New(due)}
 		if handle {

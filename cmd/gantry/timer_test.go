@@ -52,6 +52,12 @@ func TestDelayedMessagesAreListedCancelledAndRescheduled(t *testing.T) {
 	if said := gantry("timer", "cancel", "payments", handle, "--handle"); !strings.Contains(said, "m-1 cancelled") {
 		t.Error(said)
 	}
+	if code, _, errOut := cli(t, "timer", "cancel", "payments", handle, "--handle", "--server", s.server); code != exitFailed || errOut != "gantry: the message was recalled or rescheduled before\n" {
+		t.Errorf("a second time: exit %d: %s", code, errOut)
+	}
+	if _, _, more := cli(t, "timer", "list", "payments", "--limit", "1", "--server", s.server); !strings.Contains(more, "--from "+due.Add(time.Minute).UTC().Format("2006-01-02T15:04:05.000Z")) {
+		t.Errorf("nothing says that there is more: %q", more)
+	}
 	gantry("timer", "cancel", "payments", "m-2")
 	if said := gantry("timer", "reschedule", "payments", "m-3", "--at", "0s"); !strings.Contains(said, "m-3 is due at") {
 		t.Error(said)

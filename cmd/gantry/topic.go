@@ -245,7 +245,7 @@ func newTopicList() *cobra.Command {
 		for _, v := range views {
 			rows = append(rows, []string{qualified(v.Namespace, v.Name), v.Type, fmt.Sprint(v.Queues), v.Created})
 		}
-		return printTable(cmd.OutOrStdout(), []string{"TOPIC", "TYPE", "QUEUES", "CREATED"}, rows)
+		return printList(cmd.OutOrStdout(), "no topic", []string{"TOPIC", "TYPE", "QUEUES", "CREATED"}, rows)
 	})
 }
 

@@ -101,7 +101,7 @@ func newTxnList() *cobra.Command {
 		for _, v := range views {
 			rows = append(rows, []string{v.ID, qualified(v.Namespace, v.Topic), v.MessageID, v.State, fmt.Sprint(*v.Checks), v.Stored, v.NextCheck})
 		}
-		if err := printTable(cmd.OutOrStdout(), []string{"TRANSACTION", "TOPIC", "MESSAGE", "STATE", "CHECKS", "STORED", "NEXT CHECK"}, rows); err != nil {
+		if err := printList(cmd.OutOrStdout(), "no undecided transaction", []string{"TRANSACTION", "TOPIC", "MESSAGE", "STATE", "CHECKS", "STORED", "NEXT CHECK"}, rows); err != nil {
 			return err
 		}
 		if n := len(views); n == int(limit) {
@@ -195,10 +195,22 @@ func newTxnSettle(use, short string, s gantryv1.Settlement) *cobra.Command {
 			return printJSON(cmd.OutOrStdout(), v)
 		}
 		if s == gantryv1.Settlement_RECHECK {
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "transaction %s: producers of topic %s are asked again\n", clean(v.ID), clean(qualified(v.Namespace, v.Topic)))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "transaction %s: producers of topic %s are asked again; %s connected now\n",
+				clean(v.ID), clean(qualified(v.Namespace, v.Topic)), are(r.GetProducers()))
 			return err
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "transaction %s %s\n", clean(v.ID), v.State)
 		return err
 	})
+}
+
+// are is how many producers are.
+func are(n int32) string {
+	switch n {
+	case 0:
+		return "none is"
+	case 1:
+		return "1 is"
+	}
+	return fmt.Sprintf("%d are", n)
 }

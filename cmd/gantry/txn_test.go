@@ -55,7 +55,12 @@ func TestTransactionsAreListedShownAndSettled(t *testing.T) {
 			t.Errorf("show lacks %q:\n%s", part, shown)
 		}
 	}
-	gantry("txn", "recheck", commit)
+	if out := gantry("txn", "list", "--parked"); out != "no undecided transaction\n" {
+		t.Error(out)
+	}
+	if out := gantry("txn", "recheck", commit); !strings.HasSuffix(out, "asked again; none is connected now\n") {
+		t.Error(out)
+	}
 	gantry("txn", "commit", commit)
 	gantry("txn", "rollback", rollback)
 	var v txnView

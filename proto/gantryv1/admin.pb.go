@@ -2322,7 +2322,9 @@ func (x *SettleTransactionRequest) GetSettlement() Settlement {
 type SettleTransactionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As it stands now.
-	Transaction   *Transaction `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	Transaction *Transaction `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	// After a recheck: how many producers of the topic are connected, to be asked.
+	Producers     int32 `protobuf:"varint,2,opt,name=producers,proto3" json:"producers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2362,6 +2364,13 @@ func (x *SettleTransactionResponse) GetTransaction() *Transaction {
 		return x.Transaction
 	}
 	return nil
+}
+
+func (x *SettleTransactionResponse) GetProducers() int32 {
+	if x != nil {
+		return x.Producers
+	}
+	return 0
 }
 
 // A delayed message that is not due yet.
@@ -3243,9 +3252,10 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x125\n" +
 	"\n" +
 	"settlement\x18\x02 \x01(\x0e2\x15.gantry.v1.SettlementR\n" +
-	"settlement\"U\n" +
+	"settlement\"s\n" +
 	"\x19SettleTransactionResponse\x128\n" +
-	"\vtransaction\x18\x01 \x01(\v2\x16.gantry.v1.TransactionR\vtransaction\"\xa2\x02\n" +
+	"\vtransaction\x18\x01 \x01(\v2\x16.gantry.v1.TransactionR\vtransaction\x12\x1c\n" +
+	"\tproducers\x18\x02 \x01(\x05R\tproducers\"\xa2\x02\n" +
 	"\x05Timer\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x16\n" +
