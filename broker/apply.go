@@ -5,6 +5,7 @@ import (
 
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/longpoll"
 	"github.com/gantry-mq/gantry/broker/replay"
 	"github.com/gantry-mq/gantry/broker/topic"
@@ -37,7 +38,7 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 			b.lites.Wrote(key, time)
 		}
 		topic := key.Topic()
-		b.wakes.placed(key)
+		b.wakePlaced(key)
 		if b.live {
 			b.counters.stored(topic, record.BodyLen(rec))
 		}
@@ -235,15 +236,18 @@ func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) 
 // the dispatcher.
 type wakes struct {
 	topics []record.TopicID
-	lites  []liteWake
+	lites  []lite.Bind // have been hinted at already
 }
 
-func (w *wakes) placed(key record.QueueKey) {
+// wakePlaced tells that there is something in a queue. Who receives from lite
+// topics looks only where it was hinted at, so the hint is there before the sender
+// is answered.
+func (b *Broker) wakePlaced(key record.QueueKey) {
 	if key.Lite() {
-		w.lites = append(w.lites, liteWake{key: key})
+		b.wakes.lites = b.hintLite(b.wakes.lites, key, 0)
 		return
 	}
-	w.topic(key.Topic())
+	b.wakes.topic(key.Topic())
 }
 
 func (w *wakes) topic(id record.TopicID) {
@@ -270,7 +274,7 @@ func (b *Broker) wakeSub(k inflight.SubKey) {
 	b.hub.Wake(longpoll.Key{Topic: k.Topic, Group: k.Group})
 	if s := b.inflight.Find(k); s != nil {
 		for _, queue := range s.DueLite(b.now()) {
-			b.wakeLite([]liteWake{{record.Key(k.Topic, queue), k.Group}})
+			b.wakeLite(b.hintLite(nil, record.Key(k.Topic, queue), k.Group))
 		}
 	}
 }

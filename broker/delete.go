@@ -52,7 +52,7 @@ func (b *Broker) applyDelete(data []byte) error {
 	refs, err := parseDelete(data)
 	for _, r := range refs {
 		b.inflight.Settle(r.Key, r.Offset)
-		b.wakes.placed(r.Key) // what waited for it may go on
+		b.wakePlaced(r.Key) // what waited for it may go on
 	}
 	b.deletions.Add(1)
 	return err

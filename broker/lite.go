@@ -147,8 +147,10 @@ func (s *liteSend) applied() {
 	}
 	s.b.liteMu.Lock()
 	defer s.b.liteMu.Unlock()
-	for key := range s.made {
-		delete(s.b.liteMade, key)
+	for key, q := range s.made {
+		if s.b.liteMade[key] == q { // else it was deleted and made again meanwhile
+			delete(s.b.liteMade, key)
+		}
 	}
 }
 
@@ -344,34 +346,30 @@ func (r *receiving) hintAgain(now int64) {
 		}
 	}
 	for _, l := range r.sub.PlanLite(looked, r.bounds, len(r.plan), now) {
-		r.b.wakeLite([]liteWake{{record.Key(r.topic.ID, l.Queue), r.group.ID}})
+		r.b.wakeLite(r.b.hintLite(nil, record.Key(r.topic.ID, l.Queue), r.group.ID))
 	}
-}
-
-// liteWake is a lite queue that may have something, for a group, 0 = for all.
-type liteWake struct {
-	key   record.QueueKey
-	group record.GroupID
 }
 
 // liteFreed is told by the dispatcher's apply that the next message of a lite
 // queue is up.
 func (b *Broker) liteFreed(key inflight.SubKey, queue uint32) {
-	b.wakes.lites = append(b.wakes.lites, liteWake{record.Key(key.Topic, queue), key.Group})
+	b.wakes.lites = b.hintLite(b.wakes.lites, record.Key(key.Topic, queue), key.Group)
 }
 
-// wakeLite hints at lite queues and wakes who waits for them.
-func (b *Broker) wakeLite(wakes []liteWake) {
-	var told []lite.Bind
-	for _, w := range wakes {
-		name := b.lites.Name(w.key)
-		if name == "" {
-			continue
-		}
-		told = b.liteSubs.Hint(told[:0], w.key.Topic(), name, w.group)
-		for _, bind := range told {
-			b.hub.Wake(longpoll.Key{Topic: bind.Topic, Group: bind.Group, Client: bind.Client})
-		}
+// hintLite hints at a lite queue that may have something, for a group, 0 = for all,
+// and appends to told who is to be woken for it.
+func (b *Broker) hintLite(told []lite.Bind, key record.QueueKey, group record.GroupID) []lite.Bind {
+	name := b.lites.Name(key)
+	if name == "" {
+		return told
+	}
+	return b.liteSubs.Hint(told, key.Topic(), name, group)
+}
+
+// wakeLite wakes who waits for lite topics that were hinted at.
+func (b *Broker) wakeLite(told []lite.Bind) {
+	for _, bind := range told {
+		b.hub.Wake(longpoll.Key{Topic: bind.Topic, Group: bind.Group, Client: bind.Client})
 	}
 }
 
@@ -419,6 +417,13 @@ func (b *Broker) deleteLite(tp topic.Topic, list []lite.Topic) error {
 		going[key] = true
 		batch.Add(lite.AppendDelete(nil, key, b.nextOffset(key)), nil)
 	}
+	// The table knows them, or did: a maker that has not been told so yet must not
+	// lead a sender into what is deleted.
+	b.liteMu.Lock()
+	for _, l := range list {
+		delete(b.liteMade, liteName{tp.ID, l.Name})
+	}
+	b.liteMu.Unlock()
 	b.liteFence.Lock()
 	b.liteGoing = going
 	err := b.append.Submit(batch)

@@ -32,7 +32,7 @@ func (b *Broker) applyFired(rec []byte, time int64) error {
 		if err := b.index.PutRun(f.To, f.First, b.firing.entries); err != nil {
 			return err
 		}
-		b.wakes.placed(f.To)
+		b.wakePlaced(f.To)
 	}
 	b.timers.ApplyFired(f, time)
 	return nil
