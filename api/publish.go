@@ -216,6 +216,9 @@ func (p *publishing) fill(r *gantryv1.PublishResult, done *broker.Published) {
 			Entry: uint32(e.Entry), Position: uint64(e.Position), TransactionId: e.TransactionID, RecallHandle: e.RecallHandle,
 		})
 	}
+	for _, e := range done.Repeated {
+		r.RepeatedEntries = append(r.RepeatedEntries, &gantryv1.RepeatedEntry{Entry: uint32(e.Entry), MessageId: e.MessageID})
+	}
 	for _, e := range done.Refused {
 		r.Refused = append(r.Refused, &gantryv1.RefusedEntry{Entry: uint32(e.Entry), Status: streamStatus(p.log, e.Err)})
 	}

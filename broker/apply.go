@@ -23,11 +23,16 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 	if err := b.indexKeys(pos, rec, kind); err != nil {
 		return err
 	}
-	if kind.IsMessage() && kind != record.KindCopy && record.FlagsOf(rec)&record.FlagDedup != 0 {
-		if err := b.remember(pos, rec); err != nil {
-			return err
-		}
+	if err := b.applyKind(pos, rec, kind, time); err != nil {
+		return err
 	}
+	if kind.IsMessage() && kind != record.KindCopy && record.FlagsOf(rec)&record.FlagDedup != 0 {
+		return b.remember(pos, rec) // last: who waits for it is told that it is applied
+	}
+	return nil
+}
+
+func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, time int64) error {
 	switch kind {
 	case record.KindMessage, record.KindDeadLetter, record.KindRedrive, record.KindTransactionEnd:
 		if err := b.applyPlaced(pos, rec, kind); err != nil {
@@ -66,7 +71,7 @@ func (b *Broker) apply(pos record.Position, rec []byte, kind record.Kind, time i
 		return b.applyDelete(record.Command(rec))
 	case record.KindTopicPut:
 		tp, err := b.topics.ApplyPut(record.Command(rec))
-		b.dedup.Configure(tp.ID, tp.DedupWindow, tp.DedupMax)
+		b.dedup.Configure(tp.ID, tp.DedupWindow, tp.DedupMax, string(tp.DedupKey))
 		return err
 	case record.KindTopicDelete:
 		id, err := b.topics.ApplyDelete(record.Command(rec))

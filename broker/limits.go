@@ -24,7 +24,7 @@ const (
 	MinRetainAge    = time.Second // of one topic
 	MinDedupWindow  = time.Second
 	MaxDedupWindow  = 7 * 24 * time.Hour
-	DefaultDedupMax = 1 << 18 // messages remembered of one topic, at some 85 bytes each
+	DefaultDedupMax = 1 << 18 // messages remembered of one topic, at some 92 bytes each
 	MaxDedupMax     = 1 << 24
 	MaxDedupKeyLen  = 255
 

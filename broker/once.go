@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -101,19 +102,26 @@ func (b *Broker) sentFirst(tp topic.Topic, m *Outgoing, first *dedup.First, sing
 	case first.Offset == record.NoOffset:
 		s.TransactionID = b.handles.Load().sealTransaction(tp.ID, first.Position)
 	}
+	id, err := b.firstID(tp, first)
+	s.MessageID = cmp.Or(id, s.MessageID)
+	return s, err
+}
+
+// firstID returns what a message that was stored before is called, "" when that is
+// not known any more, or the same as the one that was sent again.
+func (b *Broker) firstID(tp topic.Topic, first *dedup.First) (string, error) {
 	if tp.DedupKey == topic.DedupByID {
-		return s, nil
+		return "", nil
 	}
 	v, stored, err := b.viewMessage(first.Position)
 	if errors.Is(err, errTrimmed) {
-		return s, nil // only its own id is known then
+		return "", nil
 	}
 	if err != nil {
-		return Sent{}, err
+		return "", err
 	}
 	defer v.Release()
-	s.MessageID = b.messageID(&stored, first.Position)
-	return s, nil
+	return b.messageID(&stored, first.Position), nil
 }
 
 // A message is identified by, each with its length before it,
@@ -189,10 +197,15 @@ func (b *Broker) remember(pos record.Position, rec []byte) error {
 	if err != nil || len(identity) == 0 {
 		return err
 	}
-	first := dedup.First{Position: pos, Offset: m.Offset, Time: m.StoreTime}
+	b.dedup.Apply(tp.ID, dedup.KeyOf(identity), firstOf(pos, &m))
+	return nil
+}
+
+// firstOf is what is remembered of a message.
+func firstOf(pos record.Position, m *record.Message) dedup.First {
+	first := dedup.First{Position: pos, Queue: m.Queue, Offset: m.Offset, Time: m.StoreTime}
 	if m.Kind == record.KindDelayed {
 		first.Due = m.DueTime
 	}
-	b.dedup.Apply(tp.ID, dedup.KeyOf(identity), first)
-	return nil
+	return first
 }

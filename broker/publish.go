@@ -3,10 +3,12 @@ package broker
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"sync"
 	"unsafe"
 
+	"github.com/gantry-mq/gantry/broker/dedup"
 	"github.com/gantry-mq/gantry/broker/producer"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog"
@@ -40,7 +42,9 @@ type Publishing struct {
 	places  []packRun
 	pending []packRun
 	refused []Refused
-	bytes   int // of records that are accepted
+	once    *packOnce // of a topic with a deduplication window, else nil
+	left    []int     // entries that are not stored, in order
+	bytes   int       // of records that are accepted
 
 	earlier record.Position // of the mark, when the pack was stored before
 	none    bool            // every entry was refused: nothing is stored
@@ -60,6 +64,9 @@ type Published struct {
 	Runs    []PlacedRun
 	Pending []PendingEntry
 	Refused []Refused
+	// Repeated are those of Runs and Pending that were not stored, because the same
+	// message was within the topic's deduplication window: there it is told where.
+	Repeated []RepeatedEntry
 	// Duplicate says that this is the outcome of an earlier Publish of the same
 	// batch; there are no Runs when retention has taken its messages.
 	Duplicate bool
@@ -122,6 +129,7 @@ func (b *Broker) Publish(ctx context.Context, pack *Pack) (*Publishing, error) {
 	}
 	if err := p.submit(ctx, pack); err != nil {
 		b.producers.Cancel(p.name)
+		p.once.end()
 		p.free()
 		return nil, err
 	}
@@ -150,6 +158,11 @@ func (p *Publishing) begin(ctx context.Context) error {
 }
 
 func (p *Publishing) submit(ctx context.Context, pack *Pack) error {
+	if p.topic.DedupWindow > 0 {
+		if err := p.claim(ctx, pack.Records); err != nil {
+			return err
+		}
+	}
 	entries, err := p.check(ctx, pack)
 	if err != nil {
 		return err
@@ -163,6 +176,7 @@ func (p *Publishing) submit(ctx context.Context, pack *Pack) error {
 	for _, r := range p.refused {
 		mark.Refused = append(mark.Refused, producer.Refusal{Entry: r.Entry, Reason: int(ReasonOf(r.Err)), Text: r.Err.Error()})
 	}
+	mark.Repeats = p.once.marks()
 	p.mark = producer.AppendMark(p.mark[:0], &mark)
 	p.batch.Add(p.mark, nil)
 	p.first = p.batch.Len()
@@ -196,16 +210,13 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 		if err != nil {
 			return 0, Errorf(Corrupted, "entry %d of the batch: %w", entries, err)
 		}
-		if err = out.read(&m); err == nil {
-			if err = checkMessage(&out, p.now, p.b.opts.MaxDelay); err == nil {
-				err = checkType(&out, p.topic, p.now)
-			}
-		}
-		if err == nil && m.VerifyBody() != nil {
-			err = Errorf(Corrupted, "the body does not match its checksum")
-		}
-		if err != nil {
+		if err := p.accept(&m, &out); err != nil {
 			p.refused = append(p.refused, Refused{Entry: entries, Err: err})
+			p.left = append(p.left, entries)
+			continue
+		}
+		if p.once.has(entries) {
+			p.left = append(p.left, entries)
 			continue
 		}
 		m.Kind, m.Flags, m.Queue = placeMessage(&out, p.topic, p.now, spread)
@@ -219,6 +230,7 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 		}
 		record.Place(rec, &m)
 		clear(at[len(rec):record.Padded(len(rec))])
+		p.once.placed(entries, p.bytes, rec)
 		p.placed(entries, &m, rec, out.LiteTopic != "")
 	}
 	if len(lites) == 0 {
@@ -233,6 +245,23 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 		record.SetQueue(pl.rec, p.lite.queues[i])
 	}
 	return entries, nil
+}
+
+// accept reads an entry, and says why it is not stored.
+func (p *Publishing) accept(m *record.Message, out *Outgoing) error {
+	if err := out.read(m); err != nil {
+		return err
+	}
+	if err := checkMessage(out, p.now, p.b.opts.MaxDelay); err != nil {
+		return err
+	}
+	if err := checkType(out, p.topic, p.now); err != nil {
+		return err
+	}
+	if m.VerifyBody() != nil {
+		return Errorf(Corrupted, "the body does not match its checksum")
+	}
+	return nil
 }
 
 // placed notes where an accepted entry is. That of a lite message gets its queue
@@ -253,21 +282,22 @@ func (p *Publishing) placed(entry int, m *record.Message, rec []byte, lite bool)
 	p.places = append(p.places, pl)
 }
 
-// addPacks adds the accepted records to the batch: what is between the refused.
+// addPacks adds the accepted records to the batch: what is between those that are
+// left out.
 func (p *Publishing) addPacks(records []byte, entries int) {
-	if len(p.refused) == 0 {
+	if len(p.left) == 0 {
 		p.batch.AddPack(records)
 		return
 	}
-	refused := p.refused
+	left := p.left
 	from, at := 0, 0
 	for entry := range entries {
 		n := record.Padded(record.SizeOf(records[at:]))
-		if len(refused) > 0 && refused[0].Entry == entry {
+		if len(left) > 0 && left[0] == entry {
 			if from < at {
 				p.batch.AddPack(records[from:at:at])
 			}
-			from, refused = at+n, refused[1:]
+			from, left = at+n, left[1:]
 		}
 		at += n
 	}
@@ -286,7 +316,8 @@ func (p *Publishing) Wait() (Published, error) {
 		return p.repeat()
 	case p.none:
 		defer p.free()
-		return Published{Refused: p.refused}, nil
+		out := Published{Refused: p.refused}
+		return out, p.addRepeats(&out, 0)
 	}
 	if err := p.b.await(&p.batch); err != nil {
 		return Published{}, err // p is not reused: the log may still hold it
@@ -307,6 +338,9 @@ func (p *Publishing) Wait() (Published, error) {
 		out.Pending = append(out.Pending, e)
 	}
 	p.b.counters.sends.Add(uint64(stored + len(p.pending)))
+	if err := p.addRepeats(&out, base); err != nil {
+		return Published{}, err
+	}
 	p.free()
 	return out, nil
 }
@@ -351,10 +385,23 @@ func (p *Publishing) repeat() (Published, error) {
 	for _, r := range m.Refused {
 		out.Refused = append(out.Refused, Refused{Entry: r.Entry, Err: Errorf(Reason(r.Reason), "%s", r.Text)})
 	}
-	refused, entry := m.Refused, -1
+	left, entry := leftOut(&m), -1
+	firsts := map[int]dedup.First{} // of entries that others repeat
+	for _, r := range m.Repeats {
+		if r.Of > 0 {
+			firsts[r.Of-1] = dedup.First{}
+		}
+	}
 	err = record.Walk(v.Bytes(), base, func(pos record.Position, rec []byte, kind record.Kind) error {
-		for entry++; len(refused) > 0 && refused[0].Entry == entry; entry++ {
-			refused = refused[1:]
+		for entry++; len(left) > 0 && left[0] == entry; entry++ {
+			left = left[1:]
+		}
+		if _, ok := firsts[entry]; ok {
+			stored, err := record.ParseMessage(rec)
+			if err != nil {
+				return err
+			}
+			firsts[entry] = firstOf(pos, &stored)
 		}
 		if kind != record.KindMessage {
 			e, err := p.b.pendingEntry(entry, rec, pos)
@@ -375,14 +422,36 @@ func (p *Publishing) repeat() (Published, error) {
 	if err != nil {
 		return out, damaged(base, err)
 	}
+	for _, r := range m.Repeats {
+		first := dedup.First{Position: r.Position, Queue: r.Queue, Offset: r.Offset, Due: r.Due}
+		if r.Of > 0 {
+			first = firsts[r.Of-1]
+		}
+		if err := p.b.addRepeat(&out, p.topic, r.Entry, &first); err != nil {
+			return out, err
+		}
+	}
+	out.sort()
 	return out, nil
+}
+
+// leftOut returns the entries that a mark says were not stored, in order.
+func leftOut(m *producer.Mark) (left []int) {
+	for _, r := range m.Refused {
+		left = append(left, r.Entry)
+	}
+	for _, r := range m.Repeats {
+		left = append(left, r.Entry)
+	}
+	slices.Sort(left)
+	return left
 }
 
 func (p *Publishing) free() {
 	p.batch.Reset()
 	clear(p.places)
 	clear(p.pending)
-	*p = Publishing{batch: p.batch, mark: p.mark[:0], places: p.places[:0], pending: p.pending[:0]}
+	*p = Publishing{batch: p.batch, mark: p.mark[:0], places: p.places[:0], pending: p.pending[:0], left: p.left[:0]}
 	if cap(p.places) <= 4096 && cap(p.pending) <= 4096 {
 		publishings.Put(p)
 	}

@@ -144,7 +144,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 func (b *Broker) restoreTopics(d *record.Decoder) {
 	b.topics.Restore(d)
 	for _, tp := range b.topics.List() {
-		b.dedup.Configure(tp.ID, tp.DedupWindow, tp.DedupMax)
+		b.dedup.Configure(tp.ID, tp.DedupWindow, tp.DedupMax, string(tp.DedupKey))
 	}
 }
 

@@ -1,7 +1,9 @@
 package client
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -68,6 +70,10 @@ func (b *batch) settle(r *gantryv1.PublishResult, store uint64) error {
 	for _, w := range b.waiting {
 		res, err := b.outcome(r, w.entry)
 		res.id, res.store = w.id, store
+		if i, ok := slices.BinarySearchFunc(r.RepeatedEntries, w.entry, compareEntry); ok {
+			res.Duplicate = true
+			res.id = cmp.Or(r.RepeatedEntries[i].MessageId, w.id)
+		}
 		w.done(res, err)
 	}
 	for _, refused := range r.Refused {
@@ -77,6 +83,8 @@ func (b *batch) settle(r *gantryv1.PublishResult, store uint64) error {
 	}
 	return nil
 }
+
+func compareEntry(e *gantryv1.RepeatedEntry, entry uint32) int { return cmp.Compare(e.Entry, entry) }
 
 // outcome finds entry in the answer. Answers are short: nearly always one run.
 func (b *batch) outcome(r *gantryv1.PublishResult, entry uint32) (Result, error) {

@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/client"
 	"github.com/gantry-mq/gantry/internal/brokertest"
@@ -152,6 +155,33 @@ func TestOneBadMessageDoesNotHoldBackTheOthers(t *testing.T) {
 
 // TestBrokenConnectionsLoseAndRepeatNothing cuts all connections again and again
 // while many messages are under way, and restarts the broker once.
+func TestAMessageSentAgainIsToldAboutTheFirst(t *testing.T) {
+	s := brokertest.Start(t, broker.Options{})
+	_, err := s.Admin.CreateTopic(deadline(t), &gantryv1.CreateTopicRequest{
+		Name: "once", Type: gantryv1.TopicType_NORMAL, Queues: 4, DedupWindow: durationpb.New(time.Minute), DedupKey: "key",
+	}, grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first client.Result
+	for i := range 3 { // each by another producer
+		p := producer(t, dial(t, s.Addr, client.Options{}), client.ProducerOptions{Topic: "once"})
+		res, err := p.Send(deadline(t), &client.Message{Body: []byte("x"), Keys: []string{"order 7"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = res
+		}
+		if res.Duplicate != (i > 0) || res.MessageID() != first.MessageID() || res.Queue != first.Queue || res.Offset != first.Offset {
+			t.Errorf("sent again it got %+v, the first time %+v", res, first)
+		}
+		if other, err := p.Send(deadline(t), &client.Message{Body: []byte("x")}); err != nil || other.Duplicate {
+			t.Errorf("a message without a key: %+v, %v", other, err)
+		}
+	}
+}
+
 func TestBrokenConnectionsLoseAndRepeatNothing(t *testing.T) {
 	s := brokertest.Start(t, broker.Options{})
 	s.CreateTopic("hello", gantryv1.TopicType_NORMAL, 1)

@@ -40,6 +40,9 @@ type Result struct {
 	Offset int64 // in its queue; -1 when it is in none yet
 	// RecallHandle takes a delayed message back, see [Producer.Recall].
 	RecallHandle string
+	// Duplicate says that the message was not stored, because the same one was within
+	// the topic's deduplication window: all else here is about that one.
+	Duplicate bool
 
 	id            string // "" = by position
 	store         uint64

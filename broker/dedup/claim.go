@@ -9,26 +9,33 @@ type Verdict struct {
 	// Twin is set for one that the same call has twice: Index is of the first.
 	Twin  bool
 	Index int
-	// Busy is closed when another claimer is done with it; then claim it again.
+	// Busy is closed when another claimer is done with it and all that it claimed
+	// beside it; then claim it again.
 	Busy <-chan struct{}
 }
 
 // Mine reports whether the message is the claimer's to store.
 func (v *Verdict) Mine() bool { return v.First == nil && !v.Twin && v.Busy == nil }
 
-// Claim holds messages that are about to be stored.
+// Claim holds messages that are about to be stored, each until it is applied.
 type Claim struct {
 	Verdicts []Verdict // one for each key
 
 	t    *Table
 	id   record.TopicID
 	keys []Key
-	done chan struct{}
+	held int           // of keys
+	done chan struct{} // closed when none is held any more
 }
 
-// Begin claims messages of a topic at now, Unix ms. The caller stores those that
-// are its own, waits until they are applied, and then calls End, always. It does
-// not wait for others before that.
+// claimed says who holds a message, as which of its keys.
+type claimed struct {
+	by    *Claim
+	index int
+}
+
+// Begin claims messages of a topic at now, Unix ms. The caller appends those that
+// are its own, or calls End. It does not wait for others before that.
 func (t *Table) Begin(id record.TopicID, keys []Key, now int64) *Claim {
 	c := &Claim{Verdicts: make([]Verdict, len(keys)), t: t, id: id, keys: keys, done: make(chan struct{})}
 	t.mu.Lock()
@@ -46,30 +53,40 @@ func (t *Table) Begin(id record.TopicID, keys []Key, now int64) *Claim {
 			v.First = &first
 			continue
 		}
-		switch other := m.claimed[*k]; other {
+		switch other := m.claimed[*k]; other.by {
 		case nil:
-			m.claimed[*k] = c
+			m.claimed[*k] = claimed{c, i}
+			c.held++
 		case c:
-			v.Twin = true
-			for v.Index = 0; keys[v.Index] != *k; v.Index++ {
-			}
+			v.Twin, v.Index = true, other.index
 		default:
-			v.Busy = other.done
+			v.Busy = other.by.done
 		}
 	}
 	return c
 }
 
-// End gives up what the claim holds.
+// End gives up what the claim still holds.
 func (c *Claim) End() {
 	c.t.mu.Lock()
 	defer c.t.mu.Unlock()
 	if m := c.t.topics[c.id]; m != nil {
 		for _, k := range c.keys {
-			if m.claimed[k] == c {
-				delete(m.claimed, k)
+			if m.claimed[k].by == c {
+				m.settle(k)
 			}
 		}
 	}
-	close(c.done)
+}
+
+// settle ends the claim on one message, if there is one.
+func (m *memory) settle(k Key) {
+	c := m.claimed[k].by
+	if c == nil {
+		return
+	}
+	delete(m.claimed, k)
+	if c.held--; c.held == 0 {
+		close(c.done)
+	}
 }

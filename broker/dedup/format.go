@@ -11,12 +11,12 @@ import (
 // Snapshot:
 //
 //	topics: count, each  topic uvarint | messages: count, each
-//	    key 16 | position varint (difference from the one before) | queue offset varint
-//	    | store time varint (difference) | due varint (Unix ms)
+//	    key 16 | position varint (difference from the one before) | queue uvarint
+//	    | queue offset varint | store time varint (difference) | due varint (Unix ms)
 //
 // Topics ascend and messages are in the order of the log, so that equal states
 // give equal bytes. Window and number are of the topic, not repeated here.
-const minEntryLen = len(Key{}) + 4
+const minEntryLen = len(Key{}) + 5
 
 // AppendSnapshot appends what is remembered, without claims.
 func (t *Table) AppendSnapshot(dst []byte) []byte {
@@ -34,6 +34,7 @@ func (t *Table) AppendSnapshot(dst []byte) []byte {
 			e := m.at(n)
 			dst = append(dst, e.key[:]...)
 			dst = binary.AppendVarint(dst, int64(e.Position-last.Position))
+			dst = binary.AppendUvarint(dst, uint64(e.Queue))
 			dst = binary.AppendVarint(dst, int64(e.Offset))
 			dst = binary.AppendVarint(dst, e.Time-last.Time)
 			dst = binary.AppendVarint(dst, e.Due)
@@ -57,6 +58,7 @@ func (t *Table) Restore(d *record.Decoder) {
 				e.key[i] = d.Byte()
 			}
 			e.Position = last.Position + record.Position(d.Varint())
+			e.Queue = d.Uint32()
 			e.Offset = record.QueueOffset(d.Varint())
 			e.Time = last.Time + d.Varint()
 			e.Due = d.Varint()

@@ -16,12 +16,12 @@ import (
 func key(n int) Key { return KeyOf(fmt.Append(nil, n)) }
 
 func first(n int, at int64) First {
-	return First{Position: record.Position(1000 + n), Offset: record.QueueOffset(n), Time: at}
+	return First{Position: record.Position(1000 + n), Queue: uint32(n % 5), Offset: record.QueueOffset(n), Time: at}
 }
 
 func table(window time.Duration, most uint32) *Table {
 	t := New()
-	t.Configure(1, window, most)
+	t.Configure(1, window, most, "id")
 	return t
 }
 
@@ -68,7 +68,7 @@ func TestTopicsWithoutAWindowRememberNothing(t *testing.T) {
 		t.Errorf("%+v", c.Verdicts)
 	}
 	tb.Apply(1, key(1), first(1, 0))
-	tb.Configure(1, 0, 0)
+	tb.Configure(1, 0, 0, "id")
 	if tb.Status(1) != (Status{}) {
 		t.Error("something is remembered after the window was taken away")
 	}
@@ -91,7 +91,7 @@ func TestOldestAreForgottenBeyondTheNumber(t *testing.T) {
 		}
 	}
 	check(2000, 3000)
-	tb.Configure(1, time.Hour, 10)
+	tb.Configure(1, time.Hour, 10, "id")
 	check(2990, 3000)
 }
 
@@ -119,9 +119,9 @@ func TestOneOfManyClaimersStores(t *testing.T) {
 		t.Fatalf("%+v", c.Verdicts)
 	}
 	c.End()
-	tb.Configure(1, 0, 0)
+	tb.Configure(1, 0, 0, "id")
 	d := tb.Begin(1, []Key{key(1)}, 0)
-	tb.Configure(1, time.Minute, 100)
+	tb.Configure(1, time.Minute, 100, "id")
 	d.End() // of a topic that was changed meanwhile
 }
 
@@ -154,7 +154,7 @@ func TestModelAgrees(t *testing.T) {
 			model = append(model, item{k, f})
 		case n == 996:
 			window, most = 50_000+r.Int64N(100_000), 100+r.IntN(400)
-			tb.Configure(1, time.Duration(window)*time.Millisecond, uint32(most))
+			tb.Configure(1, time.Duration(window)*time.Millisecond, uint32(most), "id")
 			// What was forgotten under a shorter window does not come back.
 			model = slices.DeleteFunc(model, func(m item) bool { _, ok := remembers(tb, m.k, m.f.Time); return !ok })
 		case n == 997:

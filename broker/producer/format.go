@@ -11,12 +11,29 @@ import (
 //
 //	producer 8 | sequence uvarint | entries uvarint | bytes uvarint
 //	| refused: count, each  entry uvarint (difference from the one before) | reason uvarint | text string
+//
+// and, when some of its messages were the same as others,
+//
+//	repeats: count, each  entry uvarint (difference) | of uvarint, and of those with of = 0
+//	    position uvarint | queue uvarint | queue offset varint | due varint (Unix ms)
 type Mark struct {
 	Producer uint64
 	Sequence uint64
 	Entries  int // records of the batch as it was sent
 	Bytes    int // of the records that were stored, padding included
 	Refused  []Refusal
+	Repeats  []Repeat
+}
+
+// Repeat is an entry that was not stored because the same message was: as another
+// entry of the batch, or earlier, and then the rest says where.
+type Repeat struct {
+	Entry    int
+	Of       int // 0 = earlier, else 1 + the other entry
+	Position record.Position
+	Queue    uint32
+	Offset   record.QueueOffset
+	Due      int64
 }
 
 // Refusal is an entry that was not stored.
@@ -47,7 +64,41 @@ func AppendMark(dst []byte, m *Mark) []byte {
 		}
 		dst = record.AppendString(dst, text)
 	}
+	if len(m.Repeats) > 0 {
+		dst = appendRepeats(dst, m.Repeats)
+	}
 	return record.EndCommand(dst, start)
+}
+
+func appendRepeats(dst []byte, rs []Repeat) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(rs)))
+	last := 0
+	for _, r := range rs {
+		dst = binary.AppendUvarint(dst, uint64(r.Entry-last))
+		last = r.Entry
+		dst = binary.AppendUvarint(dst, uint64(r.Of))
+		if r.Of == 0 {
+			dst = binary.AppendUvarint(dst, uint64(r.Position))
+			dst = binary.AppendUvarint(dst, uint64(r.Queue))
+			dst = binary.AppendVarint(dst, int64(r.Offset))
+			dst = binary.AppendVarint(dst, r.Due)
+		}
+	}
+	return dst
+}
+
+func parseRepeats(d *record.Decoder) (rs []Repeat) {
+	entry := 0
+	for n := d.Count(2); n > 0 && !d.Failed(); n-- {
+		entry += int(d.Uint32())
+		r := Repeat{Entry: entry, Of: int(d.Uint32())}
+		if r.Of == 0 {
+			r.Position, r.Queue = record.Position(d.Uvarint()), d.Uint32()
+			r.Offset, r.Due = record.QueueOffset(d.Varint()), d.Varint()
+		}
+		rs = append(rs, r)
+	}
+	return rs
 }
 
 // ParseMark reads the bytes of a verified producer-mark record.
@@ -58,6 +109,9 @@ func ParseMark(data []byte) (Mark, error) {
 	for n := d.Count(3); n > 0 && !d.Failed(); n-- {
 		entry += int(d.Uint32())
 		m.Refused = append(m.Refused, Refusal{Entry: entry, Reason: int(d.Uint32()), Text: d.String()})
+	}
+	if d.Len() > 0 && !d.Failed() {
+		m.Repeats = parseRepeats(d)
 	}
 	return m, d.Err()
 }

@@ -49,6 +49,7 @@ func TestAMarkIsReadBack(t *testing.T) {
 	for i := range maxTexts + 1 {
 		m.Refused = append(m.Refused, Refusal{Entry: 2 * i, Reason: 7, Text: fmt.Sprint("because ", i)})
 	}
+	m.Repeats = []Repeat{{Entry: 1, Of: 1}, {Entry: 299, Position: 1 << 40, Queue: 3, Offset: -1, Due: 1 << 41}}
 	got, err := ParseMark(record.Command(AppendMark(nil, &m)))
 	m.Refused[maxTexts].Text = "" // one too many
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(m) {
@@ -158,6 +159,7 @@ func TestEqualStatesGiveEqualSnapshots(t *testing.T) {
 
 func FuzzParseMark(f *testing.F) {
 	f.Add(record.Command(AppendMark(nil, &Mark{Producer: 1, Sequence: 2, Refused: []Refusal{{Entry: 3, Reason: 4, Text: "x"}}})))
+	f.Add(record.Command(AppendMark(nil, &Mark{Producer: 1, Sequence: 2, Repeats: []Repeat{{Entry: 3, Of: 1}, {Entry: 5, Position: 99, Queue: 2, Offset: -1, Due: 7}}})))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := ParseMark(data)
 		if err != nil {

@@ -125,7 +125,7 @@ func (f *topicFlags) add(cmd *cobra.Command) {
 	flags.Var(&f.retentionSize, "retention-size", "keep no more than this, as `SIZE` like 5GiB, whatever the log's retention is (0: as the log)")
 	flags.DurationVar(&f.dedupWindow, "dedup-window", 0, "a message sent again within this time gets the first result and is not stored, 1s to 168h (0: off)")
 	flags.StringVar(&f.dedupKey, "dedup-key", "", "the same message has the same `KEY`: id (default), key (all its keys), or property:NAME")
-	flags.Uint32Var(&f.dedupMax, "dedup-max", 0, "remember so many messages, at some 85 bytes each; beyond that the oldest are forgotten early (0: 262144)")
+	flags.Uint32Var(&f.dedupMax, "dedup-max", 0, "remember so many messages, at some 92 bytes each; beyond that the oldest are forgotten early (0: 262144)")
 	cmd.RegisterFlagCompletionFunc("dedup-key", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return []string{"id", "key", "property:"}, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
 	})

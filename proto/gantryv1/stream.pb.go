@@ -1096,9 +1096,12 @@ type PublishResult struct {
 	Pending []*PendingEntry `protobuf:"bytes,5,rep,name=pending,proto3" json:"pending,omitempty"`
 	// This is the answer of an earlier send of the batch. Its messages may be gone
 	// meanwhile: then status is OK and runs are empty.
-	Duplicate     bool `protobuf:"varint,6,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Duplicate bool `protobuf:"varint,6,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
+	// In order: entries that were not stored, because the same message was sent within the
+	// topic's deduplication window: runs and pending say where that one is.
+	RepeatedEntries []*RepeatedEntry `protobuf:"bytes,7,rep,name=repeated_entries,json=repeatedEntries,proto3" json:"repeated_entries,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PublishResult) Reset() {
@@ -1171,6 +1174,13 @@ func (x *PublishResult) GetDuplicate() bool {
 		return x.Duplicate
 	}
 	return false
+}
+
+func (x *PublishResult) GetRepeatedEntries() []*RepeatedEntry {
+	if x != nil {
+		return x.RepeatedEntries
+	}
+	return nil
 }
 
 // Entries that follow each other in the batch, in a queue and in the log.
@@ -1255,6 +1265,60 @@ func (x *PublishRun) GetPosition() uint64 {
 	return 0
 }
 
+type RepeatedEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Entry uint32                 `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// What the message that was stored is called. Absent: as this one, or it is not
+	// known any more.
+	MessageId     string `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepeatedEntry) Reset() {
+	*x = RepeatedEntry{}
+	mi := &file_gantry_v1_stream_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepeatedEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepeatedEntry) ProtoMessage() {}
+
+func (x *RepeatedEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_stream_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepeatedEntry.ProtoReflect.Descriptor instead.
+func (*RepeatedEntry) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RepeatedEntry) GetEntry() uint32 {
+	if x != nil {
+		return x.Entry
+	}
+	return 0
+}
+
+func (x *RepeatedEntry) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
 type RefusedEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entry         uint32                 `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"`
@@ -1265,7 +1329,7 @@ type RefusedEntry struct {
 
 func (x *RefusedEntry) Reset() {
 	*x = RefusedEntry{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[14]
+	mi := &file_gantry_v1_stream_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1341,7 @@ func (x *RefusedEntry) String() string {
 func (*RefusedEntry) ProtoMessage() {}
 
 func (x *RefusedEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[14]
+	mi := &file_gantry_v1_stream_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1354,7 @@ func (x *RefusedEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedEntry.ProtoReflect.Descriptor instead.
 func (*RefusedEntry) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{14}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RefusedEntry) GetEntry() uint32 {
@@ -1322,7 +1386,7 @@ type PendingEntry struct {
 
 func (x *PendingEntry) Reset() {
 	*x = PendingEntry{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[15]
+	mi := &file_gantry_v1_stream_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1398,7 @@ func (x *PendingEntry) String() string {
 func (*PendingEntry) ProtoMessage() {}
 
 func (x *PendingEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[15]
+	mi := &file_gantry_v1_stream_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1411,7 @@ func (x *PendingEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingEntry.ProtoReflect.Descriptor instead.
 func (*PendingEntry) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{15}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PendingEntry) GetEntry() uint32 {
@@ -1394,7 +1458,7 @@ type ConsumeRequest struct {
 
 func (x *ConsumeRequest) Reset() {
 	*x = ConsumeRequest{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[16]
+	mi := &file_gantry_v1_stream_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1470,7 @@ func (x *ConsumeRequest) String() string {
 func (*ConsumeRequest) ProtoMessage() {}
 
 func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[16]
+	mi := &file_gantry_v1_stream_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1483,7 @@ func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{16}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConsumeRequest) GetContent() isConsumeRequest_Content {
@@ -1540,7 +1604,7 @@ type Subscribe struct {
 
 func (x *Subscribe) Reset() {
 	*x = Subscribe{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[17]
+	mi := &file_gantry_v1_stream_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1616,7 @@ func (x *Subscribe) String() string {
 func (*Subscribe) ProtoMessage() {}
 
 func (x *Subscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[17]
+	mi := &file_gantry_v1_stream_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1629,7 @@ func (x *Subscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribe.ProtoReflect.Descriptor instead.
 func (*Subscribe) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{17}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Subscribe) GetClientId() string {
@@ -1702,7 +1766,7 @@ type LeaseMode struct {
 
 func (x *LeaseMode) Reset() {
 	*x = LeaseMode{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[18]
+	mi := &file_gantry_v1_stream_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1778,7 @@ func (x *LeaseMode) String() string {
 func (*LeaseMode) ProtoMessage() {}
 
 func (x *LeaseMode) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[18]
+	mi := &file_gantry_v1_stream_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1791,7 @@ func (x *LeaseMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseMode.ProtoReflect.Descriptor instead.
 func (*LeaseMode) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{18}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LeaseMode) GetInvisible() *durationpb.Duration {
@@ -1757,7 +1821,7 @@ type OffsetMode struct {
 
 func (x *OffsetMode) Reset() {
 	*x = OffsetMode{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[19]
+	mi := &file_gantry_v1_stream_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1833,7 @@ func (x *OffsetMode) String() string {
 func (*OffsetMode) ProtoMessage() {}
 
 func (x *OffsetMode) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[19]
+	mi := &file_gantry_v1_stream_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1846,7 @@ func (x *OffsetMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OffsetMode.ProtoReflect.Descriptor instead.
 func (*OffsetMode) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{19}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *OffsetMode) GetQueues() []*QueueStart {
@@ -1809,7 +1873,7 @@ type QueueStart struct {
 
 func (x *QueueStart) Reset() {
 	*x = QueueStart{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[20]
+	mi := &file_gantry_v1_stream_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1885,7 @@ func (x *QueueStart) String() string {
 func (*QueueStart) ProtoMessage() {}
 
 func (x *QueueStart) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[20]
+	mi := &file_gantry_v1_stream_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +1898,7 @@ func (x *QueueStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueStart.ProtoReflect.Descriptor instead.
 func (*QueueStart) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{20}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *QueueStart) GetQueue() uint32 {
@@ -1865,7 +1929,7 @@ type StartAt struct {
 
 func (x *StartAt) Reset() {
 	*x = StartAt{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[21]
+	mi := &file_gantry_v1_stream_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +1941,7 @@ func (x *StartAt) String() string {
 func (*StartAt) ProtoMessage() {}
 
 func (x *StartAt) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[21]
+	mi := &file_gantry_v1_stream_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +1954,7 @@ func (x *StartAt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartAt.ProtoReflect.Descriptor instead.
 func (*StartAt) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{21}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StartAt) GetAt() isStartAt_At {
@@ -1965,7 +2029,7 @@ type ConsumeCredit struct {
 
 func (x *ConsumeCredit) Reset() {
 	*x = ConsumeCredit{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[22]
+	mi := &file_gantry_v1_stream_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2041,7 @@ func (x *ConsumeCredit) String() string {
 func (*ConsumeCredit) ProtoMessage() {}
 
 func (x *ConsumeCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[22]
+	mi := &file_gantry_v1_stream_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2054,7 @@ func (x *ConsumeCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeCredit.ProtoReflect.Descriptor instead.
 func (*ConsumeCredit) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{22}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ConsumeCredit) GetBytes() uint64 {
@@ -2015,7 +2079,7 @@ type StopConsuming struct {
 
 func (x *StopConsuming) Reset() {
 	*x = StopConsuming{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[23]
+	mi := &file_gantry_v1_stream_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2091,7 @@ func (x *StopConsuming) String() string {
 func (*StopConsuming) ProtoMessage() {}
 
 func (x *StopConsuming) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[23]
+	mi := &file_gantry_v1_stream_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2104,7 @@ func (x *StopConsuming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopConsuming.ProtoReflect.Descriptor instead.
 func (*StopConsuming) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{23}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{24}
 }
 
 type ConsumeResponse struct {
@@ -2059,7 +2123,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[24]
+	mi := &file_gantry_v1_stream_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2135,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[24]
+	mi := &file_gantry_v1_stream_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2148,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{24}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ConsumeResponse) GetContent() isConsumeResponse_Content {
@@ -2187,7 +2251,7 @@ type Subscribed struct {
 
 func (x *Subscribed) Reset() {
 	*x = Subscribed{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[25]
+	mi := &file_gantry_v1_stream_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2263,7 @@ func (x *Subscribed) String() string {
 func (*Subscribed) ProtoMessage() {}
 
 func (x *Subscribed) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[25]
+	mi := &file_gantry_v1_stream_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2276,7 @@ func (x *Subscribed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribed.ProtoReflect.Descriptor instead.
 func (*Subscribed) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{25}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Subscribed) GetStoreId() uint64 {
@@ -2250,7 +2314,7 @@ type ConsumeFrame struct {
 
 func (x *ConsumeFrame) Reset() {
 	*x = ConsumeFrame{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[26]
+	mi := &file_gantry_v1_stream_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2326,7 @@ func (x *ConsumeFrame) String() string {
 func (*ConsumeFrame) ProtoMessage() {}
 
 func (x *ConsumeFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[26]
+	mi := &file_gantry_v1_stream_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2339,7 @@ func (x *ConsumeFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeFrame.ProtoReflect.Descriptor instead.
 func (*ConsumeFrame) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{26}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ConsumeFrame) GetQueue() uint32 {
@@ -2341,7 +2405,7 @@ type ConsumeRun struct {
 
 func (x *ConsumeRun) Reset() {
 	*x = ConsumeRun{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[27]
+	mi := &file_gantry_v1_stream_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2417,7 @@ func (x *ConsumeRun) String() string {
 func (*ConsumeRun) ProtoMessage() {}
 
 func (x *ConsumeRun) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[27]
+	mi := &file_gantry_v1_stream_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2430,7 @@ func (x *ConsumeRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRun.ProtoReflect.Descriptor instead.
 func (*ConsumeRun) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{27}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ConsumeRun) GetOffset() int64 {
@@ -2421,7 +2485,7 @@ type StreamOrigin struct {
 
 func (x *StreamOrigin) Reset() {
 	*x = StreamOrigin{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[28]
+	mi := &file_gantry_v1_stream_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2497,7 @@ func (x *StreamOrigin) String() string {
 func (*StreamOrigin) ProtoMessage() {}
 
 func (x *StreamOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[28]
+	mi := &file_gantry_v1_stream_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2510,7 @@ func (x *StreamOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOrigin.ProtoReflect.Descriptor instead.
 func (*StreamOrigin) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{28}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StreamOrigin) GetTopic() string {
@@ -2475,7 +2539,7 @@ type Settle struct {
 
 func (x *Settle) Reset() {
 	*x = Settle{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[29]
+	mi := &file_gantry_v1_stream_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2487,7 +2551,7 @@ func (x *Settle) String() string {
 func (*Settle) ProtoMessage() {}
 
 func (x *Settle) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[29]
+	mi := &file_gantry_v1_stream_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2500,7 +2564,7 @@ func (x *Settle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settle.ProtoReflect.Descriptor instead.
 func (*Settle) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{29}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Settle) GetId() uint64 {
@@ -2538,7 +2602,7 @@ type SettleEntry struct {
 
 func (x *SettleEntry) Reset() {
 	*x = SettleEntry{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[30]
+	mi := &file_gantry_v1_stream_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +2614,7 @@ func (x *SettleEntry) String() string {
 func (*SettleEntry) ProtoMessage() {}
 
 func (x *SettleEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[30]
+	mi := &file_gantry_v1_stream_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +2627,7 @@ func (x *SettleEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleEntry.ProtoReflect.Descriptor instead.
 func (*SettleEntry) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{30}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SettleEntry) GetAction() SettleAction {
@@ -2635,7 +2699,7 @@ type SettleResult struct {
 
 func (x *SettleResult) Reset() {
 	*x = SettleResult{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[31]
+	mi := &file_gantry_v1_stream_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2647,7 +2711,7 @@ func (x *SettleResult) String() string {
 func (*SettleResult) ProtoMessage() {}
 
 func (x *SettleResult) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[31]
+	mi := &file_gantry_v1_stream_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2660,7 +2724,7 @@ func (x *SettleResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResult.ProtoReflect.Descriptor instead.
 func (*SettleResult) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{31}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SettleResult) GetId() uint64 {
@@ -2696,7 +2760,7 @@ type SettleFailure struct {
 
 func (x *SettleFailure) Reset() {
 	*x = SettleFailure{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[32]
+	mi := &file_gantry_v1_stream_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2772,7 @@ func (x *SettleFailure) String() string {
 func (*SettleFailure) ProtoMessage() {}
 
 func (x *SettleFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[32]
+	mi := &file_gantry_v1_stream_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2785,7 @@ func (x *SettleFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleFailure.ProtoReflect.Descriptor instead.
 func (*SettleFailure) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{32}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SettleFailure) GetQueue() uint32 {
@@ -2763,7 +2827,7 @@ type CommitOffset struct {
 
 func (x *CommitOffset) Reset() {
 	*x = CommitOffset{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[33]
+	mi := &file_gantry_v1_stream_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +2839,7 @@ func (x *CommitOffset) String() string {
 func (*CommitOffset) ProtoMessage() {}
 
 func (x *CommitOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[33]
+	mi := &file_gantry_v1_stream_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +2852,7 @@ func (x *CommitOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitOffset.ProtoReflect.Descriptor instead.
 func (*CommitOffset) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{33}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CommitOffset) GetId() uint64 {
@@ -2816,7 +2880,7 @@ type CommitResult struct {
 
 func (x *CommitResult) Reset() {
 	*x = CommitResult{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[34]
+	mi := &file_gantry_v1_stream_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +2892,7 @@ func (x *CommitResult) String() string {
 func (*CommitResult) ProtoMessage() {}
 
 func (x *CommitResult) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[34]
+	mi := &file_gantry_v1_stream_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +2905,7 @@ func (x *CommitResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResult.ProtoReflect.Descriptor instead.
 func (*CommitResult) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{34}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CommitResult) GetId() uint64 {
@@ -2919,21 +2983,26 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\x11max_batch_records\x18\x04 \x01(\rR\x0fmaxBatchRecords\"?\n" +
 	"\rPublishWindow\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x18\n" +
-	"\abatches\x18\x02 \x01(\rR\abatches\"\x8b\x02\n" +
+	"\abatches\x18\x02 \x01(\rR\abatches\"\xd0\x02\n" +
 	"\rPublishResult\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x06status\x18\x02 \x01(\v2\x17.gantry.v1.StreamStatusR\x06status\x12)\n" +
 	"\x04runs\x18\x03 \x03(\v2\x15.gantry.v1.PublishRunR\x04runs\x121\n" +
 	"\arefused\x18\x04 \x03(\v2\x17.gantry.v1.RefusedEntryR\arefused\x121\n" +
 	"\apending\x18\x05 \x03(\v2\x17.gantry.v1.PendingEntryR\apending\x12\x1c\n" +
-	"\tduplicate\x18\x06 \x01(\bR\tduplicate\"\x82\x01\n" +
+	"\tduplicate\x18\x06 \x01(\bR\tduplicate\x12C\n" +
+	"\x10repeated_entries\x18\a \x03(\v2\x18.gantry.v1.RepeatedEntryR\x0frepeatedEntries\"\x82\x01\n" +
 	"\n" +
 	"PublishRun\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\rR\x05entry\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x14\n" +
 	"\x05queue\x18\x03 \x01(\rR\x05queue\x12\x16\n" +
 	"\x06offset\x18\x04 \x01(\x03R\x06offset\x12\x1a\n" +
-	"\bposition\x18\x05 \x01(\x04R\bposition\"U\n" +
+	"\bposition\x18\x05 \x01(\x04R\bposition\"D\n" +
+	"\rRepeatedEntry\x12\x14\n" +
+	"\x05entry\x18\x01 \x01(\rR\x05entry\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId\"U\n" +
 	"\fRefusedEntry\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\rR\x05entry\x12/\n" +
 	"\x06status\x18\x02 \x01(\v2\x17.gantry.v1.StreamStatusR\x06status\"\x8c\x01\n" +
@@ -3076,7 +3145,7 @@ func file_gantry_v1_stream_proto_rawDescGZIP() []byte {
 }
 
 var file_gantry_v1_stream_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_gantry_v1_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_gantry_v1_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_gantry_v1_stream_proto_goTypes = []any{
 	(Compression)(0),              // 0: gantry.v1.Compression
 	(StartPolicy)(0),              // 1: gantry.v1.StartPolicy
@@ -3095,30 +3164,31 @@ var file_gantry_v1_stream_proto_goTypes = []any{
 	(*PublishWindow)(nil),         // 14: gantry.v1.PublishWindow
 	(*PublishResult)(nil),         // 15: gantry.v1.PublishResult
 	(*PublishRun)(nil),            // 16: gantry.v1.PublishRun
-	(*RefusedEntry)(nil),          // 17: gantry.v1.RefusedEntry
-	(*PendingEntry)(nil),          // 18: gantry.v1.PendingEntry
-	(*ConsumeRequest)(nil),        // 19: gantry.v1.ConsumeRequest
-	(*Subscribe)(nil),             // 20: gantry.v1.Subscribe
-	(*LeaseMode)(nil),             // 21: gantry.v1.LeaseMode
-	(*OffsetMode)(nil),            // 22: gantry.v1.OffsetMode
-	(*QueueStart)(nil),            // 23: gantry.v1.QueueStart
-	(*StartAt)(nil),               // 24: gantry.v1.StartAt
-	(*ConsumeCredit)(nil),         // 25: gantry.v1.ConsumeCredit
-	(*StopConsuming)(nil),         // 26: gantry.v1.StopConsuming
-	(*ConsumeResponse)(nil),       // 27: gantry.v1.ConsumeResponse
-	(*Subscribed)(nil),            // 28: gantry.v1.Subscribed
-	(*ConsumeFrame)(nil),          // 29: gantry.v1.ConsumeFrame
-	(*ConsumeRun)(nil),            // 30: gantry.v1.ConsumeRun
-	(*StreamOrigin)(nil),          // 31: gantry.v1.StreamOrigin
-	(*Settle)(nil),                // 32: gantry.v1.Settle
-	(*SettleEntry)(nil),           // 33: gantry.v1.SettleEntry
-	(*SettleResult)(nil),          // 34: gantry.v1.SettleResult
-	(*SettleFailure)(nil),         // 35: gantry.v1.SettleFailure
-	(*CommitOffset)(nil),          // 36: gantry.v1.CommitOffset
-	(*CommitResult)(nil),          // 37: gantry.v1.CommitResult
-	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
-	(*QueueOffset)(nil),           // 40: gantry.v1.QueueOffset
+	(*RepeatedEntry)(nil),         // 17: gantry.v1.RepeatedEntry
+	(*RefusedEntry)(nil),          // 18: gantry.v1.RefusedEntry
+	(*PendingEntry)(nil),          // 19: gantry.v1.PendingEntry
+	(*ConsumeRequest)(nil),        // 20: gantry.v1.ConsumeRequest
+	(*Subscribe)(nil),             // 21: gantry.v1.Subscribe
+	(*LeaseMode)(nil),             // 22: gantry.v1.LeaseMode
+	(*OffsetMode)(nil),            // 23: gantry.v1.OffsetMode
+	(*QueueStart)(nil),            // 24: gantry.v1.QueueStart
+	(*StartAt)(nil),               // 25: gantry.v1.StartAt
+	(*ConsumeCredit)(nil),         // 26: gantry.v1.ConsumeCredit
+	(*StopConsuming)(nil),         // 27: gantry.v1.StopConsuming
+	(*ConsumeResponse)(nil),       // 28: gantry.v1.ConsumeResponse
+	(*Subscribed)(nil),            // 29: gantry.v1.Subscribed
+	(*ConsumeFrame)(nil),          // 30: gantry.v1.ConsumeFrame
+	(*ConsumeRun)(nil),            // 31: gantry.v1.ConsumeRun
+	(*StreamOrigin)(nil),          // 32: gantry.v1.StreamOrigin
+	(*Settle)(nil),                // 33: gantry.v1.Settle
+	(*SettleEntry)(nil),           // 34: gantry.v1.SettleEntry
+	(*SettleResult)(nil),          // 35: gantry.v1.SettleResult
+	(*SettleFailure)(nil),         // 36: gantry.v1.SettleFailure
+	(*CommitOffset)(nil),          // 37: gantry.v1.CommitOffset
+	(*CommitResult)(nil),          // 38: gantry.v1.CommitResult
+	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*QueueOffset)(nil),           // 41: gantry.v1.QueueOffset
 }
 var file_gantry_v1_stream_proto_depIdxs = []int32{
 	6,  // 0: gantry.v1.PublishRequest.open:type_name -> gantry.v1.PublishOpen
@@ -3140,50 +3210,51 @@ var file_gantry_v1_stream_proto_depIdxs = []int32{
 	14, // 16: gantry.v1.PublishOpened.window:type_name -> gantry.v1.PublishWindow
 	3,  // 17: gantry.v1.PublishResult.status:type_name -> gantry.v1.StreamStatus
 	16, // 18: gantry.v1.PublishResult.runs:type_name -> gantry.v1.PublishRun
-	17, // 19: gantry.v1.PublishResult.refused:type_name -> gantry.v1.RefusedEntry
-	18, // 20: gantry.v1.PublishResult.pending:type_name -> gantry.v1.PendingEntry
-	3,  // 21: gantry.v1.RefusedEntry.status:type_name -> gantry.v1.StreamStatus
-	20, // 22: gantry.v1.ConsumeRequest.subscribe:type_name -> gantry.v1.Subscribe
-	25, // 23: gantry.v1.ConsumeRequest.credit:type_name -> gantry.v1.ConsumeCredit
-	32, // 24: gantry.v1.ConsumeRequest.settle:type_name -> gantry.v1.Settle
-	36, // 25: gantry.v1.ConsumeRequest.commit:type_name -> gantry.v1.CommitOffset
-	26, // 26: gantry.v1.ConsumeRequest.stop:type_name -> gantry.v1.StopConsuming
-	4,  // 27: gantry.v1.Subscribe.group:type_name -> gantry.v1.StreamResource
-	4,  // 28: gantry.v1.Subscribe.topic:type_name -> gantry.v1.StreamResource
-	21, // 29: gantry.v1.Subscribe.lease:type_name -> gantry.v1.LeaseMode
-	22, // 30: gantry.v1.Subscribe.offsets:type_name -> gantry.v1.OffsetMode
-	25, // 31: gantry.v1.Subscribe.credit:type_name -> gantry.v1.ConsumeCredit
-	38, // 32: gantry.v1.LeaseMode.invisible:type_name -> google.protobuf.Duration
-	23, // 33: gantry.v1.OffsetMode.queues:type_name -> gantry.v1.QueueStart
-	24, // 34: gantry.v1.OffsetMode.start:type_name -> gantry.v1.StartAt
-	24, // 35: gantry.v1.QueueStart.start:type_name -> gantry.v1.StartAt
-	1,  // 36: gantry.v1.StartAt.policy:type_name -> gantry.v1.StartPolicy
-	39, // 37: gantry.v1.StartAt.time:type_name -> google.protobuf.Timestamp
-	28, // 38: gantry.v1.ConsumeResponse.subscribed:type_name -> gantry.v1.Subscribed
-	29, // 39: gantry.v1.ConsumeResponse.frame:type_name -> gantry.v1.ConsumeFrame
-	34, // 40: gantry.v1.ConsumeResponse.settled:type_name -> gantry.v1.SettleResult
-	37, // 41: gantry.v1.ConsumeResponse.committed:type_name -> gantry.v1.CommitResult
-	3,  // 42: gantry.v1.ConsumeResponse.status:type_name -> gantry.v1.StreamStatus
-	40, // 43: gantry.v1.Subscribed.queues:type_name -> gantry.v1.QueueOffset
-	30, // 44: gantry.v1.ConsumeFrame.runs:type_name -> gantry.v1.ConsumeRun
-	31, // 45: gantry.v1.ConsumeRun.origin:type_name -> gantry.v1.StreamOrigin
-	33, // 46: gantry.v1.Settle.entries:type_name -> gantry.v1.SettleEntry
-	2,  // 47: gantry.v1.SettleEntry.action:type_name -> gantry.v1.SettleAction
-	38, // 48: gantry.v1.SettleEntry.delay:type_name -> google.protobuf.Duration
-	35, // 49: gantry.v1.SettleResult.failures:type_name -> gantry.v1.SettleFailure
-	3,  // 50: gantry.v1.SettleResult.status:type_name -> gantry.v1.StreamStatus
-	3,  // 51: gantry.v1.SettleFailure.status:type_name -> gantry.v1.StreamStatus
-	40, // 52: gantry.v1.CommitOffset.queues:type_name -> gantry.v1.QueueOffset
-	3,  // 53: gantry.v1.CommitResult.status:type_name -> gantry.v1.StreamStatus
-	5,  // 54: gantry.v1.Streams.Publish:input_type -> gantry.v1.PublishRequest
-	19, // 55: gantry.v1.Streams.Consume:input_type -> gantry.v1.ConsumeRequest
-	10, // 56: gantry.v1.Streams.Publish:output_type -> gantry.v1.PublishResponse
-	27, // 57: gantry.v1.Streams.Consume:output_type -> gantry.v1.ConsumeResponse
-	56, // [56:58] is the sub-list for method output_type
-	54, // [54:56] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	18, // 19: gantry.v1.PublishResult.refused:type_name -> gantry.v1.RefusedEntry
+	19, // 20: gantry.v1.PublishResult.pending:type_name -> gantry.v1.PendingEntry
+	17, // 21: gantry.v1.PublishResult.repeated_entries:type_name -> gantry.v1.RepeatedEntry
+	3,  // 22: gantry.v1.RefusedEntry.status:type_name -> gantry.v1.StreamStatus
+	21, // 23: gantry.v1.ConsumeRequest.subscribe:type_name -> gantry.v1.Subscribe
+	26, // 24: gantry.v1.ConsumeRequest.credit:type_name -> gantry.v1.ConsumeCredit
+	33, // 25: gantry.v1.ConsumeRequest.settle:type_name -> gantry.v1.Settle
+	37, // 26: gantry.v1.ConsumeRequest.commit:type_name -> gantry.v1.CommitOffset
+	27, // 27: gantry.v1.ConsumeRequest.stop:type_name -> gantry.v1.StopConsuming
+	4,  // 28: gantry.v1.Subscribe.group:type_name -> gantry.v1.StreamResource
+	4,  // 29: gantry.v1.Subscribe.topic:type_name -> gantry.v1.StreamResource
+	22, // 30: gantry.v1.Subscribe.lease:type_name -> gantry.v1.LeaseMode
+	23, // 31: gantry.v1.Subscribe.offsets:type_name -> gantry.v1.OffsetMode
+	26, // 32: gantry.v1.Subscribe.credit:type_name -> gantry.v1.ConsumeCredit
+	39, // 33: gantry.v1.LeaseMode.invisible:type_name -> google.protobuf.Duration
+	24, // 34: gantry.v1.OffsetMode.queues:type_name -> gantry.v1.QueueStart
+	25, // 35: gantry.v1.OffsetMode.start:type_name -> gantry.v1.StartAt
+	25, // 36: gantry.v1.QueueStart.start:type_name -> gantry.v1.StartAt
+	1,  // 37: gantry.v1.StartAt.policy:type_name -> gantry.v1.StartPolicy
+	40, // 38: gantry.v1.StartAt.time:type_name -> google.protobuf.Timestamp
+	29, // 39: gantry.v1.ConsumeResponse.subscribed:type_name -> gantry.v1.Subscribed
+	30, // 40: gantry.v1.ConsumeResponse.frame:type_name -> gantry.v1.ConsumeFrame
+	35, // 41: gantry.v1.ConsumeResponse.settled:type_name -> gantry.v1.SettleResult
+	38, // 42: gantry.v1.ConsumeResponse.committed:type_name -> gantry.v1.CommitResult
+	3,  // 43: gantry.v1.ConsumeResponse.status:type_name -> gantry.v1.StreamStatus
+	41, // 44: gantry.v1.Subscribed.queues:type_name -> gantry.v1.QueueOffset
+	31, // 45: gantry.v1.ConsumeFrame.runs:type_name -> gantry.v1.ConsumeRun
+	32, // 46: gantry.v1.ConsumeRun.origin:type_name -> gantry.v1.StreamOrigin
+	34, // 47: gantry.v1.Settle.entries:type_name -> gantry.v1.SettleEntry
+	2,  // 48: gantry.v1.SettleEntry.action:type_name -> gantry.v1.SettleAction
+	39, // 49: gantry.v1.SettleEntry.delay:type_name -> google.protobuf.Duration
+	36, // 50: gantry.v1.SettleResult.failures:type_name -> gantry.v1.SettleFailure
+	3,  // 51: gantry.v1.SettleResult.status:type_name -> gantry.v1.StreamStatus
+	3,  // 52: gantry.v1.SettleFailure.status:type_name -> gantry.v1.StreamStatus
+	41, // 53: gantry.v1.CommitOffset.queues:type_name -> gantry.v1.QueueOffset
+	3,  // 54: gantry.v1.CommitResult.status:type_name -> gantry.v1.StreamStatus
+	5,  // 55: gantry.v1.Streams.Publish:input_type -> gantry.v1.PublishRequest
+	20, // 56: gantry.v1.Streams.Consume:input_type -> gantry.v1.ConsumeRequest
+	10, // 57: gantry.v1.Streams.Publish:output_type -> gantry.v1.PublishResponse
+	28, // 58: gantry.v1.Streams.Consume:output_type -> gantry.v1.ConsumeResponse
+	57, // [57:59] is the sub-list for method output_type
+	55, // [55:57] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_stream_proto_init() }
@@ -3206,25 +3277,25 @@ func file_gantry_v1_stream_proto_init() {
 		(*PublishResponse_Done)(nil),
 		(*PublishResponse_Check)(nil),
 	}
-	file_gantry_v1_stream_proto_msgTypes[16].OneofWrappers = []any{
+	file_gantry_v1_stream_proto_msgTypes[17].OneofWrappers = []any{
 		(*ConsumeRequest_Subscribe)(nil),
 		(*ConsumeRequest_Credit)(nil),
 		(*ConsumeRequest_Settle)(nil),
 		(*ConsumeRequest_Commit)(nil),
 		(*ConsumeRequest_Stop)(nil),
 	}
-	file_gantry_v1_stream_proto_msgTypes[17].OneofWrappers = []any{
+	file_gantry_v1_stream_proto_msgTypes[18].OneofWrappers = []any{
 		(*Subscribe_Tag)(nil),
 		(*Subscribe_Sql)(nil),
 		(*Subscribe_Lease)(nil),
 		(*Subscribe_Offsets)(nil),
 	}
-	file_gantry_v1_stream_proto_msgTypes[21].OneofWrappers = []any{
+	file_gantry_v1_stream_proto_msgTypes[22].OneofWrappers = []any{
 		(*StartAt_Policy)(nil),
 		(*StartAt_Offset)(nil),
 		(*StartAt_Time)(nil),
 	}
-	file_gantry_v1_stream_proto_msgTypes[24].OneofWrappers = []any{
+	file_gantry_v1_stream_proto_msgTypes[25].OneofWrappers = []any{
 		(*ConsumeResponse_Subscribed)(nil),
 		(*ConsumeResponse_Frame)(nil),
 		(*ConsumeResponse_Settled)(nil),
@@ -3237,7 +3308,7 @@ func file_gantry_v1_stream_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_stream_proto_rawDesc), len(file_gantry_v1_stream_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   35,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
