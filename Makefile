@@ -51,7 +51,7 @@ crash: ## power loss at every write, more often than in test; then ROUNDS (8) mi
 interop: ## official clients in Go, Java, Python and Node.js against the real binary
 	test/interop/run.sh
 
-flights: ## the flights example: 336,776 messages through an official client, a kill -9 in the middle
+flights: ## the flights example: 336,776 messages through an official client, a kill -9 in the middle, SQL filters checked against SQLite
 	examples/flights/run.sh
 
 orders: ## the orders example: transactions, delay, SQL, order and dead letters with an official client

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -17,8 +18,13 @@ import (
 	"github.com/apache/rocketmq-clients/golang/v5/credentials"
 )
 
+// topicQueues is how many queues the topic of --gantry gets.
+const topicQueues = 8
+
 type options struct {
 	server, file, topic, gantry, data        string
+	answers                                  string
+	askers                                   int
 	limit                                    int
 	sample, kill                             bool
 	producers, senders, consumers, receivers int
@@ -39,12 +45,14 @@ func main() {
 	flag.StringVar(&o.gantry, "gantry", "", "path of a gantry binary: run the broker here instead of using one that runs")
 	flag.StringVar(&o.data, "data", "", "directory for the data of --gantry")
 	flag.BoolVar(&o.kill, "kill", false, "kill the broker of --gantry with SIGKILL in the middle and start it again")
+	flag.StringVar(&o.answers, "answers", "", "SQL filters and what SQLite says of them, as answers.py prints it: try them on the topic of --gantry")
+	flag.IntVar(&o.askers, "askers", 8, "SQL filters tried at a time")
 	flag.IntVar(&o.producers, "producers", 2, "producer clients")
 	flag.IntVar(&o.senders, "senders", 96, "goroutines sending")
 	flag.IntVar(&o.consumers, "consumers", 2, "consumer clients in each group")
 	flag.IntVar(&o.receivers, "receivers", 4, "goroutines receiving in each consumer client")
 	flag.DurationVar(&o.invisible, "invisible", 10*time.Second, "how long a received message stays with its consumer")
-	flag.DurationVar(&o.patience, "patience", 15*time.Minute, "give up after this long")
+	flag.DurationVar(&o.patience, "patience", 15*time.Minute, "give up a part after this long")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "flights:", err)
@@ -67,13 +75,19 @@ func run(o *options) error {
 		return errors.New("give --file or --sample")
 	case o.kill && o.gantry == "", (o.gantry == "") != (o.data == ""):
 		return errors.New("--kill needs --gantry, and --gantry needs --data")
+	case o.answers != "" && o.gantry == "":
+		return errors.New("--answers needs --gantry")
+	case o.answers != "" && o.limit > 0:
+		return errors.New("--answers is about all flights of the file, so not with --limit")
+	}
+	answers, err := readAnswers(o.answers)
+	if err != nil {
+		return err
 	}
 	flights, err := readFlights(o.file, o.limit)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), o.patience)
-	defer cancel()
 	b, err := o.broker()
 	if err != nil {
 		return err
@@ -82,7 +96,17 @@ func run(o *options) error {
 		defer b.kill()
 	}
 	fmt.Printf("%d flights, topic %q at %s\n", len(flights), o.topic, o.server)
-	return tour(ctx, o, b, flights)
+	if err := o.within(func(ctx context.Context) error { return tour(ctx, o, b, flights) }); err != nil || len(answers) == 0 {
+		return err
+	}
+	return o.within(func(ctx context.Context) error { return ask(ctx, o, flights, answers) })
+}
+
+// within gives one part of the program its time.
+func (o *options) within(part func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), o.patience)
+	defer cancel()
+	return part(ctx)
 }
 
 // broker starts the server of --gantry and creates the topic there; without --gantry it returns nil.
@@ -106,7 +130,7 @@ func (o *options) broker() (*broker, error) {
 	if err := b.start(); err != nil {
 		return nil, err
 	}
-	out, err := exec.Command(o.gantry, "topic", "create", o.topic, "--type", "normal", "--queues", "8", "--server", o.server).CombinedOutput()
+	out, err := exec.Command(o.gantry, "topic", "create", o.topic, "--type", "normal", "--queues", strconv.Itoa(topicQueues), "--server", o.server).CombinedOutput()
 	if err != nil {
 		b.kill()
 		return nil, fmt.Errorf("create the topic: %w\n%s", err, out)
