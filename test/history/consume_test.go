@@ -55,15 +55,27 @@ func (c *consumer) run(ctx context.Context) {
 func (c *consumer) receive(ctx context.Context, attempt string) ([]held, error) {
 	ctx, cancel := c.call(ctx)
 	defer cancel()
-	filter := "*"
+	queue, filter := int32(c.IntN(queues+1))-1, "*"
+	if c.group.Topic == liteTopic {
+		queue = -1
+	}
 	if len(c.group.Tags) > 0 {
 		filter = strings.Join(c.group.Tags, "||")
+	}
+	if c.group.Topic == liteTopic { // a server that was killed has forgotten it
+		_, err := c.stub.SyncLiteSubscription(ctx, &rocketmqv2.SyncLiteSubscriptionRequest{
+			Action: rocketmqv2.LiteSubscriptionAction_COMPLETE_ADD, Topic: &rocketmqv2.Resource{Name: liteTopic}, Group: &rocketmqv2.Resource{Name: c.group.Name}, LiteTopicSet: liteNames,
+			OffsetOption: &rocketmqv2.OffsetOption{OffsetType: &rocketmqv2.OffsetOption_Policy_{Policy: rocketmqv2.OffsetOption_MIN}},
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	begin := c.now()
 	stream, err := c.stub.ReceiveMessage(ctx, &rocketmqv2.ReceiveMessageRequest{
 		Group: &rocketmqv2.Resource{Name: c.group.Name},
 		MessageQueue: &rocketmqv2.MessageQueue{
-			Topic: &rocketmqv2.Resource{Name: c.group.Topic}, Id: int32(c.IntN(queues+1)) - 1, Permission: rocketmqv2.Permission_READ_WRITE,
+			Topic: &rocketmqv2.Resource{Name: c.group.Topic}, Id: queue, Permission: rocketmqv2.Permission_READ_WRITE,
 		},
 		FilterExpression:   &rocketmqv2.FilterExpression{Type: rocketmqv2.FilterType_TAG, Expression: filter},
 		BatchSize:          1 + int32(c.IntN(32)),
@@ -93,7 +105,7 @@ func (c *consumer) receive(ctx context.Context, attempt string) ([]held, error) 
 		system := m.GetSystemProperties()
 		d := check.Delivery{
 			Consumers: c.group.Name, Slot: check.Slot{Topic: m.GetTopic().GetName(), Queue: system.GetQueueId(), Offset: system.GetQueueOffset()},
-			ID: system.GetMessageId(), Group: system.GetMessageGroup(), Tag: system.GetTag(), Body: check.Sum(m.GetBody()),
+			ID: system.GetMessageId(), Group: system.GetMessageGroup() + system.GetLiteTopic(), Tag: system.GetTag(), Body: check.Sum(m.GetBody()),
 			Attempt: system.GetDeliveryAttempt(), AttemptID: attempt, Begin: begin, End: c.now(),
 		}
 		c.AddDelivery(d)
@@ -106,6 +118,9 @@ func (c *consumer) settle(ctx context.Context, got []held) {
 	var done []held
 	for _, h := range got {
 		switch luck := c.IntN(100); {
+		case !c.drain.Load() && c.group.Name == dyingGroup && luck >= 80:
+			c.bury(ctx, h)
+			continue
 		case c.drain.Load() || luck >= 8:
 		case luck < 2:
 			continue // it comes again when its lease ends
@@ -138,6 +153,23 @@ func (c *consumer) again(ctx context.Context, h *held) bool {
 	})
 	h.handle = r.GetReceiptHandle()
 	return err == nil && r.GetStatus().GetCode() == rocketmqv2.Code_OK
+}
+
+// bury gives a message up: it becomes a dead letter.
+func (c *consumer) bury(ctx context.Context, h held) {
+	ctx, cancel := c.call(ctx)
+	defer cancel()
+	a := check.Ack{Consumers: c.group.Name, Slot: h.Slot, Attempt: h.Attempt, ID: h.ID, Dead: true, Begin: c.now()}
+	r, err := c.stub.ForwardMessageToDeadLetterQueue(ctx, &rocketmqv2.ForwardMessageToDeadLetterQueueRequest{
+		Group: &rocketmqv2.Resource{Name: c.group.Name}, Topic: &rocketmqv2.Resource{Name: h.Topic},
+		ReceiptHandle: h.handle, MessageId: h.ID, DeliveryAttempt: h.Attempt, MaxDeliveryAttempts: h.Attempt,
+	})
+	a.End = c.now()
+	if err == nil && r.GetStatus().GetCode() == rocketmqv2.Code_INVALID_RECEIPT_HANDLE {
+		return
+	}
+	a.OK = err == nil && r.GetStatus().GetCode() == rocketmqv2.Code_OK
+	c.AddAcks(a)
 }
 
 // ack makes one call and records it, except what the server refused: that has

@@ -2,15 +2,20 @@ package history
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/test/history/check"
@@ -28,13 +33,22 @@ const (
 	queues     = 4
 	plainTopic = "plain"
 	fifoTopic  = "ordered"
+	mixedTopic = "all-kinds" // with a deduplication window
+	dyingTopic = "poisoned"  // with a deduplication window; many of its messages become dead letters and are redriven
+	dyingGroup = "dying"
+	liteTopic  = "parent"
 	drainLimit = 2 * time.Minute
 )
+
+var liteNames = []string{"a", "b", "c", "d", "e", "f", "g", "h"}
 
 var groups = []check.Consumers{
 	{Name: "everything", Topic: plainTopic},
 	{Name: "some-tags", Topic: plainTopic, Tags: []string{"A", "C"}},
 	{Name: "in-order", Topic: fifoTopic, FIFO: true},
+	{Name: "lite", Topic: liteTopic, FIFO: true},
+	{Name: "any-kind", Topic: mixedTopic},
+	{Name: dyingGroup, Topic: dyingTopic},
 }
 
 // tally is what the killer did.
@@ -75,9 +89,14 @@ func round(t *testing.T, binary, durability string, seed uint64) (tally, *check.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var producers, consumers sync.WaitGroup
-	for i, topic := range []string{plainTopic, plainTopic, plainTopic, fifoTopic, fifoTopic} {
+	for i, topic := range []string{plainTopic, plainTopic, fifoTopic, fifoTopic, mixedTopic, mixedTopic, mixedTopic, dyingTopic, liteTopic, liteTopic} {
 		p := producer{client: newClient(rec, s.dial(t), fmt.Sprint("p", i), seed), topic: topic, fifo: topic == fifoTopic}
-		producers.Go(func() { p.run(ctx, stop) })
+		p.once = topic == mixedTopic || topic == dyingTopic
+		run := p.run
+		if p.once {
+			run = p.runOnce
+		}
+		producers.Go(func() { run(ctx, stop) })
 	}
 	var drain atomic.Bool
 	for _, g := range groups {
@@ -86,6 +105,8 @@ func round(t *testing.T, binary, durability string, seed uint64) (tally, *check.
 			consumers.Go(func() { c.run(ctx) })
 		}
 	}
+	letters := gantryv1.NewDeadLettersClient(s.dial(t))
+	consumers.Go(func() { redrive(ctx, letters) })
 	// Whatever fails, nobody writes the history any more when this returns.
 	finish := func() {
 		cancel()
@@ -98,7 +119,7 @@ func round(t *testing.T, binary, durability string, seed uint64) (tally, *check.
 	close(stop)
 	producers.Wait()
 	drain.Store(true)
-	awaitDrained(t, admin)
+	awaitDrained(t, admin, letters, rec)
 	finish()
 	must(t, s.stop())
 	must(t, s.check())
@@ -140,10 +161,66 @@ func torment(t *testing.T, s *server, r *rand.Rand) (did tally) {
 	return did
 }
 
-// awaitDrained waits until every group has settled all that its topic holds.
-func awaitDrained(t *testing.T, admin gantryv1.ManagementClient) {
+// redrive moves dead letters back again and again, slowly enough to be killed
+// within.
+func redrive(ctx context.Context, letters gantryv1.DeadLettersClient) {
+	for ctx.Err() == nil {
+		stream, err := letters.Redrive(ctx, &gantryv1.RedriveRequest{Group: dyingGroup, Rate: 50})
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// awaitDrained waits until nothing is delayed or dead any more and every group has
+// settled all that its topic holds.
+func awaitDrained(t *testing.T, admin gantryv1.ManagementClient, letters gantryv1.DeadLettersClient, rec *recorder) {
 	deadline := time.Now().Add(drainLimit)
+	await := func(what string, count func() (int, error)) {
+		for {
+			n, err := count()
+			must(t, err)
+			if n == 0 {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%d messages are %s after %v", n, what, drainLimit)
+			}
+			<-time.After(50 * time.Millisecond)
+		}
+	}
+	await("delayed", func() (int, error) {
+		r, err := admin.ListTimers(t.Context(), &gantryv1.ListTimersRequest{Topic: mixedTopic})
+		return len(r.GetTimers()), err
+	})
+	awaitSettled(t, admin, deadline, groups)
+	await("dead", func() (int, error) {
+		stream, err := letters.Redrive(t.Context(), &gantryv1.RedriveRequest{Group: dyingGroup, DryRun: true})
+		n := 0
+		for err == nil {
+			var p *gantryv1.DeadLetterProgress
+			if p, err = stream.Recv(); err == nil {
+				n = int(p.GetMatched())
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return n, err
+	})
+	awaitSettled(t, admin, deadline, groups) // what was redriven too
+	await("not received from their lite topics", func() (int, error) { return rec.Missing(liteTopic), nil })
+}
+
+func awaitSettled(t *testing.T, admin gantryv1.ManagementClient, deadline time.Time, groups []check.Consumers) {
 	for _, g := range groups {
+		if g.Topic == liteTopic {
+			continue // its queues come and go
+		}
 		for {
 			d, err := admin.DescribeGroup(t.Context(), &gantryv1.DescribeGroupRequest{Name: g.Name})
 			must(t, err)
@@ -180,20 +257,34 @@ func judge(t *testing.T, h *check.History) *check.Report {
 		}
 		t.Error(v)
 	}
-	if report.Acknowledged == 0 || report.Redelivered == 0 || report.Acks == 0 {
+	if report.Acknowledged == 0 || report.Redelivered == 0 || report.Acks == 0 || report.Delayed == 0 ||
+		report.Committed == 0 || report.RolledBack == 0 || report.Repeats == 0 || report.Dead == 0 {
 		t.Errorf("nothing was tested: %v", report)
+	}
+	for _, g := range h.Groups {
+		if !slices.ContainsFunc(h.Acks, func(a check.Ack) bool { return a.OK && a.Consumers == g.Name }) {
+			t.Errorf("group %s settled nothing", g.Name)
+		}
 	}
 	return report
 }
 
 func createAll(t *testing.T, admin gantryv1.ManagementClient) {
-	for name, kind := range map[string]gantryv1.TopicType{plainTopic: gantryv1.TopicType_NORMAL, fifoTopic: gantryv1.TopicType_FIFO} {
+	for name, kind := range map[string]gantryv1.TopicType{plainTopic: gantryv1.TopicType_NORMAL, fifoTopic: gantryv1.TopicType_FIFO, liteTopic: gantryv1.TopicType_LITE} {
 		_, err := admin.CreateTopic(t.Context(), &gantryv1.CreateTopicRequest{Name: name, Type: kind, Queues: queues})
+		must(t, err)
+	}
+	for name, kind := range map[string]gantryv1.TopicType{mixedTopic: gantryv1.TopicType_MIXED, dyingTopic: gantryv1.TopicType_NORMAL} {
+		_, err := admin.CreateTopic(t.Context(), &gantryv1.CreateTopicRequest{Name: name, Type: kind, Queues: queues, DedupWindow: durationpb.New(time.Hour)})
 		must(t, err)
 	}
 	for _, g := range groups {
 		// No dead letters: every delivery that kills cost counts as an attempt.
-		_, err := admin.CreateGroup(t.Context(), &gantryv1.CreateGroupRequest{Name: g.Name, Fifo: g.FIFO, MaxAttempts: 1000})
+		req := &gantryv1.CreateGroupRequest{Name: g.Name, Fifo: g.FIFO, MaxAttempts: 1000}
+		if g.Topic == liteTopic {
+			req.LiteTopic = liteTopic
+		}
+		_, err := admin.CreateGroup(t.Context(), req)
 		must(t, err)
 	}
 }

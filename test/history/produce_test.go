@@ -3,6 +3,9 @@ package history
 import (
 	"context"
 	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gantry-mq/gantry/proto/rocketmqv2"
 	"github.com/gantry-mq/gantry/test/history/check"
@@ -13,6 +16,9 @@ type producer struct {
 	client
 	topic string
 	fifo  bool
+	once  bool // the topic stores messages once
+
+	transaction string // of the newest half message that was answered
 }
 
 // run sends one message or a batch a call. What failed is sent again, half of
@@ -40,6 +46,91 @@ func (p *producer) run(ctx context.Context, stop <-chan struct{}) {
 	}
 }
 
+// runOnce sends each message until it is answered, and now and then once more. To
+// the topic of all kinds it sends some with a delay, a message group, a priority,
+// and half ones, on which it then decides.
+func (p *producer) runOnce(ctx context.Context, stop <-chan struct{}) {
+	for n := 0; ; n++ {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		m := p.message(n)
+		if p.topic == mixedTopic {
+			p.vary(m.GetSystemProperties())
+		}
+		one := []*rocketmqv2.Message{m}
+		for !p.send(ctx, one) {
+			if ctx.Err() != nil {
+				return
+			}
+			p.pace(ctx.Done())
+		}
+		if p.IntN(4) == 0 {
+			p.send(ctx, one)
+		}
+		if m.GetSystemProperties().GetMessageType() == rocketmqv2.MessageType_TRANSACTION {
+			p.decide(ctx, m)
+		}
+		p.pace(stop)
+	}
+}
+
+// vary makes a message one of the kinds, or several of them.
+func (p *producer) vary(system *rocketmqv2.SystemProperties) {
+	if p.IntN(3) == 0 {
+		system.MessageType = rocketmqv2.MessageType_TRANSACTION
+		return
+	}
+	if p.IntN(3) == 0 {
+		priority := int32(p.IntN(queues))
+		system.MessageType, system.Priority = rocketmqv2.MessageType_PRIORITY, &priority
+	}
+	if p.IntN(3) == 0 {
+		group := fmt.Sprintf("%s-%d", p.name, p.IntN(6))
+		system.MessageType, system.MessageGroup = rocketmqv2.MessageType_FIFO, &group
+	}
+	if p.IntN(2) == 0 {
+		system.MessageType = rocketmqv2.MessageType_DELAY
+		system.DeliveryTimestamp = timestamppb.New(time.Now().Add(time.Duration(p.IntN(3000)) * time.Millisecond).Truncate(time.Millisecond))
+	}
+}
+
+// decide commits a half message or rolls it back, and now and then tries the
+// opposite too.
+func (p *producer) decide(ctx context.Context, m *rocketmqv2.Message) {
+	commit := p.IntN(4) > 0
+	for !p.end(ctx, m, commit) {
+		if ctx.Err() != nil {
+			return
+		}
+		p.pace(ctx.Done())
+	}
+	if p.IntN(3) == 0 {
+		p.end(ctx, m, !commit)
+	}
+}
+
+// end makes one call and records it. It reports whether the outcome is known: a
+// refusal changes nothing.
+func (p *producer) end(ctx context.Context, m *rocketmqv2.Message, commit bool) (known bool) {
+	ctx, cancel := p.call(ctx)
+	defer cancel()
+	resolution := rocketmqv2.TransactionResolution_ROLLBACK
+	if commit {
+		resolution = rocketmqv2.TransactionResolution_COMMIT
+	}
+	e := check.Ending{ID: m.GetSystemProperties().GetMessageId(), Commit: commit, Begin: p.now()}
+	r, err := p.stub.EndTransaction(ctx, &rocketmqv2.EndTransactionRequest{
+		Topic: m.GetTopic(), MessageId: e.ID, TransactionId: p.transaction, Resolution: resolution, Source: rocketmqv2.TransactionSource_SOURCE_CLIENT,
+	})
+	e.End = p.now()
+	e.OK = err == nil && r.GetStatus().GetCode() == rocketmqv2.Code_OK
+	p.AddEnding(e)
+	return err == nil
+}
+
 var tags = []string{"", "A", "B", "C"}
 
 // message makes the producer's n-th message. In an ordered topic it is in one of
@@ -60,6 +151,9 @@ func (p *producer) message(n int) *rocketmqv2.Message {
 	if p.fifo {
 		group := fmt.Sprintf("%s-%d", p.name, p.IntN(6))
 		system.MessageType, system.MessageGroup = rocketmqv2.MessageType_FIFO, &group
+	} else if p.topic == liteTopic {
+		lite := liteNames[p.IntN(len(liteNames))]
+		system.MessageType, system.LiteTopic = rocketmqv2.MessageType_LITE, &lite
 	} else if tag := tags[p.IntN(len(tags))]; tag != "" {
 		system.Tag = &tag
 	}
@@ -79,11 +173,18 @@ func (p *producer) send(ctx context.Context, messages []*rocketmqv2.Message) (ok
 	for i, m := range messages {
 		system := m.GetSystemProperties()
 		sends[i] = check.Send{
-			ID: system.GetMessageId(), Topic: p.topic, Group: system.GetMessageGroup(), Tag: system.GetTag(),
+			ID: system.GetMessageId(), Topic: p.topic, Group: system.GetMessageGroup() + system.GetLiteTopic(), Tag: system.GetTag(),
 			Body: check.Sum(m.GetBody()), Call: call, Position: i, OK: ok, Begin: begin, End: end,
+			Once: p.once, Half: system.GetMessageType() == rocketmqv2.MessageType_TRANSACTION,
+		}
+		if due := system.GetDeliveryTimestamp(); due != nil {
+			sends[i].Due = max(1, int64(due.AsTime().Sub(p.began)))
 		}
 		if ok {
-			sends[i].Offset = r.GetEntries()[i].GetOffset()
+			e := r.GetEntries()[i]
+			sends[i].Offset = e.GetOffset()
+			sends[i].Result = fmt.Sprint(e.GetMessageId(), e.GetOffset(), e.GetTransactionId(), e.GetRecallHandle())
+			p.transaction = e.GetTransactionId()
 		}
 	}
 	p.AddSends(sends...)

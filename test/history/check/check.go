@@ -19,6 +19,10 @@ const (
 	Redelivered Rule = "redelivered" // nothing comes again after its acknowledgement succeeded
 	Attempts    Rule = "attempts"    // the delivery attempt of a message in a group grows with each delivery
 	Order       Rule = "order"       // an ordered group gets a message after all before it in its message group are settled
+	Early       Rule = "early"       // nothing is delivered before it is due
+	Decided     Rule = "decided"     // a half message arrives if it was committed, and only then; it is decided once
+	Twice       Rule = "twice"       // where messages are stored once, a repeated send gets the first result and adds no place
+	Redriven    Rule = "redriven"    // a dead letter goes back into its topic, to one place
 	Stored      Rule = "stored"      // messages of one message group that were sent one after the other are stored so
 )
 
@@ -38,13 +42,18 @@ type Report struct {
 	Deliveries   int
 	Redelivered  int // deliveries beyond the first of a place in a group
 	Acks         int // acknowledgements that succeeded
+	Delayed      int // messages that arrived after a delay
+	Committed    int // half messages that arrived
+	RolledBack   int // known to be
+	Repeats      int // sends beyond the first acknowledged one that got its result
+	Dead         int // known to have become dead letters
 	Lost         int
 	Violations   []Violation
 }
 
 func (r *Report) String() string {
-	return fmt.Sprintf("acknowledged=%d unknown=%d stored=%d deliveries=%d redeliveries=%d acks=%d lost=%d violations=%d",
-		r.Acknowledged, r.Unknown, r.Appeared, r.Deliveries, r.Redelivered, r.Acks, r.Lost, len(r.Violations))
+	return fmt.Sprintf("acknowledged=%d unknown=%d stored=%d deliveries=%d redeliveries=%d acks=%d delayed=%d committed=%d rolled-back=%d sent-again=%d dead=%d lost=%d violations=%d",
+		r.Acknowledged, r.Unknown, r.Appeared, r.Deliveries, r.Redelivered, r.Acks, r.Delayed, r.Committed, r.RolledBack, r.Repeats, r.Dead, r.Lost, len(r.Violations))
 }
 
 // Add counts what another history had on top.
@@ -55,6 +64,11 @@ func (r *Report) Add(o *Report) {
 	r.Deliveries += o.Deliveries
 	r.Redelivered += o.Redelivered
 	r.Acks += o.Acks
+	r.Delayed += o.Delayed
+	r.Committed += o.Committed
+	r.RolledBack += o.RolledBack
+	r.Repeats += o.Repeats
+	r.Dead += o.Dead
 	r.Lost += o.Lost
 	r.Violations = append(r.Violations, o.Violations...)
 }
@@ -68,6 +82,8 @@ type checker struct {
 	groups  map[string]*Consumers      // by name
 	visits  map[string]map[Slot]*visit // by consumer group
 	appears map[string][]Slot          // by ID, the places that hold it
+	endings map[string][]*Ending       // by ID
+	dead    map[string]map[Slot]bool   // by ID, the places that became dead letters; true = surely
 }
 
 // visit is what one consumer group had to do with one place.
@@ -83,6 +99,7 @@ func Check(h *History) *Report {
 	c := &checker{
 		History: h, sent: map[string][]*Send{}, holds: map[Slot]*Delivery{}, groups: map[string]*Consumers{},
 		visits: map[string]map[Slot]*visit{}, appears: map[string][]Slot{},
+		endings: map[string][]*Ending{}, dead: map[string]map[Slot]bool{},
 	}
 	for i := range h.Groups {
 		c.groups[h.Groups[i].Name] = &h.Groups[i]
@@ -91,6 +108,8 @@ func Check(h *History) *Report {
 	c.index()
 	c.contents()
 	c.losses()
+	c.decided()
+	c.once()
 	c.stored()
 	for _, g := range h.Groups {
 		for _, v := range c.visits[g.Name] {
@@ -133,9 +152,18 @@ func (c *checker) index() {
 		a := &c.Acks[i]
 		v := c.visit(a.Consumers, a.Slot)
 		v.acks = append(v.acks, a)
-		if a.OK {
+		if a.Dead {
+			if c.dead[a.ID] == nil {
+				c.dead[a.ID] = map[Slot]bool{}
+			}
+			c.dead[a.ID][a.Slot] = c.dead[a.ID][a.Slot] || a.OK
+		} else if a.OK {
 			c.report.Acks++
 		}
+	}
+	for i := range c.Endings {
+		e := &c.Endings[i]
+		c.endings[e.ID] = append(c.endings[e.ID], e)
 	}
 	c.report.Deliveries = len(c.Deliveries)
 	c.report.Appeared = len(c.holds)
@@ -170,15 +198,107 @@ func (c *checker) contents() {
 		if s := sends[0]; s.Body != d.Body || s.Tag != d.Tag || s.Group != d.Group || s.Topic != d.Topic {
 			c.broken(Body, "%q arrived at %s from %v as %+v, sent as %+v", d.ID, d.Consumers, d.Slot, *d, *s)
 		}
+		if due := sends[0].Due; d.End < due {
+			c.broken(Early, "%q arrived at %s from %v %d ns before it was due", d.ID, d.Consumers, d.Slot, due-d.End)
+		}
 		if g := c.groups[d.Consumers]; !g.wants(d.Topic, d.Tag) {
 			c.broken(Unwanted, "%q with tag %q from %v arrived at %s", d.ID, d.Tag, d.Slot, d.Consumers)
 		}
 	}
 	for id, slots := range c.appears {
-		if n := len(c.sent[id]); n > 0 && len(slots) > n {
+		n := len(c.sent[id])
+		if n > 0 && c.sent[id][0].Once {
+			continue
+		}
+		if n > 0 && len(slots) > n {
 			c.broken(Invented, "%q was sent %d times and is in %d places: %v", id, n, len(slots), slots)
 		}
 	}
+}
+
+// decided checks half messages.
+func (c *checker) decided() {
+	for id, sends := range c.sent {
+		if !sends[0].Half {
+			continue
+		}
+		var committed, rolledBack bool
+		begun := int64(math.MaxInt64) // of the first commit
+		for _, e := range c.endings[id] {
+			committed = committed || e.OK && e.Commit
+			rolledBack = rolledBack || e.OK && !e.Commit
+			if e.Commit {
+				begun = min(begun, e.Begin)
+			}
+		}
+		if committed && rolledBack {
+			c.broken(Decided, "%q was committed and rolled back", id)
+		}
+		slots := c.appears[id]
+		if len(slots) > 0 {
+			c.report.Committed++
+		}
+		if rolledBack {
+			c.report.RolledBack++
+			if len(slots) > 0 {
+				c.broken(Decided, "%q was rolled back and arrived from %v", id, slots)
+			}
+		}
+		for _, slot := range slots {
+			if d := c.holds[slot]; d.End < begun {
+				c.broken(Decided, "%q arrived at %s from %v before anybody committed it", id, d.Consumers, slot)
+			}
+		}
+	}
+}
+
+// once checks messages that are stored once.
+func (c *checker) once() {
+	for id, sends := range c.sent {
+		if sends[0].Due > 0 && len(c.appears[id]) > 0 {
+			c.report.Delayed++
+		}
+		if !sends[0].Once {
+			continue
+		}
+		var first *Send
+		for _, s := range sends {
+			switch {
+			case !s.OK:
+			case first == nil:
+				first = s
+			case s.Result != first.Result:
+				c.broken(Twice, "%q was answered with %q and with %q", id, first.Result, s.Result)
+			default:
+				c.report.Repeats++
+			}
+		}
+		most, least := 1+len(c.dead[id]), 1
+		for _, surely := range c.dead[id] {
+			if surely {
+				least++
+				c.report.Dead++
+			}
+		}
+		switch places := c.appears[id]; {
+		case len(c.dead[id]) == 0 && len(places) > 1:
+			c.broken(Twice, "%q is in %d places: %v", id, len(places), places)
+		case len(places) > most, len(c.dead[id]) > 0 && len(places) < least:
+			c.broken(Redriven, "%q became a dead letter %d times, of which %d are sure, and was in %d places: %v", id, most-1, least-1, len(places), places)
+		}
+	}
+}
+
+// wanted returns how many places of a message its senders were promised.
+func (c *checker) wanted(sends []*Send, acknowledged int) int {
+	first := sends[0]
+	if first.Half && !slices.ContainsFunc(c.endings[first.ID], func(e *Ending) bool { return e.OK && e.Commit }) {
+		return 0
+	}
+	if first.Once {
+		return min(acknowledged, 1)
+	}
+	return acknowledged
 }
 
 func (g *Consumers) wants(topic, tag string) bool {
@@ -198,10 +318,12 @@ func (c *checker) losses() {
 			for _, s := range sends {
 				if s.OK {
 					acknowledged++
-					offsets[s.Offset] = true
+					if s.placed() {
+						offsets[s.Offset] = true
+					}
 				}
 			}
-			got := 0
+			got, acknowledged := 0, c.wanted(sends, acknowledged)
 			for _, slot := range c.appears[id] {
 				if v := seen[slot]; v != nil && len(v.deliveries) > 0 {
 					got++
@@ -314,7 +436,7 @@ func (c *checker) lines(consumers string) map[string][]*visit {
 func (c *checker) stored() {
 	lines := map[[2]string][]*Send{}
 	for i := range c.Sends {
-		if s := &c.Sends[i]; s.OK && s.Group != "" {
+		if s := &c.Sends[i]; s.OK && s.Group != "" && !s.Once {
 			key := [2]string{s.Topic, s.Group}
 			lines[key] = append(lines[key], s)
 		}

@@ -31,6 +31,25 @@ type Send struct {
 	Begin    int64  `json:"begin"`
 	End      int64  `json:"end"`
 	Position int    `json:"position"` // in its call
+
+	// Once: its topic stores a message once, however often it is sent, and answers
+	// with the first result.
+	Once   bool   `json:"once,omitempty"`
+	Result string `json:"result,omitempty"` // when acknowledged: what was answered
+	Due    int64  `json:"due,omitempty"`    // not delivered before; 0 = at once
+	Half   bool   `json:"half,omitempty"`   // not delivered unless it is committed
+}
+
+// placed reports whether its answer told an offset.
+func (s *Send) placed() bool { return s.Due == 0 && !s.Half }
+
+// Ending is a decision about a half message.
+type Ending struct {
+	ID     string `json:"id"`
+	Commit bool   `json:"commit"` // else it is to be rolled back
+	OK     bool   `json:"ok"`     // else the outcome is not known
+	Begin  int64  `json:"begin"`
+	End    int64  `json:"end"`
 }
 
 // Slot is one place of one queue: what is stored once is there once.
@@ -54,8 +73,11 @@ type Delivery struct {
 	End       int64  `json:"end"`                  // the message was there
 }
 
-// Ack is the acknowledgement of one delivery.
+// Ack is the acknowledgement of one delivery, or, when Dead, its end among the
+// dead letters, from where it is moved back into its topic, to another place.
 type Ack struct {
+	ID        string `json:"id,omitempty"` // when Dead
+	Dead      bool   `json:"dead,omitempty"`
 	Consumers string `json:"consumers"`
 	Slot
 	Attempt int32 `json:"attempt"` // of the delivery
@@ -79,6 +101,7 @@ type History struct {
 	Sends      []Send
 	Deliveries []Delivery
 	Acks       []Ack
+	Endings    []Ending
 
 	mu sync.Mutex
 }
@@ -99,6 +122,29 @@ func (h *History) AddAcks(a ...Ack) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.Acks = append(h.Acks, a...)
+}
+
+func (h *History) AddEnding(e Ending) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.Endings = append(h.Endings, e)
+}
+
+// Missing counts the acknowledged messages of a topic that nobody has received yet.
+// It may be called while others add.
+func (h *History) Missing(topic string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	missing := map[string]bool{}
+	for _, s := range h.Sends {
+		if s.Topic == topic && s.OK {
+			missing[s.ID] = true
+		}
+	}
+	for _, d := range h.Deliveries {
+		delete(missing, d.ID)
+	}
+	return len(missing)
 }
 
 // Sum stands for a body.
@@ -128,6 +174,9 @@ func (h *History) WriteJSON(w io.Writer) error {
 	}
 	for i := range h.Acks {
 		put("ack", &h.Acks[i])
+	}
+	for i := range h.Endings {
+		put("ending", &h.Endings[i])
 	}
 	return first
 }
