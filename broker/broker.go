@@ -278,6 +278,7 @@ func (b *Broker) start() {
 	b.run.Go(func() { b.inflight.Run(b.ctx, b.now) })
 	b.run.Go(func() { b.sessions.Run(b.ctx) })
 	b.run.Go(b.housekeep)
+	b.run.Go(b.boundResident)
 	b.run.Go(b.checkBack)
 	b.run.Go(b.fireTimers)
 	b.run.Go(b.checkpt.run)

@@ -298,6 +298,10 @@ type Stats struct {
 	Err                       error // why the log failed
 }
 
+// Unload takes what is mapped of the log out of this process's memory. The page
+// cache keeps it, and every view stays good.
+func (l *Log) Unload() error { return l.mapper.unload() }
+
 func (l *Log) Stats() Stats {
 	c := &l.stats
 	st := Stats{

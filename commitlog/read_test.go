@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
 	"github.com/gantry-mq/gantry/internal/mmapfile/crashtest"
 )
 
@@ -413,5 +414,53 @@ func TestAsyncSyncWaitsUntilWhatIsWrittenIsDurable(t *testing.T) {
 	rng := newRNG(t)
 	if err := recoverImage(fs.Crash(crashtest.None, rng), h, DurabilityUnsafeAsync, rng, 0, &images); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A process that has read a long log need not look as if that were its memory.
+func TestUnloadedBytesAreOutOfMemoryAndReadTheSame(t *testing.T) {
+	const size = 32 << 20
+	l := openTest(t, Options{SegmentSize: 2 * size})
+	var end record.Position
+	for n := uint64(0); n < size/(64<<10); n++ {
+		var b Batch
+		b.Add(makeRecord(n, 64<<10))
+		if err := l.Append(t.Context(), &b); err != nil {
+			t.Fatal(err)
+		}
+		end = b.End()
+	}
+	read := func() (sum uint32) {
+		for r := l.Reader(l.First()); r.Position() < end; {
+			f, err := r.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum = record.CRC(f.Payload) ^ sum<<1
+			f.Release()
+		}
+		return sum
+	}
+	resident := func() int64 {
+		n, err := mmapfile.Resident()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := resident()
+	want := read()
+	loaded := resident()
+	if loaded-before < size*3/4 {
+		t.Fatalf("%d bytes came into memory by reading %d", loaded-before, size)
+	}
+	if err := l.Unload(); err != nil {
+		t.Fatal(err)
+	}
+	if left := resident() - before; left > size/4 {
+		t.Errorf("%d bytes are in memory after all of the log was unloaded", left)
+	}
+	if got := read(); got != want {
+		t.Errorf("read %#x, before it was unloaded %#x", got, want)
 	}
 }

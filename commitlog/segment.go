@@ -1,6 +1,8 @@
 package commitlog
 
 import (
+	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -163,6 +165,21 @@ func (mp *mapper) keep(s *segment) {
 	for _, t := range victims {
 		mp.letGo(t)
 	}
+}
+
+// unload takes all that is mapped out of memory.
+func (mp *mapper) unload() error {
+	mp.mu.Lock()
+	mapped := slices.Clone(mp.mapped)
+	mp.mu.Unlock()
+	var errs []error
+	for _, s := range mapped {
+		if m := s.m.Load(); m != nil && acquire(&m.refs) {
+			errs = append(errs, m.Unload())
+			m.release()
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // forget is keep's opposite, for a segment that leaves the log. It reports

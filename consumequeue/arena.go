@@ -120,6 +120,23 @@ func (m *mappings) add(a *arena) {
 	}
 }
 
+// unload takes all that is mapped out of memory.
+func (m *mappings) unload() error {
+	m.mu.Lock()
+	arenas := slices.Clone(m.arenas)
+	m.mu.Unlock()
+	var errs []error
+	for _, a := range arenas {
+		// Under mu, a mapping that is there stays.
+		a.mu.Lock()
+		if a.mapping != nil && !a.gone {
+			errs = append(errs, a.mapping.Unload())
+		}
+		a.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
 // evict unmaps an arena that nobody uses. An arena that is gone has lost the
 // list's reference already, so the one it may see there is a user's.
 func (m *mappings) evict(a *arena) bool {

@@ -329,6 +329,10 @@ type Stats struct {
 	ParkedPages int   // that become free once snapshots are persisted
 }
 
+// Unload takes what is mapped of the index out of this process's memory. The page
+// cache keeps it. It may be called at any time, by anyone.
+func (s *Store) Unload() error { return s.mapped.unload() }
+
 // Stats returns the present figures. It waits for a Put that is under way.
 func (s *Store) Stats() Stats {
 	s.writer.Lock()

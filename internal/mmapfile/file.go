@@ -106,5 +106,9 @@ type Mapping interface {
 	// Sync makes the stores to [off, off+n) durable. As with Datasync, the first
 	// failure is final.
 	Sync(off, n int64) error
+	// Unload takes all pages out of this process's memory, not out of the page
+	// cache: the next access brings its page back. It may be called beside any
+	// access, and loses no store.
+	Unload() error
 	Unmap() error
 }

@@ -303,7 +303,31 @@ func (m *osMapping) Sync(off, n int64) error {
 	return nil
 }
 
+// Unload relies on what madvise(2) says of shared file mappings: MADV_DONTNEED
+// only gives up the page table's entries, dirty ones are marked in the page cache.
+func (m *osMapping) Unload() error {
+	if err := retry(func() error { return unix.Madvise(m.m, unix.MADV_DONTNEED) }); err != nil {
+		return fmt.Errorf("mmapfile: unload %s: %w", m.name, err)
+	}
+	return nil
+}
+
 func (m *osMapping) Unmap() error { return m.m.Unmap() }
+
+// Resident is how many bytes of mapped files this process has in its memory: they
+// count as its RSS, though the page cache would keep them anyway.
+func Resident() (int64, error) {
+	const name = "/proc/self/statm" // proc(5): pages, of them resident, of them shared, ...
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		return 0, fmt.Errorf("mmapfile: %w", err)
+	}
+	var size, resident, shared int64
+	if _, err := fmt.Sscan(string(raw), &size, &resident, &shared); err != nil {
+		return 0, fmt.Errorf("mmapfile: %s: %w", name, err)
+	}
+	return shared * int64(os.Getpagesize()), nil
+}
 
 // touch makes the kernel read b itself: process_vm_readv on our own memory
 // copies within a system call and reports a bad page as EFAULT.

@@ -586,4 +586,5 @@ func (m *mapping) Sync(off, n int64) error {
 	return err
 }
 
-func (m *mapping) Unmap() error { return nil }
+func (m *mapping) Unload() error { return nil }
+func (m *mapping) Unmap() error  { return nil }
