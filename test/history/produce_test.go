@@ -50,6 +50,7 @@ func (p *producer) run(ctx context.Context, stop <-chan struct{}) {
 // the topic of all kinds it sends some with a delay, a message group, a priority,
 // and half ones, on which it then decides.
 func (p *producer) runOnce(ctx context.Context, stop <-chan struct{}) {
+	var recent [100]*rocketmqv2.Message
 	for n := 0; ; n++ {
 		select {
 		case <-stop:
@@ -67,11 +68,12 @@ func (p *producer) runOnce(ctx context.Context, stop <-chan struct{}) {
 			}
 			p.pace(ctx.Done())
 		}
-		if p.IntN(4) == 0 {
-			p.send(ctx, one)
-		}
 		if m.GetSystemProperties().GetMessageType() == rocketmqv2.MessageType_TRANSACTION {
 			p.decide(ctx, m)
+		}
+		// One that was sent just now, or before the server was killed.
+		if recent[n%len(recent)] = m; p.IntN(4) == 0 {
+			p.send(ctx, []*rocketmqv2.Message{recent[p.IntN(min(n+1, len(recent)))]})
 		}
 		p.pace(stop)
 	}
