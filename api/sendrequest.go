@@ -282,8 +282,10 @@ func (r *sendRequest) readSystem(m *broker.Outgoing, times *messageTimes, b []by
 			if s, ok := f.String(); ok {
 				m.ID = s
 			}
-		case 4:
-			f.Check(new(v2.Digest))
+		case 4: // body_digest: the broker makes its own
+			if v, ok := f.Bytes(); ok {
+				f.Fail(checkDigest(v))
+			}
 		case 5:
 			if v, ok := f.Varint(); ok {
 				m.Gzip = v2.Encoding(int32(v)) == v2.Encoding_GZIP
@@ -322,8 +324,10 @@ func (r *sendRequest) readSystem(m *broker.Outgoing, times *messageTimes, b []by
 			if v, ok := f.Bytes(); ok {
 				f.Fail(times.recovery.read(v))
 			}
-		case 20:
-			f.Check(new(v2.DeadLetterQueue))
+		case 20: // dead_letter_queue
+			if v, ok := f.Bytes(); ok {
+				f.Fail(checkOrigin(v))
+			}
 		case 21:
 			if s, ok := f.String(); ok {
 				m.LiteTopic = s
@@ -332,6 +336,36 @@ func (r *sendRequest) readSystem(m *broker.Outgoing, times *messageTimes, b []by
 			if v, ok := f.Varint(); ok {
 				m.Priority, m.HasPriority = int32(v), true
 			}
+		default:
+			f.Skip()
+		}
+	}
+	return f.Err()
+}
+
+// checkDigest looks at a Digest, which official clients send with each message.
+func checkDigest(b []byte) error {
+	f := wire.NewReader(b)
+	for f.Next() {
+		switch f.Field() {
+		case 1:
+			f.Varint()
+		case 2:
+			f.String()
+		default:
+			f.Skip()
+		}
+	}
+	return f.Err()
+}
+
+// checkOrigin looks at a DeadLetterQueue.
+func checkOrigin(b []byte) error {
+	f := wire.NewReader(b)
+	for f.Next() {
+		switch f.Field() {
+		case 1, 2:
+			f.String()
 		default:
 			f.Skip()
 		}
