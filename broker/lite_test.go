@@ -14,6 +14,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
 
@@ -387,6 +388,48 @@ func TestNoMessageGoesIntoADeletedLiteTopic(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d deletes among %d messages", deleted, messages)
+}
+
+// The sender that made a lite topic may learn late that this is applied: what it
+// remembers must not lead others into a lite topic that is deleted by then, nor
+// must it forget one that another made since.
+func TestMakerThatIsLateLeadsNobodyIntoADeletedLiteTopic(t *testing.T) {
+	b := open(t, t.TempDir())
+	makeTopic(t, b, "P", topic.Lite, 1)
+	tp, _ := b.topics.Lookup(name("P"))
+	makes := func() (late *liteSend, queue uint32) {
+		t.Helper()
+		batch := &commitlog.Batch{}
+		s, err := b.beginLite(t.Context(), tp, []Outgoing{lites("1", "x")}, batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = b.append.Submit(batch)
+		s.end(err == nil)
+		if err == nil {
+			err = b.await(batch)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, s.queues[0]
+	}
+	first, gone := makes()
+	if err := b.deleteLite(tp, b.lites.List(tp.ID)); err != nil {
+		t.Fatal(err)
+	}
+	second, queue := makes()
+	if queue == gone {
+		t.Fatal("a message went into the lite topic that was deleted")
+	}
+	first.applied()
+	if q := b.liteMade[liteName{tp.ID, "x"}]; q != queue {
+		t.Fatalf("the lite topic made last is remembered as %d, want %d", q, queue)
+	}
+	second.applied()
+	if len(b.liteMade) > 0 {
+		t.Fatalf("%v is remembered", b.liteMade)
+	}
 }
 
 // An index that is made anew has no queues of lite topics that are gone.
