@@ -23,6 +23,9 @@ func (m *management) CreateGroup(ctx context.Context, req *gantryv1.CreateGroupR
 		MaxAttempts: req.GetMaxAttempts(),
 		LiteTopic:   req.GetLiteTopic(),
 	}
+	if o := req.GetLite(); o != nil {
+		g.Lite = group.Lite{Exclusive: o.GetExclusive(), Shared: o.GetShared(), Quota: o.GetQuota(), ResetTaken: o.GetResetTaken(), ResetLeft: o.GetResetLeft()}
+	}
 	var err error
 	if g.Retry, err = retryOf(req); err != nil {
 		return nil, rpcError(m.log, err)
@@ -141,6 +144,9 @@ func wireGroup(g group.Group) *gantryv1.Group {
 		MaxAttempts: g.MaxAttempts,
 		LiteTopic:   g.LiteTopic,
 		Created:     timestamppb.New(time.UnixMilli(g.Created)),
+	}
+	if l := g.Lite; l != (group.Lite{}) {
+		w.Lite = &gantryv1.LiteOptions{Exclusive: l.Exclusive, Shared: l.Shared, Quota: l.Quota, ResetTaken: l.ResetTaken, ResetLeft: l.ResetLeft}
 	}
 	if len(g.Retry.Steps) == 0 {
 		w.Retry = &gantryv1.Group_Exponential{Exponential: &gantryv1.ExponentialRetry{

@@ -77,10 +77,11 @@ func TestGroupsFromCreationToDeletion(t *testing.T) {
 	f := start(t, Options{})
 	ctx := context.Background()
 	steps := &gantryv1.RetrySteps{Steps: []*durationpb.Duration{durationpb.New(time.Second), durationpb.New(time.Minute)}}
+	lite := &gantryv1.LiteOptions{Exclusive: true, Quota: 5, ResetTaken: true, ResetLeft: true}
 	created, err := f.admin.CreateGroup(ctx, &gantryv1.CreateGroupRequest{
-		Name: "g", Fifo: true, MaxAttempts: 4, Retry: &gantryv1.CreateGroupRequest_Steps{Steps: steps},
+		Name: "g", Fifo: true, MaxAttempts: 4, Retry: &gantryv1.CreateGroupRequest_Steps{Steps: steps}, Lite: lite,
 	})
-	if err != nil || !created.Group.Fifo || created.Group.MaxAttempts != 4 || !proto.Equal(created.Group.GetSteps(), steps) {
+	if err != nil || !created.Group.Fifo || !proto.Equal(created.Group.Lite, lite) || created.Group.MaxAttempts != 4 || !proto.Equal(created.Group.GetSteps(), steps) {
 		t.Fatalf("%v, %v", created, err)
 	}
 	exponential := &gantryv1.ExponentialRetry{Initial: durationpb.New(time.Second), Max: durationpb.New(time.Hour), Multiplier: 3}
@@ -88,7 +89,7 @@ func TestGroupsFromCreationToDeletion(t *testing.T) {
 	if err != nil || grow.Group.MaxAttempts != broker.DefaultAttempts || !proto.Equal(grow.Group.GetExponential(), exponential) {
 		t.Fatalf("%v, %v", grow, err)
 	}
-	if d, err := f.admin.CreateGroup(ctx, &gantryv1.CreateGroupRequest{Name: "plain"}); err != nil || len(d.Group.GetSteps().GetSteps()) != 18 {
+	if d, err := f.admin.CreateGroup(ctx, &gantryv1.CreateGroupRequest{Name: "plain"}); err != nil || d.Group.Lite != nil || len(d.Group.GetSteps().GetSteps()) != 18 {
 		t.Fatalf("%v, %v", d, err)
 	}
 
@@ -161,6 +162,7 @@ func TestManagementRefusesWithStatuses(t *testing.T) {
 		"group twice":         {group(&gantryv1.CreateGroupRequest{Name: "taken"}), codes.AlreadyExists, "taken"},
 		"too many attempts":   {group(&gantryv1.CreateGroupRequest{Name: "x", MaxAttempts: 1001}), codes.InvalidArgument, "1000"},
 		"negative attempts":   {group(&gantryv1.CreateGroupRequest{Name: "x", MaxAttempts: -1}), codes.InvalidArgument, "1000"},
+		"lite of one and all": {group(&gantryv1.CreateGroupRequest{Name: "x", Lite: &gantryv1.LiteOptions{Exclusive: true, Shared: true}}), codes.InvalidArgument, "exclusive"},
 		"no step":             {group(&gantryv1.CreateGroupRequest{Name: "x", Retry: &gantryv1.CreateGroupRequest_Steps{}}), codes.InvalidArgument, "1 to 64"},
 		"step of nothing":     {group(&gantryv1.CreateGroupRequest{Name: "x", Retry: &gantryv1.CreateGroupRequest_Steps{Steps: &gantryv1.RetrySteps{Steps: []*durationpb.Duration{d(0)}}}}), codes.InvalidArgument, "positive"},
 		"nothing exponential": {group(&gantryv1.CreateGroupRequest{Name: "x", Retry: &gantryv1.CreateGroupRequest_Exponential{}}), codes.InvalidArgument, "initial"},

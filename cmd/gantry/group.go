@@ -26,9 +26,18 @@ type groupView struct {
 	MaxAttempts int32            `json:"max_attempts"`
 	Retry       string           `json:"retry"`
 	LiteTopic   string           `json:"lite_topic,omitempty"`
+	Lite        *liteView        `json:"lite,omitempty"`
 	Created     string           `json:"created"`
 	Topics      []groupTopicView `json:"topics,omitempty"`
 	Clients     []clientView     `json:"clients,omitempty"`
+}
+
+type liteView struct {
+	Exclusive  bool   `json:"exclusive,omitempty"`
+	Shared     bool   `json:"shared,omitempty"`
+	Quota      uint32 `json:"quota,omitempty"`
+	ResetTaken bool   `json:"reset_taken,omitempty"`
+	ResetLeft  bool   `json:"reset_left,omitempty"`
 }
 
 type groupTopicView struct {
@@ -58,10 +67,14 @@ type clientView struct {
 }
 
 func viewGroup(g *gantryv1.Group) groupView {
-	return groupView{
+	v := groupView{
 		Name: g.GetName(), Namespace: g.GetNamespace(), FIFO: g.GetFifo(), MaxAttempts: g.GetMaxAttempts(),
 		Retry: viewRetry(g), LiteTopic: g.GetLiteTopic(), Created: stamp(g.GetCreated()),
 	}
+	if l := g.GetLite(); l != nil {
+		v.Lite = &liteView{Exclusive: l.GetExclusive(), Shared: l.GetShared(), Quota: l.GetQuota(), ResetTaken: l.GetResetTaken(), ResetLeft: l.GetResetLeft()}
+	}
+	return v
 }
 
 // viewRetry is the pauses in the form --retry-steps takes, or a sentence.
@@ -94,6 +107,7 @@ func newGroupCreate() *cobra.Command {
 		attempts int32
 		steps    []time.Duration
 		lite     string
+		options  gantryv1.LiteOptions
 	)
 	cmd := &cobra.Command{
 		Use:               "create NAME",
@@ -106,10 +120,16 @@ func newGroupCreate() *cobra.Command {
 	cmd.Flags().Int32Var(&attempts, "max-attempts", 0, "deliveries before a message is a dead letter, 1 to 1000 (0: the server's default)")
 	cmd.Flags().DurationSliceVar(&steps, "retry-steps", nil, "pause before each further attempt, as `1s,5s,1m`; the last repeats (default: the server's)")
 	cmd.Flags().StringVar(&lite, "lite-topic", "", "make a lite group, whose members follow lite topics of this `TOPIC`")
+	cmd.Flags().BoolVar(&options.Exclusive, "lite-exclusive", false, "a lite topic is for the last client that subscribed to it; the one before is told")
+	cmd.Flags().BoolVar(&options.Shared, "lite-shared", false, "all lite topics are for all clients, which subscribe to none by name")
+	cmd.Flags().Uint32Var(&options.Quota, "lite-quota", 0, "lite topics of one client at most, up to 100000 (0: 2000)")
+	cmd.Flags().BoolVar(&options.ResetTaken, "lite-reset-taken", false, "a lite topic that another client takes over begins at its first message")
+	cmd.Flags().BoolVar(&options.ResetLeft, "lite-reset-left", false, "a lite topic that its client has left begins at its first message when subscribed to again")
 	cmd.RegisterFlagCompletionFunc("lite-topic", topicNames)
+	cmd.MarkFlagsMutuallyExclusive("lite-exclusive", "lite-shared")
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		request := &gantryv1.CreateGroupRequest{
-			Name: args[0], Namespace: c.namespace, Fifo: fifo, MaxAttempts: attempts, LiteTopic: lite,
+			Name: args[0], Namespace: c.namespace, Fifo: fifo, MaxAttempts: attempts, LiteTopic: lite, Lite: &options,
 		}
 		if len(steps) > 0 {
 			list := &gantryv1.RetrySteps{}
@@ -195,12 +215,31 @@ func newGroupDescribe() *cobra.Command {
 	})
 }
 
+func (v *liteView) sentence() string {
+	var out []string
+	for _, part := range []struct {
+		is   bool
+		text string
+	}{
+		{v.Exclusive, "for the last client to subscribe"}, {v.Shared, "for all clients"}, {v.Quota > 0, fmt.Sprintf("at most %d for one client", v.Quota)},
+		{v.ResetTaken, "read again when taken over"}, {v.ResetLeft, "read again when left"},
+	} {
+		if part.is {
+			out = append(out, part.text)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
 func printGroup(cmd *cobra.Command, v groupView) error {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "group %s: %s, up to %s, created %s\nretry after %s\n",
 		clean(qualified(v.Namespace, v.Name)), order(v.FIFO), count(v.MaxAttempts, "attempt"), v.Created, clean(v.Retry))
 	if v.LiteTopic != "" {
 		fmt.Fprintf(out, "lite topics of %s\n", clean(v.LiteTopic))
+	}
+	if v.Lite != nil {
+		fmt.Fprintf(out, "lite topics are %s\n", v.Lite.sentence())
 	}
 	var rows [][]string
 	for _, t := range v.Topics {

@@ -1019,6 +1019,7 @@ type Group struct {
 	// its members follow. Empty: an ordinary group.
 	LiteTopic     string                 `protobuf:"bytes,7,opt,name=lite_topic,json=liteTopic,proto3" json:"lite_topic,omitempty"`
 	Created       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created,proto3" json:"created,omitempty"`
+	Lite          *LiteOptions           `protobuf:"bytes,9,opt,name=lite,proto3" json:"lite,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1120,6 +1121,13 @@ func (x *Group) GetCreated() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Group) GetLite() *LiteOptions {
+	if x != nil {
+		return x.Lite
+	}
+	return nil
+}
+
 type isGroup_Retry interface {
 	isGroup_Retry()
 }
@@ -1136,6 +1144,89 @@ func (*Group_Steps) isGroup_Retry() {}
 
 func (*Group_Exponential) isGroup_Retry() {}
 
+// How a group takes lite topics.
+type LiteOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A lite topic is for one client at a time: the last one to subscribe to it. The
+	// one before is told. Not with shared.
+	Exclusive bool `protobuf:"varint,1,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// All lite topics are for all clients, which subscribe to none by name.
+	Shared bool `protobuf:"varint,2,opt,name=shared,proto3" json:"shared,omitempty"`
+	// Lite topics of one client at most, up to 100,000. 0: 2000.
+	Quota uint32 `protobuf:"varint,3,opt,name=quota,proto3" json:"quota,omitempty"`
+	// A lite topic that another client takes over begins at its first message.
+	ResetTaken bool `protobuf:"varint,4,opt,name=reset_taken,json=resetTaken,proto3" json:"reset_taken,omitempty"`
+	// And so does one that its client has left, when it is subscribed to again.
+	ResetLeft     bool `protobuf:"varint,5,opt,name=reset_left,json=resetLeft,proto3" json:"reset_left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiteOptions) Reset() {
+	*x = LiteOptions{}
+	mi := &file_gantry_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiteOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiteOptions) ProtoMessage() {}
+
+func (x *LiteOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiteOptions.ProtoReflect.Descriptor instead.
+func (*LiteOptions) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *LiteOptions) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *LiteOptions) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+func (x *LiteOptions) GetQuota() uint32 {
+	if x != nil {
+		return x.Quota
+	}
+	return 0
+}
+
+func (x *LiteOptions) GetResetTaken() bool {
+	if x != nil {
+		return x.ResetTaken
+	}
+	return false
+}
+
+func (x *LiteOptions) GetResetLeft() bool {
+	if x != nil {
+		return x.ResetLeft
+	}
+	return false
+}
+
 type CreateGroupRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1151,13 +1242,14 @@ type CreateGroupRequest struct {
 	//	*CreateGroupRequest_Exponential
 	Retry         isCreateGroupRequest_Retry `protobuf_oneof:"retry"`
 	LiteTopic     string                     `protobuf:"bytes,7,opt,name=lite_topic,json=liteTopic,proto3" json:"lite_topic,omitempty"`
+	Lite          *LiteOptions               `protobuf:"bytes,8,opt,name=lite,proto3" json:"lite,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateGroupRequest) Reset() {
 	*x = CreateGroupRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[13]
+	mi := &file_gantry_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1261,7 @@ func (x *CreateGroupRequest) String() string {
 func (*CreateGroupRequest) ProtoMessage() {}
 
 func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[13]
+	mi := &file_gantry_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1274,7 @@ func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateGroupRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateGroupRequest) GetName() string {
@@ -1245,6 +1337,13 @@ func (x *CreateGroupRequest) GetLiteTopic() string {
 	return ""
 }
 
+func (x *CreateGroupRequest) GetLite() *LiteOptions {
+	if x != nil {
+		return x.Lite
+	}
+	return nil
+}
+
 type isCreateGroupRequest_Retry interface {
 	isCreateGroupRequest_Retry()
 }
@@ -1271,7 +1370,7 @@ type CreateGroupResponse struct {
 
 func (x *CreateGroupResponse) Reset() {
 	*x = CreateGroupResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[14]
+	mi := &file_gantry_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1382,7 @@ func (x *CreateGroupResponse) String() string {
 func (*CreateGroupResponse) ProtoMessage() {}
 
 func (x *CreateGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[14]
+	mi := &file_gantry_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1395,7 @@ func (x *CreateGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGroupResponse.ProtoReflect.Descriptor instead.
 func (*CreateGroupResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateGroupResponse) GetGroup() *Group {
@@ -1316,7 +1415,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[15]
+	mi := &file_gantry_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1427,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[15]
+	mi := &file_gantry_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1440,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteGroupRequest) GetName() string {
@@ -1366,7 +1465,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[16]
+	mi := &file_gantry_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1477,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[16]
+	mi := &file_gantry_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1490,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 type DescribeGroupRequest struct {
@@ -1404,7 +1503,7 @@ type DescribeGroupRequest struct {
 
 func (x *DescribeGroupRequest) Reset() {
 	*x = DescribeGroupRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[17]
+	mi := &file_gantry_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1515,7 @@ func (x *DescribeGroupRequest) String() string {
 func (*DescribeGroupRequest) ProtoMessage() {}
 
 func (x *DescribeGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[17]
+	mi := &file_gantry_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1528,7 @@ func (x *DescribeGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeGroupRequest.ProtoReflect.Descriptor instead.
 func (*DescribeGroupRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DescribeGroupRequest) GetName() string {
@@ -1459,7 +1558,7 @@ type DescribeGroupResponse struct {
 
 func (x *DescribeGroupResponse) Reset() {
 	*x = DescribeGroupResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[18]
+	mi := &file_gantry_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1570,7 @@ func (x *DescribeGroupResponse) String() string {
 func (*DescribeGroupResponse) ProtoMessage() {}
 
 func (x *DescribeGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[18]
+	mi := &file_gantry_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1583,7 @@ func (x *DescribeGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeGroupResponse.ProtoReflect.Descriptor instead.
 func (*DescribeGroupResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DescribeGroupResponse) GetGroup() *Group {
@@ -1523,7 +1622,7 @@ type GroupTopic struct {
 
 func (x *GroupTopic) Reset() {
 	*x = GroupTopic{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[19]
+	mi := &file_gantry_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1634,7 @@ func (x *GroupTopic) String() string {
 func (*GroupTopic) ProtoMessage() {}
 
 func (x *GroupTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[19]
+	mi := &file_gantry_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1647,7 @@ func (x *GroupTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupTopic.ProtoReflect.Descriptor instead.
 func (*GroupTopic) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GroupTopic) GetName() string {
@@ -1607,7 +1706,7 @@ type GroupQueue struct {
 
 func (x *GroupQueue) Reset() {
 	*x = GroupQueue{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[20]
+	mi := &file_gantry_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1718,7 @@ func (x *GroupQueue) String() string {
 func (*GroupQueue) ProtoMessage() {}
 
 func (x *GroupQueue) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[20]
+	mi := &file_gantry_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1731,7 @@ func (x *GroupQueue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupQueue.ProtoReflect.Descriptor instead.
 func (*GroupQueue) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GroupQueue) GetQueue() uint32 {
@@ -1694,7 +1793,7 @@ type Client struct {
 
 func (x *Client) Reset() {
 	*x = Client{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[21]
+	mi := &file_gantry_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1805,7 @@ func (x *Client) String() string {
 func (*Client) ProtoMessage() {}
 
 func (x *Client) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[21]
+	mi := &file_gantry_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1818,7 @@ func (x *Client) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Client.ProtoReflect.Descriptor instead.
 func (*Client) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Client) GetId() string {
@@ -1774,7 +1873,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[22]
+	mi := &file_gantry_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1885,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[22]
+	mi := &file_gantry_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1898,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListGroupsRequest) GetNamespace() string {
@@ -1819,7 +1918,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[23]
+	mi := &file_gantry_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1930,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[23]
+	mi := &file_gantry_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1943,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -1882,7 +1981,7 @@ type Transaction struct {
 
 func (x *Transaction) Reset() {
 	*x = Transaction{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[24]
+	mi := &file_gantry_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +1993,7 @@ func (x *Transaction) String() string {
 func (*Transaction) ProtoMessage() {}
 
 func (x *Transaction) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[24]
+	mi := &file_gantry_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2006,7 @@ func (x *Transaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
 func (*Transaction) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Transaction) GetId() string {
@@ -2013,7 +2112,7 @@ type ListTransactionsRequest struct {
 
 func (x *ListTransactionsRequest) Reset() {
 	*x = ListTransactionsRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[25]
+	mi := &file_gantry_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2124,7 @@ func (x *ListTransactionsRequest) String() string {
 func (*ListTransactionsRequest) ProtoMessage() {}
 
 func (x *ListTransactionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[25]
+	mi := &file_gantry_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2137,7 @@ func (x *ListTransactionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTransactionsRequest.ProtoReflect.Descriptor instead.
 func (*ListTransactionsRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListTransactionsRequest) GetTopic() string {
@@ -2093,7 +2192,7 @@ type ListTransactionsResponse struct {
 
 func (x *ListTransactionsResponse) Reset() {
 	*x = ListTransactionsResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[26]
+	mi := &file_gantry_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2105,7 +2204,7 @@ func (x *ListTransactionsResponse) String() string {
 func (*ListTransactionsResponse) ProtoMessage() {}
 
 func (x *ListTransactionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[26]
+	mi := &file_gantry_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2118,7 +2217,7 @@ func (x *ListTransactionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTransactionsResponse.ProtoReflect.Descriptor instead.
 func (*ListTransactionsResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListTransactionsResponse) GetTransactions() []*Transaction {
@@ -2137,7 +2236,7 @@ type DescribeTransactionRequest struct {
 
 func (x *DescribeTransactionRequest) Reset() {
 	*x = DescribeTransactionRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[27]
+	mi := &file_gantry_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2248,7 @@ func (x *DescribeTransactionRequest) String() string {
 func (*DescribeTransactionRequest) ProtoMessage() {}
 
 func (x *DescribeTransactionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[27]
+	mi := &file_gantry_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2261,7 @@ func (x *DescribeTransactionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTransactionRequest.ProtoReflect.Descriptor instead.
 func (*DescribeTransactionRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DescribeTransactionRequest) GetId() string {
@@ -2190,7 +2289,7 @@ type DescribeTransactionResponse struct {
 
 func (x *DescribeTransactionResponse) Reset() {
 	*x = DescribeTransactionResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[28]
+	mi := &file_gantry_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2301,7 @@ func (x *DescribeTransactionResponse) String() string {
 func (*DescribeTransactionResponse) ProtoMessage() {}
 
 func (x *DescribeTransactionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[28]
+	mi := &file_gantry_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2314,7 @@ func (x *DescribeTransactionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTransactionResponse.ProtoReflect.Descriptor instead.
 func (*DescribeTransactionResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DescribeTransactionResponse) GetTransaction() *Transaction {
@@ -2277,7 +2376,7 @@ type SettleTransactionRequest struct {
 
 func (x *SettleTransactionRequest) Reset() {
 	*x = SettleTransactionRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[29]
+	mi := &file_gantry_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2388,7 @@ func (x *SettleTransactionRequest) String() string {
 func (*SettleTransactionRequest) ProtoMessage() {}
 
 func (x *SettleTransactionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[29]
+	mi := &file_gantry_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2401,7 @@ func (x *SettleTransactionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleTransactionRequest.ProtoReflect.Descriptor instead.
 func (*SettleTransactionRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SettleTransactionRequest) GetId() string {
@@ -2331,7 +2430,7 @@ type SettleTransactionResponse struct {
 
 func (x *SettleTransactionResponse) Reset() {
 	*x = SettleTransactionResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[30]
+	mi := &file_gantry_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2442,7 @@ func (x *SettleTransactionResponse) String() string {
 func (*SettleTransactionResponse) ProtoMessage() {}
 
 func (x *SettleTransactionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[30]
+	mi := &file_gantry_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2455,7 @@ func (x *SettleTransactionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleTransactionResponse.ProtoReflect.Descriptor instead.
 func (*SettleTransactionResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SettleTransactionResponse) GetTransaction() *Transaction {
@@ -2394,7 +2493,7 @@ type Timer struct {
 
 func (x *Timer) Reset() {
 	*x = Timer{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[31]
+	mi := &file_gantry_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2505,7 @@ func (x *Timer) String() string {
 func (*Timer) ProtoMessage() {}
 
 func (x *Timer) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[31]
+	mi := &file_gantry_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2518,7 @@ func (x *Timer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timer.ProtoReflect.Descriptor instead.
 func (*Timer) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Timer) GetMessageId() string {
@@ -2504,7 +2603,7 @@ type ListTimersRequest struct {
 
 func (x *ListTimersRequest) Reset() {
 	*x = ListTimersRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[32]
+	mi := &file_gantry_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +2615,7 @@ func (x *ListTimersRequest) String() string {
 func (*ListTimersRequest) ProtoMessage() {}
 
 func (x *ListTimersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[32]
+	mi := &file_gantry_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2628,7 @@ func (x *ListTimersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTimersRequest.ProtoReflect.Descriptor instead.
 func (*ListTimersRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListTimersRequest) GetTopic() string {
@@ -2591,7 +2690,7 @@ type ListTimersResponse struct {
 
 func (x *ListTimersResponse) Reset() {
 	*x = ListTimersResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[33]
+	mi := &file_gantry_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2702,7 @@ func (x *ListTimersResponse) String() string {
 func (*ListTimersResponse) ProtoMessage() {}
 
 func (x *ListTimersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[33]
+	mi := &file_gantry_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2715,7 @@ func (x *ListTimersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTimersResponse.ProtoReflect.Descriptor instead.
 func (*ListTimersResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListTimersResponse) GetTimers() []*Timer {
@@ -2643,7 +2742,7 @@ type CancelTimerRequest struct {
 
 func (x *CancelTimerRequest) Reset() {
 	*x = CancelTimerRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[34]
+	mi := &file_gantry_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +2754,7 @@ func (x *CancelTimerRequest) String() string {
 func (*CancelTimerRequest) ProtoMessage() {}
 
 func (x *CancelTimerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[34]
+	mi := &file_gantry_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +2767,7 @@ func (x *CancelTimerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTimerRequest.ProtoReflect.Descriptor instead.
 func (*CancelTimerRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CancelTimerRequest) GetTopic() string {
@@ -2735,7 +2834,7 @@ type CancelTimerResponse struct {
 
 func (x *CancelTimerResponse) Reset() {
 	*x = CancelTimerResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[35]
+	mi := &file_gantry_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2747,7 +2846,7 @@ func (x *CancelTimerResponse) String() string {
 func (*CancelTimerResponse) ProtoMessage() {}
 
 func (x *CancelTimerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[35]
+	mi := &file_gantry_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2760,7 +2859,7 @@ func (x *CancelTimerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTimerResponse.ProtoReflect.Descriptor instead.
 func (*CancelTimerResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CancelTimerResponse) GetMessageId() string {
@@ -2787,7 +2886,7 @@ type RescheduleTimerRequest struct {
 
 func (x *RescheduleTimerRequest) Reset() {
 	*x = RescheduleTimerRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[36]
+	mi := &file_gantry_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +2898,7 @@ func (x *RescheduleTimerRequest) String() string {
 func (*RescheduleTimerRequest) ProtoMessage() {}
 
 func (x *RescheduleTimerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[36]
+	mi := &file_gantry_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +2911,7 @@ func (x *RescheduleTimerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RescheduleTimerRequest.ProtoReflect.Descriptor instead.
 func (*RescheduleTimerRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RescheduleTimerRequest) GetTopic() string {
@@ -2888,7 +2987,7 @@ type RescheduleTimerResponse struct {
 
 func (x *RescheduleTimerResponse) Reset() {
 	*x = RescheduleTimerResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[37]
+	mi := &file_gantry_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +2999,7 @@ func (x *RescheduleTimerResponse) String() string {
 func (*RescheduleTimerResponse) ProtoMessage() {}
 
 func (x *RescheduleTimerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[37]
+	mi := &file_gantry_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +3012,7 @@ func (x *RescheduleTimerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RescheduleTimerResponse.ProtoReflect.Descriptor instead.
 func (*RescheduleTimerResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RescheduleTimerResponse) GetMessageId() string {
@@ -2938,7 +3037,7 @@ type ServerInfoRequest struct {
 
 func (x *ServerInfoRequest) Reset() {
 	*x = ServerInfoRequest{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[38]
+	mi := &file_gantry_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3049,7 @@ func (x *ServerInfoRequest) String() string {
 func (*ServerInfoRequest) ProtoMessage() {}
 
 func (x *ServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[38]
+	mi := &file_gantry_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3062,7 @@ func (x *ServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*ServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 type ServerInfoResponse struct {
@@ -2989,7 +3088,7 @@ type ServerInfoResponse struct {
 
 func (x *ServerInfoResponse) Reset() {
 	*x = ServerInfoResponse{}
-	mi := &file_gantry_v1_admin_proto_msgTypes[39]
+	mi := &file_gantry_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +3100,7 @@ func (x *ServerInfoResponse) String() string {
 func (*ServerInfoResponse) ProtoMessage() {}
 
 func (x *ServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_admin_proto_msgTypes[39]
+	mi := &file_gantry_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3014,7 +3113,7 @@ func (x *ServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*ServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_gantry_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ServerInfoResponse) GetName() string {
@@ -3142,7 +3241,7 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\x03max\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03max\x12\x1e\n" +
 	"\n" +
 	"multiplier\x18\x03 \x01(\x01R\n" +
-	"multiplier\"\xbe\x02\n" +
+	"multiplier\"\xea\x02\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3152,8 +3251,17 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\vexponential\x18\x06 \x01(\v2\x1b.gantry.v1.ExponentialRetryH\x00R\vexponential\x12\x1d\n" +
 	"\n" +
 	"lite_topic\x18\a \x01(\tR\tliteTopic\x124\n" +
-	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreatedB\a\n" +
-	"\x05retry\"\x95\x02\n" +
+	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12*\n" +
+	"\x04lite\x18\t \x01(\v2\x16.gantry.v1.LiteOptionsR\x04liteB\a\n" +
+	"\x05retry\"\x99\x01\n" +
+	"\vLiteOptions\x12\x1c\n" +
+	"\texclusive\x18\x01 \x01(\bR\texclusive\x12\x16\n" +
+	"\x06shared\x18\x02 \x01(\bR\x06shared\x12\x14\n" +
+	"\x05quota\x18\x03 \x01(\rR\x05quota\x12\x1f\n" +
+	"\vreset_taken\x18\x04 \x01(\bR\n" +
+	"resetTaken\x12\x1d\n" +
+	"\n" +
+	"reset_left\x18\x05 \x01(\bR\tresetLeft\"\xc1\x02\n" +
 	"\x12CreateGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3162,7 +3270,8 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\x05steps\x18\x05 \x01(\v2\x15.gantry.v1.RetryStepsH\x00R\x05steps\x12?\n" +
 	"\vexponential\x18\x06 \x01(\v2\x1b.gantry.v1.ExponentialRetryH\x00R\vexponential\x12\x1d\n" +
 	"\n" +
-	"lite_topic\x18\a \x01(\tR\tliteTopicB\a\n" +
+	"lite_topic\x18\a \x01(\tR\tliteTopic\x12*\n" +
+	"\x04lite\x18\b \x01(\v2\x16.gantry.v1.LiteOptionsR\x04liteB\a\n" +
 	"\x05retry\"=\n" +
 	"\x13CreateGroupResponse\x12&\n" +
 	"\x05group\x18\x01 \x01(\v2\x10.gantry.v1.GroupR\x05group\"F\n" +
@@ -3371,7 +3480,7 @@ func file_gantry_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_gantry_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_gantry_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_gantry_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_gantry_v1_admin_proto_goTypes = []any{
 	(TopicType)(0),                      // 0: gantry.v1.TopicType
 	(TransactionState)(0),               // 1: gantry.v1.TransactionState
@@ -3389,120 +3498,123 @@ var file_gantry_v1_admin_proto_goTypes = []any{
 	(*RetrySteps)(nil),                  // 13: gantry.v1.RetrySteps
 	(*ExponentialRetry)(nil),            // 14: gantry.v1.ExponentialRetry
 	(*Group)(nil),                       // 15: gantry.v1.Group
-	(*CreateGroupRequest)(nil),          // 16: gantry.v1.CreateGroupRequest
-	(*CreateGroupResponse)(nil),         // 17: gantry.v1.CreateGroupResponse
-	(*DeleteGroupRequest)(nil),          // 18: gantry.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),         // 19: gantry.v1.DeleteGroupResponse
-	(*DescribeGroupRequest)(nil),        // 20: gantry.v1.DescribeGroupRequest
-	(*DescribeGroupResponse)(nil),       // 21: gantry.v1.DescribeGroupResponse
-	(*GroupTopic)(nil),                  // 22: gantry.v1.GroupTopic
-	(*GroupQueue)(nil),                  // 23: gantry.v1.GroupQueue
-	(*Client)(nil),                      // 24: gantry.v1.Client
-	(*ListGroupsRequest)(nil),           // 25: gantry.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),          // 26: gantry.v1.ListGroupsResponse
-	(*Transaction)(nil),                 // 27: gantry.v1.Transaction
-	(*ListTransactionsRequest)(nil),     // 28: gantry.v1.ListTransactionsRequest
-	(*ListTransactionsResponse)(nil),    // 29: gantry.v1.ListTransactionsResponse
-	(*DescribeTransactionRequest)(nil),  // 30: gantry.v1.DescribeTransactionRequest
-	(*DescribeTransactionResponse)(nil), // 31: gantry.v1.DescribeTransactionResponse
-	(*SettleTransactionRequest)(nil),    // 32: gantry.v1.SettleTransactionRequest
-	(*SettleTransactionResponse)(nil),   // 33: gantry.v1.SettleTransactionResponse
-	(*Timer)(nil),                       // 34: gantry.v1.Timer
-	(*ListTimersRequest)(nil),           // 35: gantry.v1.ListTimersRequest
-	(*ListTimersResponse)(nil),          // 36: gantry.v1.ListTimersResponse
-	(*CancelTimerRequest)(nil),          // 37: gantry.v1.CancelTimerRequest
-	(*CancelTimerResponse)(nil),         // 38: gantry.v1.CancelTimerResponse
-	(*RescheduleTimerRequest)(nil),      // 39: gantry.v1.RescheduleTimerRequest
-	(*RescheduleTimerResponse)(nil),     // 40: gantry.v1.RescheduleTimerResponse
-	(*ServerInfoRequest)(nil),           // 41: gantry.v1.ServerInfoRequest
-	(*ServerInfoResponse)(nil),          // 42: gantry.v1.ServerInfoResponse
-	nil,                                 // 43: gantry.v1.DescribeTransactionResponse.PropertiesEntry
-	(*timestamppb.Timestamp)(nil),       // 44: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 45: google.protobuf.Duration
+	(*LiteOptions)(nil),                 // 16: gantry.v1.LiteOptions
+	(*CreateGroupRequest)(nil),          // 17: gantry.v1.CreateGroupRequest
+	(*CreateGroupResponse)(nil),         // 18: gantry.v1.CreateGroupResponse
+	(*DeleteGroupRequest)(nil),          // 19: gantry.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),         // 20: gantry.v1.DeleteGroupResponse
+	(*DescribeGroupRequest)(nil),        // 21: gantry.v1.DescribeGroupRequest
+	(*DescribeGroupResponse)(nil),       // 22: gantry.v1.DescribeGroupResponse
+	(*GroupTopic)(nil),                  // 23: gantry.v1.GroupTopic
+	(*GroupQueue)(nil),                  // 24: gantry.v1.GroupQueue
+	(*Client)(nil),                      // 25: gantry.v1.Client
+	(*ListGroupsRequest)(nil),           // 26: gantry.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),          // 27: gantry.v1.ListGroupsResponse
+	(*Transaction)(nil),                 // 28: gantry.v1.Transaction
+	(*ListTransactionsRequest)(nil),     // 29: gantry.v1.ListTransactionsRequest
+	(*ListTransactionsResponse)(nil),    // 30: gantry.v1.ListTransactionsResponse
+	(*DescribeTransactionRequest)(nil),  // 31: gantry.v1.DescribeTransactionRequest
+	(*DescribeTransactionResponse)(nil), // 32: gantry.v1.DescribeTransactionResponse
+	(*SettleTransactionRequest)(nil),    // 33: gantry.v1.SettleTransactionRequest
+	(*SettleTransactionResponse)(nil),   // 34: gantry.v1.SettleTransactionResponse
+	(*Timer)(nil),                       // 35: gantry.v1.Timer
+	(*ListTimersRequest)(nil),           // 36: gantry.v1.ListTimersRequest
+	(*ListTimersResponse)(nil),          // 37: gantry.v1.ListTimersResponse
+	(*CancelTimerRequest)(nil),          // 38: gantry.v1.CancelTimerRequest
+	(*CancelTimerResponse)(nil),         // 39: gantry.v1.CancelTimerResponse
+	(*RescheduleTimerRequest)(nil),      // 40: gantry.v1.RescheduleTimerRequest
+	(*RescheduleTimerResponse)(nil),     // 41: gantry.v1.RescheduleTimerResponse
+	(*ServerInfoRequest)(nil),           // 42: gantry.v1.ServerInfoRequest
+	(*ServerInfoResponse)(nil),          // 43: gantry.v1.ServerInfoResponse
+	nil,                                 // 44: gantry.v1.DescribeTransactionResponse.PropertiesEntry
+	(*timestamppb.Timestamp)(nil),       // 45: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 46: google.protobuf.Duration
 }
 var file_gantry_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: gantry.v1.Topic.type:type_name -> gantry.v1.TopicType
-	44, // 1: gantry.v1.Topic.created:type_name -> google.protobuf.Timestamp
-	45, // 2: gantry.v1.Topic.lite_ttl:type_name -> google.protobuf.Duration
-	45, // 3: gantry.v1.Topic.retention_age:type_name -> google.protobuf.Duration
-	45, // 4: gantry.v1.Topic.dedup_window:type_name -> google.protobuf.Duration
+	45, // 1: gantry.v1.Topic.created:type_name -> google.protobuf.Timestamp
+	46, // 2: gantry.v1.Topic.lite_ttl:type_name -> google.protobuf.Duration
+	46, // 3: gantry.v1.Topic.retention_age:type_name -> google.protobuf.Duration
+	46, // 4: gantry.v1.Topic.dedup_window:type_name -> google.protobuf.Duration
 	0,  // 5: gantry.v1.CreateTopicRequest.type:type_name -> gantry.v1.TopicType
-	45, // 6: gantry.v1.CreateTopicRequest.lite_ttl:type_name -> google.protobuf.Duration
-	45, // 7: gantry.v1.CreateTopicRequest.retention_age:type_name -> google.protobuf.Duration
-	45, // 8: gantry.v1.CreateTopicRequest.dedup_window:type_name -> google.protobuf.Duration
+	46, // 6: gantry.v1.CreateTopicRequest.lite_ttl:type_name -> google.protobuf.Duration
+	46, // 7: gantry.v1.CreateTopicRequest.retention_age:type_name -> google.protobuf.Duration
+	46, // 8: gantry.v1.CreateTopicRequest.dedup_window:type_name -> google.protobuf.Duration
 	3,  // 9: gantry.v1.CreateTopicResponse.topic:type_name -> gantry.v1.Topic
 	3,  // 10: gantry.v1.DescribeTopicResponse.topic:type_name -> gantry.v1.Topic
 	4,  // 11: gantry.v1.DescribeTopicResponse.queues:type_name -> gantry.v1.TopicQueue
-	44, // 12: gantry.v1.DescribeTopicResponse.dedup_since:type_name -> google.protobuf.Timestamp
+	45, // 12: gantry.v1.DescribeTopicResponse.dedup_since:type_name -> google.protobuf.Timestamp
 	3,  // 13: gantry.v1.ListTopicsResponse.topics:type_name -> gantry.v1.Topic
-	45, // 14: gantry.v1.RetrySteps.steps:type_name -> google.protobuf.Duration
-	45, // 15: gantry.v1.ExponentialRetry.initial:type_name -> google.protobuf.Duration
-	45, // 16: gantry.v1.ExponentialRetry.max:type_name -> google.protobuf.Duration
+	46, // 14: gantry.v1.RetrySteps.steps:type_name -> google.protobuf.Duration
+	46, // 15: gantry.v1.ExponentialRetry.initial:type_name -> google.protobuf.Duration
+	46, // 16: gantry.v1.ExponentialRetry.max:type_name -> google.protobuf.Duration
 	13, // 17: gantry.v1.Group.steps:type_name -> gantry.v1.RetrySteps
 	14, // 18: gantry.v1.Group.exponential:type_name -> gantry.v1.ExponentialRetry
-	44, // 19: gantry.v1.Group.created:type_name -> google.protobuf.Timestamp
-	13, // 20: gantry.v1.CreateGroupRequest.steps:type_name -> gantry.v1.RetrySteps
-	14, // 21: gantry.v1.CreateGroupRequest.exponential:type_name -> gantry.v1.ExponentialRetry
-	15, // 22: gantry.v1.CreateGroupResponse.group:type_name -> gantry.v1.Group
-	15, // 23: gantry.v1.DescribeGroupResponse.group:type_name -> gantry.v1.Group
-	22, // 24: gantry.v1.DescribeGroupResponse.topics:type_name -> gantry.v1.GroupTopic
-	24, // 25: gantry.v1.DescribeGroupResponse.clients:type_name -> gantry.v1.Client
-	23, // 26: gantry.v1.GroupTopic.queues:type_name -> gantry.v1.GroupQueue
-	44, // 27: gantry.v1.Client.last_seen:type_name -> google.protobuf.Timestamp
-	15, // 28: gantry.v1.ListGroupsResponse.groups:type_name -> gantry.v1.Group
-	1,  // 29: gantry.v1.Transaction.state:type_name -> gantry.v1.TransactionState
-	44, // 30: gantry.v1.Transaction.born:type_name -> google.protobuf.Timestamp
-	44, // 31: gantry.v1.Transaction.stored:type_name -> google.protobuf.Timestamp
-	44, // 32: gantry.v1.Transaction.next_check:type_name -> google.protobuf.Timestamp
-	44, // 33: gantry.v1.Transaction.decided:type_name -> google.protobuf.Timestamp
-	27, // 34: gantry.v1.ListTransactionsResponse.transactions:type_name -> gantry.v1.Transaction
-	27, // 35: gantry.v1.DescribeTransactionResponse.transaction:type_name -> gantry.v1.Transaction
-	43, // 36: gantry.v1.DescribeTransactionResponse.properties:type_name -> gantry.v1.DescribeTransactionResponse.PropertiesEntry
-	2,  // 37: gantry.v1.SettleTransactionRequest.settlement:type_name -> gantry.v1.Settlement
-	27, // 38: gantry.v1.SettleTransactionResponse.transaction:type_name -> gantry.v1.Transaction
-	44, // 39: gantry.v1.Timer.due:type_name -> google.protobuf.Timestamp
-	44, // 40: gantry.v1.Timer.born:type_name -> google.protobuf.Timestamp
-	44, // 41: gantry.v1.Timer.stored:type_name -> google.protobuf.Timestamp
-	44, // 42: gantry.v1.ListTimersRequest.from:type_name -> google.protobuf.Timestamp
-	44, // 43: gantry.v1.ListTimersRequest.to:type_name -> google.protobuf.Timestamp
-	34, // 44: gantry.v1.ListTimersResponse.timers:type_name -> gantry.v1.Timer
-	44, // 45: gantry.v1.RescheduleTimerRequest.due:type_name -> google.protobuf.Timestamp
-	45, // 46: gantry.v1.ServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	5,  // 47: gantry.v1.Management.CreateTopic:input_type -> gantry.v1.CreateTopicRequest
-	7,  // 48: gantry.v1.Management.DeleteTopic:input_type -> gantry.v1.DeleteTopicRequest
-	9,  // 49: gantry.v1.Management.DescribeTopic:input_type -> gantry.v1.DescribeTopicRequest
-	11, // 50: gantry.v1.Management.ListTopics:input_type -> gantry.v1.ListTopicsRequest
-	16, // 51: gantry.v1.Management.CreateGroup:input_type -> gantry.v1.CreateGroupRequest
-	18, // 52: gantry.v1.Management.DeleteGroup:input_type -> gantry.v1.DeleteGroupRequest
-	20, // 53: gantry.v1.Management.DescribeGroup:input_type -> gantry.v1.DescribeGroupRequest
-	25, // 54: gantry.v1.Management.ListGroups:input_type -> gantry.v1.ListGroupsRequest
-	28, // 55: gantry.v1.Management.ListTransactions:input_type -> gantry.v1.ListTransactionsRequest
-	30, // 56: gantry.v1.Management.DescribeTransaction:input_type -> gantry.v1.DescribeTransactionRequest
-	32, // 57: gantry.v1.Management.SettleTransaction:input_type -> gantry.v1.SettleTransactionRequest
-	35, // 58: gantry.v1.Management.ListTimers:input_type -> gantry.v1.ListTimersRequest
-	37, // 59: gantry.v1.Management.CancelTimer:input_type -> gantry.v1.CancelTimerRequest
-	39, // 60: gantry.v1.Management.RescheduleTimer:input_type -> gantry.v1.RescheduleTimerRequest
-	41, // 61: gantry.v1.Management.ServerInfo:input_type -> gantry.v1.ServerInfoRequest
-	6,  // 62: gantry.v1.Management.CreateTopic:output_type -> gantry.v1.CreateTopicResponse
-	8,  // 63: gantry.v1.Management.DeleteTopic:output_type -> gantry.v1.DeleteTopicResponse
-	10, // 64: gantry.v1.Management.DescribeTopic:output_type -> gantry.v1.DescribeTopicResponse
-	12, // 65: gantry.v1.Management.ListTopics:output_type -> gantry.v1.ListTopicsResponse
-	17, // 66: gantry.v1.Management.CreateGroup:output_type -> gantry.v1.CreateGroupResponse
-	19, // 67: gantry.v1.Management.DeleteGroup:output_type -> gantry.v1.DeleteGroupResponse
-	21, // 68: gantry.v1.Management.DescribeGroup:output_type -> gantry.v1.DescribeGroupResponse
-	26, // 69: gantry.v1.Management.ListGroups:output_type -> gantry.v1.ListGroupsResponse
-	29, // 70: gantry.v1.Management.ListTransactions:output_type -> gantry.v1.ListTransactionsResponse
-	31, // 71: gantry.v1.Management.DescribeTransaction:output_type -> gantry.v1.DescribeTransactionResponse
-	33, // 72: gantry.v1.Management.SettleTransaction:output_type -> gantry.v1.SettleTransactionResponse
-	36, // 73: gantry.v1.Management.ListTimers:output_type -> gantry.v1.ListTimersResponse
-	38, // 74: gantry.v1.Management.CancelTimer:output_type -> gantry.v1.CancelTimerResponse
-	40, // 75: gantry.v1.Management.RescheduleTimer:output_type -> gantry.v1.RescheduleTimerResponse
-	42, // 76: gantry.v1.Management.ServerInfo:output_type -> gantry.v1.ServerInfoResponse
-	62, // [62:77] is the sub-list for method output_type
-	47, // [47:62] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	45, // 19: gantry.v1.Group.created:type_name -> google.protobuf.Timestamp
+	16, // 20: gantry.v1.Group.lite:type_name -> gantry.v1.LiteOptions
+	13, // 21: gantry.v1.CreateGroupRequest.steps:type_name -> gantry.v1.RetrySteps
+	14, // 22: gantry.v1.CreateGroupRequest.exponential:type_name -> gantry.v1.ExponentialRetry
+	16, // 23: gantry.v1.CreateGroupRequest.lite:type_name -> gantry.v1.LiteOptions
+	15, // 24: gantry.v1.CreateGroupResponse.group:type_name -> gantry.v1.Group
+	15, // 25: gantry.v1.DescribeGroupResponse.group:type_name -> gantry.v1.Group
+	23, // 26: gantry.v1.DescribeGroupResponse.topics:type_name -> gantry.v1.GroupTopic
+	25, // 27: gantry.v1.DescribeGroupResponse.clients:type_name -> gantry.v1.Client
+	24, // 28: gantry.v1.GroupTopic.queues:type_name -> gantry.v1.GroupQueue
+	45, // 29: gantry.v1.Client.last_seen:type_name -> google.protobuf.Timestamp
+	15, // 30: gantry.v1.ListGroupsResponse.groups:type_name -> gantry.v1.Group
+	1,  // 31: gantry.v1.Transaction.state:type_name -> gantry.v1.TransactionState
+	45, // 32: gantry.v1.Transaction.born:type_name -> google.protobuf.Timestamp
+	45, // 33: gantry.v1.Transaction.stored:type_name -> google.protobuf.Timestamp
+	45, // 34: gantry.v1.Transaction.next_check:type_name -> google.protobuf.Timestamp
+	45, // 35: gantry.v1.Transaction.decided:type_name -> google.protobuf.Timestamp
+	28, // 36: gantry.v1.ListTransactionsResponse.transactions:type_name -> gantry.v1.Transaction
+	28, // 37: gantry.v1.DescribeTransactionResponse.transaction:type_name -> gantry.v1.Transaction
+	44, // 38: gantry.v1.DescribeTransactionResponse.properties:type_name -> gantry.v1.DescribeTransactionResponse.PropertiesEntry
+	2,  // 39: gantry.v1.SettleTransactionRequest.settlement:type_name -> gantry.v1.Settlement
+	28, // 40: gantry.v1.SettleTransactionResponse.transaction:type_name -> gantry.v1.Transaction
+	45, // 41: gantry.v1.Timer.due:type_name -> google.protobuf.Timestamp
+	45, // 42: gantry.v1.Timer.born:type_name -> google.protobuf.Timestamp
+	45, // 43: gantry.v1.Timer.stored:type_name -> google.protobuf.Timestamp
+	45, // 44: gantry.v1.ListTimersRequest.from:type_name -> google.protobuf.Timestamp
+	45, // 45: gantry.v1.ListTimersRequest.to:type_name -> google.protobuf.Timestamp
+	35, // 46: gantry.v1.ListTimersResponse.timers:type_name -> gantry.v1.Timer
+	45, // 47: gantry.v1.RescheduleTimerRequest.due:type_name -> google.protobuf.Timestamp
+	46, // 48: gantry.v1.ServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	5,  // 49: gantry.v1.Management.CreateTopic:input_type -> gantry.v1.CreateTopicRequest
+	7,  // 50: gantry.v1.Management.DeleteTopic:input_type -> gantry.v1.DeleteTopicRequest
+	9,  // 51: gantry.v1.Management.DescribeTopic:input_type -> gantry.v1.DescribeTopicRequest
+	11, // 52: gantry.v1.Management.ListTopics:input_type -> gantry.v1.ListTopicsRequest
+	17, // 53: gantry.v1.Management.CreateGroup:input_type -> gantry.v1.CreateGroupRequest
+	19, // 54: gantry.v1.Management.DeleteGroup:input_type -> gantry.v1.DeleteGroupRequest
+	21, // 55: gantry.v1.Management.DescribeGroup:input_type -> gantry.v1.DescribeGroupRequest
+	26, // 56: gantry.v1.Management.ListGroups:input_type -> gantry.v1.ListGroupsRequest
+	29, // 57: gantry.v1.Management.ListTransactions:input_type -> gantry.v1.ListTransactionsRequest
+	31, // 58: gantry.v1.Management.DescribeTransaction:input_type -> gantry.v1.DescribeTransactionRequest
+	33, // 59: gantry.v1.Management.SettleTransaction:input_type -> gantry.v1.SettleTransactionRequest
+	36, // 60: gantry.v1.Management.ListTimers:input_type -> gantry.v1.ListTimersRequest
+	38, // 61: gantry.v1.Management.CancelTimer:input_type -> gantry.v1.CancelTimerRequest
+	40, // 62: gantry.v1.Management.RescheduleTimer:input_type -> gantry.v1.RescheduleTimerRequest
+	42, // 63: gantry.v1.Management.ServerInfo:input_type -> gantry.v1.ServerInfoRequest
+	6,  // 64: gantry.v1.Management.CreateTopic:output_type -> gantry.v1.CreateTopicResponse
+	8,  // 65: gantry.v1.Management.DeleteTopic:output_type -> gantry.v1.DeleteTopicResponse
+	10, // 66: gantry.v1.Management.DescribeTopic:output_type -> gantry.v1.DescribeTopicResponse
+	12, // 67: gantry.v1.Management.ListTopics:output_type -> gantry.v1.ListTopicsResponse
+	18, // 68: gantry.v1.Management.CreateGroup:output_type -> gantry.v1.CreateGroupResponse
+	20, // 69: gantry.v1.Management.DeleteGroup:output_type -> gantry.v1.DeleteGroupResponse
+	22, // 70: gantry.v1.Management.DescribeGroup:output_type -> gantry.v1.DescribeGroupResponse
+	27, // 71: gantry.v1.Management.ListGroups:output_type -> gantry.v1.ListGroupsResponse
+	30, // 72: gantry.v1.Management.ListTransactions:output_type -> gantry.v1.ListTransactionsResponse
+	32, // 73: gantry.v1.Management.DescribeTransaction:output_type -> gantry.v1.DescribeTransactionResponse
+	34, // 74: gantry.v1.Management.SettleTransaction:output_type -> gantry.v1.SettleTransactionResponse
+	37, // 75: gantry.v1.Management.ListTimers:output_type -> gantry.v1.ListTimersResponse
+	39, // 76: gantry.v1.Management.CancelTimer:output_type -> gantry.v1.CancelTimerResponse
+	41, // 77: gantry.v1.Management.RescheduleTimer:output_type -> gantry.v1.RescheduleTimerResponse
+	43, // 78: gantry.v1.Management.ServerInfo:output_type -> gantry.v1.ServerInfoResponse
+	64, // [64:79] is the sub-list for method output_type
+	49, // [49:64] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_admin_proto_init() }
@@ -3515,16 +3627,16 @@ func file_gantry_v1_admin_proto_init() {
 		(*Group_Steps)(nil),
 		(*Group_Exponential)(nil),
 	}
-	file_gantry_v1_admin_proto_msgTypes[13].OneofWrappers = []any{
+	file_gantry_v1_admin_proto_msgTypes[14].OneofWrappers = []any{
 		(*CreateGroupRequest_Steps)(nil),
 		(*CreateGroupRequest_Exponential)(nil),
 	}
-	file_gantry_v1_admin_proto_msgTypes[22].OneofWrappers = []any{}
-	file_gantry_v1_admin_proto_msgTypes[34].OneofWrappers = []any{
+	file_gantry_v1_admin_proto_msgTypes[23].OneofWrappers = []any{}
+	file_gantry_v1_admin_proto_msgTypes[35].OneofWrappers = []any{
 		(*CancelTimerRequest_Handle)(nil),
 		(*CancelTimerRequest_MessageId)(nil),
 	}
-	file_gantry_v1_admin_proto_msgTypes[36].OneofWrappers = []any{
+	file_gantry_v1_admin_proto_msgTypes[37].OneofWrappers = []any{
 		(*RescheduleTimerRequest_Handle)(nil),
 		(*RescheduleTimerRequest_MessageId)(nil),
 	}
@@ -3534,7 +3646,7 @@ func file_gantry_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_admin_proto_rawDesc), len(file_gantry_v1_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

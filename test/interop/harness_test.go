@@ -168,6 +168,8 @@ type role struct {
 	IntervalMS int                 `json:"interval_ms,omitempty"`
 	Retry      bool                `json:"retry,omitempty"`
 	Stay       bool                `json:"stay,omitempty"`
+	Lites      []string            `json:"lites,omitempty"`
+	Suspend    map[string]int      `json:"suspend,omitempty"`
 	Messages   []message           `json:"messages,omitempty"`
 }
 
@@ -179,6 +181,9 @@ type message struct {
 	Properties map[string]string `json:"properties,omitempty"`
 	Group      string            `json:"group,omitempty"`
 	DelayS     int               `json:"delay_s,omitempty"`
+	Lite       string            `json:"lite,omitempty"`
+	Priority   int               `json:"priority,omitempty"`
+	Recall     int               `json:"recall,omitempty"`
 	Tx         string            `json:"transaction,omitempty"`
 }
 
@@ -196,6 +201,7 @@ type event struct {
 	Keys       []string          `json:"keys"`
 	Properties map[string]string `json:"properties"`
 	Group      *string           `json:"group"`
+	Lite       *string           `json:"lite"`
 	Attempt    int               `json:"attempt"`
 	Delivery   int               `json:"delivery"`
 	Action     string            `json:"action"`

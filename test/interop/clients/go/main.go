@@ -37,6 +37,7 @@ type role struct {
 	IntervalMS int                 `json:"interval_ms"`
 	Retry      bool                `json:"retry"`
 	Stay       bool                `json:"stay"`
+	Lites      []string            `json:"lites"`
 	Messages   []message           `json:"messages"`
 }
 
@@ -48,6 +49,9 @@ type message struct {
 	Properties map[string]string `json:"properties"`
 	Group      string            `json:"group"`
 	DelayS     int               `json:"delay_s"`
+	Lite       string            `json:"lite"`
+	Priority   int32             `json:"priority"`
+	Recall     int               `json:"recall"`
 	Tx         string            `json:"transaction"` // "commit", "rollback", or "leave" it to the checker
 }
 
@@ -100,7 +104,7 @@ func (r *role) delivered(mv *rmq.MessageView, nth int, action string) {
 	sum := sha256.Sum256(mv.GetBody())
 	r.emit("message", event{
 		"id": mv.GetMessageId(), "size": len(mv.GetBody()), "sha256": hex.EncodeToString(sum[:]), "tag": mv.GetTag(), "keys": mv.GetKeys(),
-		"properties": mv.GetProperties(), "group": mv.GetMessageGroup(), "attempt": mv.GetDeliveryAttempt(), "delivery": nth, "action": action,
+		"properties": mv.GetProperties(), "group": mv.GetMessageGroup(), "lite": mv.GetLiteTopic(), "attempt": mv.GetDeliveryAttempt(), "delivery": nth, "action": action,
 	})
 }
 
@@ -120,9 +124,10 @@ func (r *role) produce(endpoint string, stop <-chan struct{}) {
 	r.emit("started", nil)
 	for i, m := range r.Messages {
 		for {
-			id, err := r.send(p, m)
+			id, handle, err := r.send(p, m)
 			if err == nil {
 				r.emit("sent", event{"index": i, "id": id})
+				r.recall(p, i, m, handle)
 				break
 			}
 			r.emit("error", event{"op": "send", "index": i, "message": err.Error()})
@@ -152,12 +157,23 @@ func (r *role) check(mv *rmq.MessageView) rmq.TransactionResolution {
 	return rmq.ROLLBACK
 }
 
-func (r *role) send(p rmq.Producer, m message) (string, error) {
+// recall takes a message back as often as its spec says.
+func (r *role) recall(p rmq.Producer, index int, m message, handle string) {
+	for range m.Recall {
+		id, err := p.Recall(context.Background(), r.Topic, handle)
+		if err != nil {
+			r.emit("error", event{"op": "recall", "index": index, "message": err.Error()})
+			continue
+		}
+		r.emit("recalled", event{"index": index, "id": id})
+	}
+}
+
+func (r *role) send(p rmq.Producer, m message) (id, handle string, err error) {
 	body := []byte(m.Body)
 	if m.BodyFile != "" {
-		var err error
 		if body, err = os.ReadFile(m.BodyFile); err != nil {
-			return "", err
+			return "", "", err
 		}
 	}
 	msg := &rmq.Message{Topic: r.Topic, Body: body}
@@ -174,14 +190,23 @@ func (r *role) send(p rmq.Producer, m message) (string, error) {
 	if m.DelayS != 0 {
 		msg.SetDelayTimestamp(time.Now().Add(time.Duration(m.DelayS) * time.Second))
 	}
+	if m.Lite != "" {
+		msg.SetLiteTopic(m.Lite)
+	}
+	if m.Priority != 0 {
+		if err := msg.SetPriority(m.Priority); err != nil {
+			return "", "", err
+		}
+	}
 	if m.Tx != "" {
-		return sendInTransaction(p, msg, m.Tx)
+		id, err = sendInTransaction(p, msg, m.Tx)
+		return id, "", err
 	}
 	receipts, err := p.Send(context.Background(), msg)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	return receipts[0].MessageID, nil
+	return receipts[0].MessageID, receipts[0].RecallHandle, nil
 }
 
 func sendInTransaction(p rmq.Producer, msg *rmq.Message, end string) (string, error) {
@@ -210,13 +235,26 @@ func (r *role) push(endpoint string, stop <-chan struct{}) {
 		r.delivered(mv, nth, "ok")
 		return rmq.SUCCESS
 	}}
-	c, err := rmq.NewPushConsumer(r.config(endpoint), rmq.WithPushSubscriptionExpressions(r.subscription()), rmq.WithPushMessageListener(listener))
+	var c rmq.PushConsumer
+	var lite rmq.LitePushConsumer
+	var err error
+	if r.Kind == "lite" {
+		lite, err = rmq.NewLitePushConsumer(r.config(endpoint), rmq.NewLitePushConsumerConfig(r.Topic, 30*time.Second), rmq.WithPushMessageListener(listener))
+		c = lite
+	} else {
+		c, err = rmq.NewPushConsumer(r.config(endpoint), rmq.WithPushSubscriptionExpressions(r.subscription()), rmq.WithPushMessageListener(listener))
+	}
 	if err == nil {
 		err = c.Start()
 	}
 	if err != nil {
 		r.fail("start", err)
 		return
+	}
+	for _, name := range r.Lites {
+		if err := lite.SubscribeLite(name); err != nil {
+			r.fail("subscribe", err)
+		}
 	}
 	r.emit("started", nil)
 	<-stop
@@ -315,7 +353,7 @@ func main() {
 			switch r.Kind {
 			case "produce":
 				r.produce(s.Endpoint, stop)
-			case "push":
+			case "push", "lite":
 				r.push(s.Endpoint, stop)
 			case "simple":
 				r.simple(s.Endpoint, stop)

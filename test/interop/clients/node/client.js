@@ -5,7 +5,7 @@
 const { createHash } = require('node:crypto');
 const { readFileSync } = require('node:fs');
 const { setTimeout: sleep } = require('node:timers/promises');
-const { Producer, PushConsumer, SimpleConsumer, ConsumeResult, FilterExpression } = require('rocketmq-client-nodejs');
+const { Producer, PushConsumer, LitePushConsumerImpl, SimpleConsumer, ConsumeResult, ConsumeResultSuspend, FilterExpression } = require('rocketmq-client-nodejs');
 const { FilterType, TransactionResolution } = require('rocketmq-client-nodejs/proto/apache/rocketmq/v2/definition_pb');
 
 let stopped = false;
@@ -35,7 +35,7 @@ class Role {
   delivered(view, nth, action) {
     this.emit('message', {
       id: view.messageId, size: view.body.length, sha256: createHash('sha256').update(view.body).digest('hex'),
-      tag: view.tag || null, keys: view.keys, properties: Object.fromEntries(view.properties), group: view.messageGroup || null,
+      tag: view.tag || null, keys: view.keys, properties: Object.fromEntries(view.properties), group: view.messageGroup || null, lite: view.liteTopic || null,
       attempt: view.deliveryAttempt, delivery: nth, action,
     });
   }
@@ -58,7 +58,9 @@ class Role {
     for (const [ index, message ] of messages.entries()) {
       for (;;) {
         try {
-          this.emit('sent', { index, id: await this.send(producer, message) });
+          const receipt = await this.send(producer, message);
+          this.emit('sent', { index, id: receipt.messageId });
+          for (let i = 0; i < (message.recall ?? 0); i++) await this.recall(producer, index, receipt.recallHandle);
           break;
         } catch (e) {
           this.emit('error', { op: 'send', index, message: String(e) });
@@ -77,12 +79,20 @@ class Role {
   }
 
   async send(producer, m) {
-    if (!m.transaction) return (await producer.send(this.message(m))).messageId;
+    if (!m.transaction) return producer.send(this.message(m));
     const transaction = producer.beginTransaction();
     const receipt = await producer.send(this.message(m), transaction);
     if (m.transaction === 'commit') await transaction.commit();
     if (m.transaction === 'rollback') await transaction.rollback();
-    return receipt.messageId;
+    return receipt;
+  }
+
+  async recall(producer, index, handle) {
+    try {
+      this.emit('recalled', { index, id: (await producer.recallMessage(this.spec.topic, handle)).messageId });
+    } catch (e) {
+      this.emit('error', { op: 'recall', index, message: String(e) });
+    }
   }
 
   // Resolves a transaction that was left open, as the message's property "resolve" says.
@@ -100,13 +110,20 @@ class Role {
     };
     if (m.tag) options.tag = m.tag;
     if (m.group) options.messageGroup = m.group;
+    if (m.lite) options.liteTopic = m.lite;
+    if (m.priority) options.priority = m.priority;
     if (m.delay_s) options.deliveryTimestamp = new Date(Date.now() + m.delay_s * 1000);
     return options;
   }
 
-  async push() {
+  listener() {
     const consume = view => {
       const nth = this.next(view);
+      const pause = this.spec.suspend?.[view.properties.get('case')];
+      if (pause && nth === 1) {
+        this.delivered(view, nth, 'suspend');
+        return ConsumeResultSuspend.of(pause);
+      }
       if (nth <= (this.spec.fail?.[view.properties.get('case')] ?? 0)) {
         this.delivered(view, nth, 'fail');
         return ConsumeResult.FAILURE;
@@ -114,7 +131,35 @@ class Role {
       this.delivered(view, nth, 'ok');
       return ConsumeResult.SUCCESS;
     };
-    const consumer = new PushConsumer({ ...this.consumerOptions(), messageListener: { consume } });
+    return { consume };
+  }
+
+  async lite() {
+    const { endpoints, namespace, consumerGroup } = this.consumerOptions();
+    const consumer = new LitePushConsumerImpl({ endpoints, namespace, consumerGroup, bindTopic: this.spec.topic, messageListener: this.listener() });
+    await consumer.startup();
+    // That does not wait for the client's first statement of all it subscribes to, nothing; a subscription that overtakes it is undone until
+    // the next one, 30 seconds later.
+    await sleep(1000);
+    for (const name of this.spec.lites) {
+      try {
+        await consumer.subscribeLite(name);
+      } catch (e) {
+        this.emit('error', { op: 'subscribe', message: String(e) });
+      }
+    }
+    this.emit('started');
+    for (let mine = new Set(consumer.getLiteTopicSet()); !stopped; await Promise.race([ stop, sleep(100) ])) {
+      const now = new Set(consumer.getLiteTopicSet());
+      for (const name of mine) if (!now.has(name)) this.emit('lost', { lite: name });
+      mine = now;
+    }
+    await consumer.close();
+    this.emit('closed');
+  }
+
+  async push() {
+    const consumer = new PushConsumer({ ...this.consumerOptions(), messageListener: this.listener() });
     await consumer.startup();
     this.emit('started');
     await stop;

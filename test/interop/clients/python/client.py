@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict
 
-from rocketmq import ClientConfiguration, Credentials, FilterExpression, Message, Producer, PushConsumer, SimpleConsumer
+from rocketmq import ClientConfiguration, Credentials, FilterExpression, LitePushConsumer, LiteSimpleConsumer, Message, Producer, PushConsumer, SimpleConsumer
 from rocketmq import ConsumeResult, MessageListener, TransactionChecker, TransactionResolution
 from rocketmq.grpc_protocol import FilterType
 
@@ -46,7 +46,7 @@ class Role:
     def delivered(self, m, nth, action):
         self.emit(
             "message", id=m.message_id, size=len(m.body), sha256=hashlib.sha256(m.body).hexdigest(), tag=m.tag, keys=sorted(m.keys),
-            properties=dict(m.properties), group=m.message_group, attempt=m.delivery_attempt, delivery=nth, action=action,
+            properties=dict(m.properties), group=m.message_group, lite=m.lite_topic, attempt=m.delivery_attempt, delivery=nth, action=action,
         )
 
     def run(self):
@@ -64,7 +64,10 @@ class Role:
         for i, spec in enumerate(messages):
             while True:
                 try:
-                    self.emit("sent", index=i, id=self.send(producer, spec))
+                    receipt = self.send(producer, spec)
+                    self.emit("sent", index=i, id=receipt.message_id)
+                    for _ in range(spec.get("recall") or 0):
+                        self.recall(producer, i, receipt.recall_handle)
                     break
                 except Exception as e:
                     self.emit("error", op="send", index=i, message=f"{type(e).__name__}: {e}")
@@ -81,14 +84,20 @@ class Role:
     def send(self, producer, spec):
         end = spec.get("transaction")
         if not end:
-            return producer.send(self.message(spec)).message_id
+            return producer.send(self.message(spec))
         transaction = producer.begin_transaction()
         receipt = producer.send(self.message(spec), transaction)
         if end == "commit":
             transaction.commit()
         elif end == "rollback":
             transaction.rollback()
-        return receipt.message_id
+        return receipt
+
+    def recall(self, producer, index, handle):
+        try:
+            self.emit("recalled", index=index, id=producer.recall_message(self.spec["topic"], handle))
+        except Exception as e:
+            self.emit("error", op="recall", index=index, message=f"{type(e).__name__}: {e}")
 
     def message(self, spec):
         m = Message()
@@ -106,6 +115,10 @@ class Role:
             m.add_property(k, v)
         if spec.get("group"):
             m.message_group = spec["group"]
+        if spec.get("lite"):
+            m.lite_topic = spec["lite"]
+        if spec.get("priority"):
+            m.priority = spec["priority"]
         if spec.get("delay_s"):
             m.delivery_timestamp = int(time.time()) + spec["delay_s"]  # whole seconds
         return m
@@ -118,9 +131,34 @@ class Role:
         consumer.shutdown()
         self.emit("closed")
 
+    def lite(self):
+        consumer = LitePushConsumer(self.config, self.spec["group"], self.spec["topic"], Listener(self))
+        consumer.startup()
+        self.subscribe(consumer)
+        self.emit("started")
+        stop.wait()
+        consumer.shutdown()
+        self.emit("closed")
+
+    def lite_simple(self):
+        consumer = LiteSimpleConsumer(self.spec["topic"], self.config, self.spec["group"])
+        consumer.startup()
+        self.subscribe(consumer)
+        self.poll(consumer)
+
+    def subscribe(self, consumer):
+        for name in self.spec["lites"]:
+            try:
+                consumer.subscribe_lite(name)
+            except Exception as e:
+                self.emit("error", op="subscribe", message=f"{type(e).__name__}: {e}")
+
     def simple(self):
         consumer = SimpleConsumer(self.config, self.spec["group"], self.subscription())
         consumer.startup()
+        self.poll(consumer)
+
+    def poll(self, consumer):
         self.emit("started")
         while not stop.is_set():
             try:

@@ -14,19 +14,23 @@ import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import org.apache.rocketmq.client.apis.ClientConfiguration;
 import org.apache.rocketmq.client.apis.ClientServiceProvider;
 import org.apache.rocketmq.client.apis.consumer.ConsumeResult;
 import org.apache.rocketmq.client.apis.consumer.FilterExpression;
 import org.apache.rocketmq.client.apis.consumer.FilterExpressionType;
+import org.apache.rocketmq.client.apis.consumer.LitePushConsumer;
 import org.apache.rocketmq.client.apis.consumer.PushConsumer;
 import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
 import org.apache.rocketmq.client.apis.message.MessageBuilder;
 import org.apache.rocketmq.client.apis.message.MessageView;
 import org.apache.rocketmq.client.apis.producer.Producer;
 import org.apache.rocketmq.client.apis.producer.ProducerBuilder;
+import org.apache.rocketmq.client.apis.producer.SendReceipt;
 import org.apache.rocketmq.client.apis.producer.Transaction;
 import org.apache.rocketmq.client.apis.producer.TransactionResolution;
 
@@ -43,12 +47,12 @@ public final class Client {
     }
 
     private record Body(String body, String body_file, String tag, List<String> keys, Map<String, String> properties, String group,
-        int delay_s, String transaction) {
+        int delay_s, String lite, int priority, int recall, String transaction) {
     }
 
     private record Role(String name, String kind, String topic, String group, String filter, boolean sql,
         Map<String, Integer> fail, Map<String, List<String>> plan, int invisible_s, int interval_ms, boolean retry, boolean stay,
-        List<Body> messages) {
+        List<String> lites, List<Body> messages) {
     }
 
     private final Role role;
@@ -92,6 +96,7 @@ public final class Client {
                 case "produce" -> produce();
                 case "push" -> push();
                 case "simple" -> simple();
+                case "lite" -> lite();
                 default -> throw new IllegalArgumentException(role.kind);
             }
         } catch (Throwable e) {
@@ -140,7 +145,7 @@ public final class Client {
             emit("message", "id", view.getMessageId().toString(), "size", body.length,
                 "sha256", HexFormat.of().formatHex(MessageDigest.getInstance("SHA-256").digest(body)),
                 "tag", view.getTag().orElse(null), "keys", view.getKeys(), "properties", view.getProperties(),
-                "group", view.getMessageGroup().orElse(null), "attempt", view.getDeliveryAttempt(), "delivery", nth, "action", action);
+                "group", view.getMessageGroup().orElse(null), "lite", view.getLiteTopic().orElse(null), "attempt", view.getDeliveryAttempt(), "delivery", nth, "action", action);
         } catch (java.security.NoSuchAlgorithmException e) {
             throw new IllegalStateException(e);
         }
@@ -157,7 +162,7 @@ public final class Client {
         for (int i = 0; i < messages.size(); i++) {
             while (true) {
                 try {
-                    emit("sent", "index", i, "id", send(producer, messages.get(i)));
+                    send(producer, messages.get(i), i);
                     break;
                 } catch (Exception e) {
                     emit("error", "op", "send", "index", i, "message", story(e));
@@ -183,7 +188,7 @@ public final class Client {
         return "commit".equals(view.getProperties().get("resolve")) ? TransactionResolution.COMMIT : TransactionResolution.ROLLBACK;
     }
 
-    private String send(Producer producer, Body spec) throws Exception {
+    private void send(Producer producer, Body spec, int index) throws Exception {
         MessageBuilder builder = PROVIDER.newMessageBuilder().setTopic(role.topic);
         builder.setBody(spec.body_file == null ? spec.body.getBytes(StandardCharsets.UTF_8) : Files.readAllBytes(Path.of(spec.body_file)));
         if (spec.tag != null) {
@@ -201,8 +206,19 @@ public final class Client {
         if (spec.delay_s != 0) {
             builder.setDeliveryTimestamp(System.currentTimeMillis() + spec.delay_s * 1000L);
         }
+        if (spec.lite != null) {
+            builder.setLiteTopic(spec.lite);
+        }
+        if (spec.priority != 0) {
+            builder.setPriority(spec.priority);
+        }
         if (spec.transaction == null) {
-            return producer.send(builder.build()).getMessageId().toString();
+            SendReceipt receipt = producer.send(builder.build());
+            emit("sent", "index", index, "id", receipt.getMessageId().toString());
+            for (int i = 0; i < spec.recall; i++) {
+                recall(producer, index, receipt.getRecallHandle());
+            }
+            return;
         }
         Transaction transaction = producer.beginTransaction();
         String id = producer.send(builder.build(), transaction).getMessageId().toString();
@@ -211,20 +227,54 @@ public final class Client {
             case "rollback" -> transaction.rollback();
             default -> { }
         }
-        return id;
+        emit("sent", "index", index, "id", id);
+    }
+
+    private void recall(Producer producer, int index, String handle) {
+        try {
+            emit("recalled", "index", index, "id", producer.recallMessage(role.topic, handle).getMessageId().toString());
+        } catch (Exception e) {
+            emit("error", "op", "recall", "index", index, "message", story(e));
+        }
     }
 
     private void push() throws Exception {
         PushConsumer consumer = PROVIDER.newPushConsumerBuilder().setClientConfiguration(configuration).setConsumerGroup(role.group)
-            .setSubscriptionExpressions(subscription())
-            .setMessageListener(view -> {
-                int nth = seen.merge(view.getMessageId().toString(), 1, Integer::sum);
-                int failures = role.fail == null ? 0 : role.fail.getOrDefault(view.getProperties().getOrDefault("case", ""), 0);
-                delivered(view, nth, nth <= failures ? "fail" : "ok");
-                return nth <= failures ? ConsumeResult.FAILURE : ConsumeResult.SUCCESS;
-            }).build();
+            .setSubscriptionExpressions(subscription()).setMessageListener(this::consume).build();
         emit("started");
         STOP.await();
+        consumer.close();
+        emit("closed");
+    }
+
+    private ConsumeResult consume(MessageView view) {
+        int nth = seen.merge(view.getMessageId().toString(), 1, Integer::sum);
+        int failures = role.fail == null ? 0 : role.fail.getOrDefault(view.getProperties().getOrDefault("case", ""), 0);
+        delivered(view, nth, nth <= failures ? "fail" : "ok");
+        return nth <= failures ? ConsumeResult.FAILURE : ConsumeResult.SUCCESS;
+    }
+
+    private void lite() throws Exception {
+        LitePushConsumer consumer = PROVIDER.newLitePushConsumerBuilder().setClientConfiguration(configuration).setConsumerGroup(role.group)
+            .bindTopic(role.topic).setMessageListener(this::consume).build();
+        for (String name : role.lites) {
+            try {
+                consumer.subscribeLite(name);
+            } catch (Exception e) {
+                error("subscribe", e);
+            }
+        }
+        emit("started");
+        Set<String> mine = Set.copyOf(consumer.getLiteTopicSet());
+        while (!STOP.await(100, TimeUnit.MILLISECONDS)) {
+            Set<String> now = Set.copyOf(consumer.getLiteTopicSet());
+            for (String name : mine) {
+                if (!now.contains(name)) {
+                    emit("lost", "lite", name);
+                }
+            }
+            mine = now;
+        }
         consumer.close();
         emit("closed");
     }
