@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -14,20 +15,27 @@ import (
 	"github.com/gantry-mq/gantry/broker/topic"
 )
 
-// BenchmarkLite100k has 100,000 lite topics, 50 clients that each subscribe to
-// 2,000 of them, and 64 senders of messages of 100 bytes to lite topics at
-// random. It reports how fast lite topics are made by their first messages and
-// what one costs in memory and index files, with one group that consumes it;
-// then, over topics that are there, the rate of sends, of receives of a backlog
-// (each with its ack), and of messages that go through while all clients wait;
-// and how long a start takes. One iteration is the whole of it: use
-// -benchtime 1x.
-func BenchmarkLite100k(b *testing.B) {
-	const topics, clients, senders, messages = 100_000, 50, 64, 100_000
+var liteTopics = flag.Int("lite-topics", 100_000, "lite topics of BenchmarkLite")
+
+// BenchmarkLite has 50 clients and 64 senders of messages of 100 bytes, once over
+// a plain topic and once over very many lite topics, of which each client
+// subscribes to its part: how fast those are made by their first messages and what
+// one costs in memory and index files, with a group that consumes it; then, in
+// both cases, the rate of sends, of receives of a backlog (each with its ack), and
+// of messages that go through while all clients wait; and how long a start takes.
+// One iteration is the whole of it: use -benchtime 1x.
+func BenchmarkLite(b *testing.B) {
+	b.Run("plain_topic", func(b *testing.B) { runLite(b, topic.Normal, 0) })
+	b.Run(fmt.Sprint(*liteTopics, "_lite_topics"), func(b *testing.B) { runLite(b, topic.Lite, *liteTopics) })
+}
+
+func runLite(b *testing.B, kind topic.Type, topics int) {
+	const clients, senders = 50, 64
+	messages := *liteTopics
 	for range b.N {
 		dir := b.TempDir()
 		br := open(b, dir, func(o *Options) { o.SegmentSize = 256 << 20 })
-		makeTopic(b, br, "P", topic.Lite, 1)
+		makeTopic(b, br, "P", kind, 8)
 		before := heapInUse()
 
 		rate := func(metric string, n int, work func()) {
@@ -36,13 +44,13 @@ func BenchmarkLite100k(b *testing.B) {
 			b.ReportMetric(float64(n)/time.Since(began).Seconds(), metric)
 		}
 		body := make([]byte, 100)
-		sendAll := func(n int, to func(i int) int) {
+		sendAll := func(to func(i int) string) {
 			var next atomic.Int64
 			var wg sync.WaitGroup
 			for range senders {
 				wg.Go(func() {
-					for i := next.Add(1); i <= int64(n); i = next.Add(1) {
-						m := Outgoing{Topic: name("P"), ID: "0170C0035AC5673D2D5A0A5C1DF1390299", Body: body, LiteTopic: liteN(to(int(i - 1)))}
+					for i := next.Add(1); i <= int64(messages); i = next.Add(1) {
+						m := Outgoing{Topic: name("P"), ID: "0170C0035AC5673D2D5A0A5C1DF1390299", Body: body, LiteTopic: to(int(i - 1))}
 						if _, err := br.Send(b.Context(), []Outgoing{m}); err != nil {
 							b.Error(err)
 							return
@@ -52,21 +60,10 @@ func BenchmarkLite100k(b *testing.B) {
 			}
 			wg.Wait()
 		}
-		rate("made/s", topics, func() { sendAll(topics, func(i int) int { return i }) })
-
-		for c := range clients {
-			var names []string
-			for i := c; i < topics; i += clients {
-				names = append(names, liteN(i))
-			}
-			if err := br.SyncLite(b.Context(), fmt.Sprint("c", c), name("G"), name("P"), LiteReplace, names, LiteOffset{}); err != nil {
-				b.Fatal(err)
-			}
-		}
-		// receiveAll has every client receive until n messages are acknowledged in all.
-		receiveAll := func(n int) {
+		// receiveAll has every client receive until all messages are acknowledged.
+		receiveAll := func() {
 			left := atomic.Int64{}
-			left.Store(int64(n))
+			left.Store(int64(messages))
 			var wg sync.WaitGroup
 			for c := range clients {
 				wg.Go(func() {
@@ -89,16 +86,28 @@ func BenchmarkLite100k(b *testing.B) {
 			}
 			wg.Wait()
 		}
-		rate("received/s", topics, func() { receiveAll(topics) })
-		b.ReportMetric(float64(heapInUse()-before)/topics, "heap-B/topic")
-		b.ReportMetric(float64(diskUse(b, filepath.Join(dir, "consumequeue")))/topics, "index-B/topic")
-
-		random := func(int) int { return rand.IntN(topics) }
-		rate("sent/s", messages, func() { sendAll(messages, random) })
-		receiveAll(messages)
+		random := func(int) string { return "" }
+		if topics > 0 {
+			random = func(int) string { return liteN(rand.IntN(topics)) }
+			rate("made/s", topics, func() { sendAll(liteN) })
+			for c := range clients {
+				var names []string
+				for i := c; i < topics; i += clients {
+					names = append(names, liteN(i))
+				}
+				if err := br.SyncLite(b.Context(), fmt.Sprint("c", c), name("G"), name("P"), LiteReplace, names, LiteOffset{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			receiveAll()
+			b.ReportMetric(float64(heapInUse()-before)/float64(topics), "heap-B/topic")
+			b.ReportMetric(float64(diskUse(b, filepath.Join(dir, "consumequeue")))/float64(topics), "index-B/topic")
+		}
+		rate("sent/s", messages, func() { sendAll(random) })
+		rate("received/s", messages, receiveAll)
 		rate("through/s", messages, func() {
-			go sendAll(messages, random)
-			receiveAll(messages)
+			go sendAll(random)
+			receiveAll()
 		})
 		closeBroker(b, br)
 		began := time.Now()

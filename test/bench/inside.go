@@ -57,6 +57,13 @@ var insides = []inside{
 		first: "durability", columns: lateness,
 	},
 	{
+		title: "Lite topics and a plain one: 50 clients, 64 senders, bodies of 100 bytes, one message a send",
+		pkg:   "./broker", bench: "BenchmarkLite", smoke: []string{"-lite-topics", "500"},
+		first: "over",
+		columns: []column{{"made/s", "made by their first messages/s"}, {"sent/s", "sent/s"}, {"received/s", "received and acknowledged/s"}, {"through/s", "sent and received at once/s"},
+			{"heap-B/topic", "heap, bytes/lite topic"}, {"index-B/topic", "index files, bytes/lite topic"}, {"start-ms", "start, ms"}},
+	},
+	{
 		title: "Pending delayed messages, due within the next hour or year",
 		pkg:   "./broker", bench: "BenchmarkTimersPending", smoke: []string{"-timers", "1000"}, once: true,
 		first: "within/messages",
