@@ -45,12 +45,12 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		topic := key.Topic()
 		b.wakePlaced(key)
 		if b.live {
-			b.counters.stored(topic, record.BodyLen(rec))
+			b.counters.stored(topic, 1, record.BodyLen(rec))
 		}
 		return nil
 	case record.KindDelayed:
 		if b.live {
-			b.counters.stored(record.KeyOf(rec).Topic(), record.BodyLen(rec))
+			b.counters.stored(record.KeyOf(rec).Topic(), 1, record.BodyLen(rec))
 		}
 		return b.timers.ApplyAdd(pos, rec)
 	case record.KindTimerFired: // counted when it was sent

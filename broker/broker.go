@@ -253,8 +253,8 @@ func (b *Broker) open(ctx context.Context) error {
 		}
 	}
 	b.checkpt.init(b, stateDir, cp.Position)
-	b.dispatcher = dispatch.New(b.wal.Reader(cp.Position), cp.Position, b.opts.CheckpointEvery, dispatch.Sinks{
-		Apply: b.apply, Wake: b.wakeWaiters, Checkpoint: b.checkpt.take,
+	b.dispatcher = dispatch.New(b.wal.Follow(cp.Position), cp.Position, b.opts.CheckpointEvery, dispatch.Sinks{
+		Apply: b.apply, ApplyPack: b.applyPack, Wake: b.wakeWaiters, Checkpoint: b.checkpt.take,
 	})
 	if err := b.dispatcher.CatchUp(ctx, b.wal.Committed()); err != nil {
 		return err

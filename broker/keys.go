@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/broker/transaction"
@@ -29,7 +30,7 @@ func (b *Broker) indexKeys(pos record.Position, rec []byte, kind record.Kind) er
 		err = m.Properties.Each(func(f record.Field, _, value []byte) bool {
 			switch f {
 			case record.FieldMessageID:
-				hashes = append(hashes, keyindex.ID(m.Topic, value))
+				hashes = slices.Insert(hashes, 0, keyindex.ID(m.Topic, value))
 			case record.FieldKey:
 				hashes = append(hashes, keyindex.Key(m.Topic, value))
 			}
@@ -54,6 +55,9 @@ func (b *Broker) indexKeys(pos record.Position, rec []byte, kind record.Kind) er
 		hashes = append(hashes, keyindex.Move(payload))
 	}
 	b.keyHashes = hashes
+	if len(hashes) == 0 {
+		return nil
+	}
 	return b.keys.Put(pos, hashes)
 }
 

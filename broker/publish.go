@@ -13,6 +13,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
 )
 
 // Pack is a batch of messages of one topic as records: see record.BeginMessage.
@@ -42,9 +43,13 @@ type Publishing struct {
 	places  []packRun
 	pending []packRun
 	refused []Refused
-	once    *packOnce // of a topic with a deduplication window, else nil
-	left    []int     // entries that are not stored, in order
-	bytes   int       // of records that are accepted
+	once    *packOnce            // of a topic with a deduplication window, else nil
+	left    []int                // entries that are not stored, in order
+	bytes   int                  // of records that are accepted
+	entries []consumequeue.Entry // of those in places, see packNote
+	hashes  []uint64             // of ids and keys
+	keyed   []keyedMessage
+	notes   []packNote
 
 	earlier record.Position // of the mark, when the pack was stored before
 	none    bool            // every entry was refused: nothing is stored
@@ -56,6 +61,8 @@ type packRun struct {
 	at           int // of the first, behind the mark
 	key          record.QueueKey
 	rec          []byte // the first
+	index        int    // of the first among entries
+	bodies       int    // bytes of all bodies
 	lite         bool
 }
 
@@ -231,7 +238,7 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 		record.Place(rec, &m)
 		clear(at[len(rec):record.Padded(len(rec))])
 		p.once.placed(entries, p.bytes, rec)
-		p.placed(entries, &m, rec, out.LiteTopic != "")
+		p.placed(entries, &m, rec, &out)
 	}
 	if len(lites) == 0 {
 		return entries, nil
@@ -266,16 +273,18 @@ func (p *Publishing) accept(m *record.Message, out *Outgoing) error {
 
 // placed notes where an accepted entry is. That of a lite message gets its queue
 // later, so it is a run by itself.
-func (p *Publishing) placed(entry int, m *record.Message, rec []byte, lite bool) {
-	pl := packRun{entry: entry, count: 1, at: p.bytes, key: m.Key(), rec: rec, lite: lite}
+func (p *Publishing) placed(entry int, m *record.Message, rec []byte, out *Outgoing) {
+	pl := packRun{entry: entry, count: 1, at: p.bytes, key: m.Key(), rec: rec, index: len(p.entries), bodies: len(m.Body), lite: out.LiteTopic != ""}
 	p.bytes += record.Padded(len(rec))
 	if m.Kind != record.KindMessage {
 		p.pending = append(p.pending, pl)
 		return
 	}
-	if n := len(p.places); n > 0 && !lite {
+	p.note(pl.at, len(rec), out)
+	if n := len(p.places); n > 0 && !pl.lite {
 		if last := &p.places[n-1]; last.key == pl.key && last.entry+last.count == entry && !last.lite {
 			last.count++
+			last.bodies += pl.bodies
 			return
 		}
 	}
@@ -285,25 +294,33 @@ func (p *Publishing) placed(entry int, m *record.Message, rec []byte, lite bool)
 // addPacks adds the accepted records to the batch: what is between those that are
 // left out.
 func (p *Publishing) addPacks(records []byte, entries int) {
-	if len(p.left) == 0 {
-		p.batch.AddPack(records)
-		return
-	}
+	p.notes = slices.Grow(p.notes, len(p.left)+1) // the batch refers to them where they are
 	left := p.left
-	from, at := 0, 0
+	from, at, stored := 0, 0, 0
+	if len(left) == 0 {
+		at, entries = len(records), 0
+	}
 	for entry := range entries {
 		n := record.Padded(record.SizeOf(records[at:]))
 		if len(left) > 0 && left[0] == entry {
-			if from < at {
-				p.batch.AddPack(records[from:at:at])
-			}
+			stored = p.addPack(records[from:at:at], stored)
 			from, left = at+n, left[1:]
 		}
 		at += n
 	}
-	if from < at {
-		p.batch.AddPack(records[from:at:at])
+	p.addPack(records[from:at:at], stored)
+}
+
+// addPack adds one, behind so many bytes of those before.
+func (p *Publishing) addPack(pack []byte, stored int) int {
+	switch {
+	case len(pack) == 0:
+	case len(p.pending) > 0 || p.topic.DedupWindow > 0: // the dispatcher has to read them
+		p.batch.AddPack(pack, nil)
+	default:
+		p.batch.AddPack(pack, p.takeNote(stored, len(pack)))
 	}
+	return stored + len(pack)
 }
 
 // Wait returns what became of the pack, when that is as durable as the broker's
@@ -451,8 +468,11 @@ func (p *Publishing) free() {
 	p.batch.Reset()
 	clear(p.places)
 	clear(p.pending)
-	*p = Publishing{batch: p.batch, mark: p.mark[:0], places: p.places[:0], pending: p.pending[:0], left: p.left[:0]}
-	if cap(p.places) <= 4096 && cap(p.pending) <= 4096 {
+	*p = Publishing{
+		batch: p.batch, mark: p.mark[:0], places: p.places[:0], pending: p.pending[:0], left: p.left[:0],
+		entries: p.entries[:0], hashes: p.hashes[:0], keyed: p.keyed[:0], notes: p.notes[:0],
+	}
+	if cap(p.places)+cap(p.pending)+cap(p.hashes)+cap(p.notes) <= 8<<10 {
 		publishings.Put(p)
 	}
 }

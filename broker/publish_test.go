@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -189,6 +190,51 @@ func TestPacksSurviveARestartAndTheLossOfTheIndexes(t *testing.T) {
 	want(t, got, "a#1")
 	if got[0].ID != record.PositionID(b.StoreID(), results[0].Runs[0].Position) {
 		t.Errorf("it is called %s", got[0].ID)
+	}
+}
+
+// The dispatcher indexes packs by what their check found out (packNote); without
+// the indexes it reads the records.
+func TestPacksAreIndexedTheSameByTheirNotesAndFromTheLog(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir)
+	makeTopic(t, b, "T", topic.Mixed, 3)
+	seed := uint64(time.Now().UnixNano())
+	t.Log("seed", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	some := []func(*record.Message){
+		packField(record.FieldTag, "x"), packField(record.FieldTag, "y"), packField(record.FieldGroup, "a"), packField(record.FieldGroup, "b"),
+		packField(record.FieldKey, "k"), packField(record.FieldKey, "l"), packField(record.FieldMessageID, "given"), packField(record.FieldLiteTopic, "lite"),
+		func(m *record.Message) { m.Kind = record.KindCopy }, // is refused
+	}
+	for sequence := range 100 {
+		var pack []byte
+		for range 1 + r.IntN(12) {
+			var change []func(*record.Message)
+			for range r.IntN(3) {
+				change = append(change, some[r.IntN(len(some))])
+			}
+			if r.IntN(40) == 0 {
+				change = append(change, half)
+			}
+			pack = packMsg(pack, fmt.Sprint(sequence), change...)
+		}
+		publish(t, b, "T", uint64(sequence+1), pack)
+	}
+	keys := func(b *Broker) string {
+		found := ""
+		for _, q := range []MessageQuery{{Key: "k"}, {Key: "l"}, {ID: "given"}} {
+			q.Topic, q.Limit = name("T"), 1000
+			page, _ := find(t, b, q)
+			found += fmt.Sprintf("%+v\n", page)
+		}
+		return found
+	}
+	survivesKills(t, b, dir)
+	found := keys(b)
+	again := open(t, copyOf(t, dir, "keyindex"))
+	if got := keys(again); got != found {
+		t.Errorf("without the key index:\n%s\nwant\n%s", got, found)
 	}
 }
 

@@ -63,7 +63,7 @@ type counters struct {
 
 type topicCounter struct{ messages, bytes uint64 }
 
-func (c *counters) stored(id record.TopicID, bytes int) {
+func (c *counters) stored(id record.TopicID, messages, bytes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.topics[id]
@@ -74,7 +74,7 @@ func (c *counters) stored(id record.TopicID, bytes int) {
 		t = &topicCounter{}
 		c.topics[id] = t
 	}
-	t.messages++
+	t.messages += uint64(messages)
 	t.bytes += uint64(bytes)
 }
 

@@ -32,6 +32,7 @@ type rec struct {
 	head, body []byte
 	off        int // within the batch
 	pack       bool
+	note       any
 }
 
 // Reset empties the batch. It must not be called while the log has the batch: a
@@ -53,9 +54,11 @@ func (b *Batch) Add(head, body []byte) {
 // AddPack appends a pack: records one after the other, each padded to
 // record.Align as they are in a frame (see record.CutMessage). It is not copied
 // either, and is held to the same. For Len, Head and Position a pack counts as
-// one record, which Pack tells from the others; it has no body.
-func (b *Batch) AddPack(pack []byte) {
-	b.recs = append(b.recs, rec{head: pack, off: b.size, pack: true})
+// one record, which Pack tells from the others; it has no body. A note, unless it
+// is nil, may reach the reader that follows the log together with the pack: it
+// must be good until that reader has passed the batch.
+func (b *Batch) AddPack(pack []byte, note any) {
+	b.recs = append(b.recs, rec{head: pack, off: b.size, pack: true, note: note})
 	b.size += len(pack)
 	b.body = true // as far as a full disk is concerned
 }

@@ -37,7 +37,8 @@ type Log struct {
 	committedIndex atomic.Uint64
 	durableIndex   atomic.Uint64 // commit hints: below it a bad frame is corruption
 
-	w writer // owned by the write goroutine
+	w    writer // owned by the write goroutine
+	live live
 
 	mu sync.Mutex
 	// wakeWrite is for the write goroutine (work, a finished sync, a new segment),

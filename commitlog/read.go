@@ -93,6 +93,8 @@ type Frame struct {
 	// Payload is a run of records, the first at Position + 64: see Base. It is
 	// mapped memory, valid until Release.
 	Payload []byte
+	// Notes are of packs in the payload, in order. See Log.Follow.
+	Notes []Note
 
 	view View
 }
@@ -117,8 +119,9 @@ type Reader struct {
 	tail tail
 	// linked says that tail.index and tail.chain are known, so that the next frame
 	// must follow them; the first frame is taken as it is.
-	linked bool
-	wake   chan struct{}
+	linked  bool
+	follows bool
+	wake    chan struct{}
 }
 
 // Reader returns a reader of the frames from a position on, which must be First,
@@ -160,6 +163,11 @@ func (r *Reader) read(committed record.Position) (f Frame, next bool, err error)
 	s := r.l.find(pos)
 	if s == nil || pos < s.start() {
 		return Frame{}, false, ErrOutOfRange
+	}
+	if r.follows {
+		if f, ok, err := r.handedOver(s, committed); ok || err != nil {
+			return f, false, err
+		}
 	}
 	bad := func(cause error) (Frame, bool, error) {
 		return Frame{}, false, &CorruptError{Segment: s.path, Pos: pos, Cause: cause}

@@ -57,6 +57,7 @@ type writer struct {
 	firstVec   int // its place in vecs
 	firstBatch int // its place in group
 	length     int // payload so far
+	notes      []Note
 }
 
 func (l *Log) runWriter() {
@@ -154,6 +155,9 @@ func (w *writer) pack(b *Batch) error {
 	b.base = w.tail.pos + frameHeaderLen + record.Position(w.length)
 	for i := range b.recs {
 		r := &b.recs[i]
+		if r.note != nil {
+			w.notes = append(w.notes, Note{Off: w.length + r.off, Len: len(r.head), Value: r.note})
+		}
 		w.add(r.head)
 		w.add(r.body)
 		n := len(r.head) + len(r.body)
@@ -232,7 +236,10 @@ func (w *writer) closeFrame() {
 	}
 	h.encode(w.header, w.seg.nonce)
 	w.header = nil
-	w.tail = tail{pos: w.tail.pos + record.Position(h.size()), index: h.Index, time: h.Time, chain: h.Chain}
+	pos := w.tail.pos
+	w.tail = tail{pos: pos + record.Position(h.size()), index: h.Index, time: h.Time, chain: h.Chain}
+	w.l.live.offer(liveFrame{pos: pos, length: w.length, tail: w.tail, term: h.Term, notes: w.notes})
+	w.notes = nil
 	for _, b := range w.group[w.firstBatch:] {
 		b.end = w.tail.pos
 	}

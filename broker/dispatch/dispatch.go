@@ -23,6 +23,9 @@ type Sinks struct {
 	// Apply takes one verified record. rec is valid during the call. time is the
 	// frame's, Unix ms. An error ends the dispatcher.
 	Apply func(pos record.Position, rec []byte, kind record.Kind, time int64) error
+	// ApplyPack takes a pack of records whose first is at pos by the note that came
+	// with it, instead of Apply for each. nil: notes are not looked at.
+	ApplyPack func(pos record.Position, note any, time int64) error
 	// Wake is called after each frame, when all its records are applied and
 	// waiters of Await have been told: index first, wake last.
 	Wake func()
@@ -84,15 +87,7 @@ func (d *Dispatcher) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = record.Walk(f.Payload, f.Base(), func(pos record.Position, rec []byte, kind record.Kind) error {
-		if err := record.Verify(rec); err != nil {
-			return fmt.Errorf("%v at %d: %w", kind, pos, err)
-		}
-		if err := d.sinks.Apply(pos, rec, kind, f.Time); err != nil {
-			return fmt.Errorf("apply %v at %d: %w", kind, pos, err)
-		}
-		return nil
-	})
+	err = d.apply(&f)
 	end := f.End
 	f.Release()
 	if err != nil {
@@ -103,6 +98,38 @@ func (d *Dispatcher) step(ctx context.Context) error {
 	if int64(end-d.last) >= d.every {
 		d.last = end
 		d.sinks.Checkpoint(end)
+	}
+	return nil
+}
+
+// apply hands a frame to the sinks, record by record or pack by pack.
+func (d *Dispatcher) apply(f *commitlog.Frame) error {
+	notes := f.Notes
+	if d.sinks.ApplyPack == nil {
+		notes = nil
+	}
+	for off := 0; off < len(f.Payload); {
+		pos := f.Base() + record.Position(off)
+		if len(notes) > 0 && notes[0].Off == off {
+			if err := d.sinks.ApplyPack(pos, notes[0].Value, f.Time); err != nil {
+				return fmt.Errorf("apply a pack at %d: %w", pos, err)
+			}
+			off += notes[0].Len
+			notes = notes[1:]
+			continue
+		}
+		size, kind, err := record.Size(f.Payload[off:])
+		if err != nil {
+			return fmt.Errorf("at %d: %w", pos, err)
+		}
+		rec := f.Payload[off : off+size]
+		if err := record.Verify(rec); err != nil {
+			return fmt.Errorf("%v at %d: %w", kind, pos, err)
+		}
+		if err := d.sinks.Apply(pos, rec, kind, f.Time); err != nil {
+			return fmt.Errorf("apply %v at %d: %w", kind, pos, err)
+		}
+		off += record.Padded(size)
 	}
 	return nil
 }

@@ -382,6 +382,9 @@ func OffsetOf(head []byte) QueueOffset { return QueueOffset(le.Uint64(head[offOf
 // DueTimeOf returns the due time of a message head.
 func DueTimeOf(head []byte) int64 { return int64(le.Uint64(head[offDueTime:])) }
 
+// StoreTimeOf returns the stamped store time of a message or move.
+func StoreTimeOf(head []byte) int64 { return int64(le.Uint64(head[offStoreTime:])) }
+
 // Uvarint helpers for command payloads.
 
 // AppendBytes appends b with its length before it.
