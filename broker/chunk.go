@@ -79,11 +79,11 @@ func (c *Chunk) addSpan(b *Broker, s span, check func(*record.Message) bool) err
 	}
 	from, begin := 0, 0 // of the run that is open
 	at := 0
+	var m record.Message // one for all: check makes it escape
 	for i := range s.entries {
 		e := &s.entries[i]
 		rec := v.Bytes()[at : at+int(e.Size)]
-		m, err := verified(rec)
-		if err != nil {
+		if m, err = verified(rec); err != nil {
 			return damaged(e.Position, err)
 		}
 		end := at + record.Padded(int(e.Size))
