@@ -176,9 +176,10 @@ func (b *Broker) walkDead(ctx context.Context, dlq topic.Topic, f *DeadLetterFil
 		}
 		from = max(from, first)
 	}
+	end := to
 	if f.Offsets != nil {
 		if len(f.Offsets) == 0 {
-			return to, nil
+			return end, nil
 		}
 		from, to = max(from, slices.Min(f.Offsets)), min(to, slices.Max(f.Offsets)+1)
 	}
@@ -206,7 +207,7 @@ func (b *Broker) walkDead(ctx context.Context, dlq topic.Topic, f *DeadLetterFil
 			}
 		}
 	}
-	return from, nil
+	return max(from, end), nil // the filter selects none behind its last offset
 }
 
 func (b *Broker) visitDead(dlq topic.Topic, off record.QueueOffset, e consumequeue.Entry, f *DeadLetterFilter, visit func(*DeadLetter, *record.Message) error) error {

@@ -398,6 +398,16 @@ func TestDeadLettersArePaged(t *testing.T) {
 
 // FuzzSettlingRecords: whatever a record holds, reading it fails or gives what
 // writes the same record again.
+func TestListingOfSomeDeadLettersEnds(t *testing.T) {
+	b := open(t, t.TempDir())
+	defer closeBroker(t, b)
+	makeTopic(t, b, "T", topic.Normal, 1)
+	die(t, b, "T", numbered(4)...)
+	if got := states(listDead(t, b, DeadLetterFilter{Offsets: []record.QueueOffset{1}})); got != "id-1=open" { // listDead wants no next page
+		t.Fatal(got)
+	}
+}
+
 func FuzzSettlingRecords(f *testing.F) {
 	r := redrive{DLQ: 7, Offset: 9, Position: 1 << 40, Size: 100, TagHash: 5, GroupHash: 6}
 	f.Add(r.append(nil, record.Key(1, 2)))
