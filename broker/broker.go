@@ -259,6 +259,11 @@ func (b *Broker) open(ctx context.Context) error {
 	if err := b.dispatcher.CatchUp(ctx, b.wal.Committed()); err != nil {
 		return err
 	}
+	if b.wal.Trimmed() { // an older checkpoint, or a rebuild, has entries of what is gone
+		if err := b.index.DropBefore(b.wal.First()); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+	}
 	b.log.Info("state restored", "checkpoint", cp.Position, "log_end", b.wal.Committed(), "topics", len(b.topics.List()), "took", time.Since(b.opened).Round(time.Millisecond))
 	return nil
 }

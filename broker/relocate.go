@@ -3,8 +3,6 @@ package broker
 import (
 	"encoding/binary"
 	"errors"
-	"maps"
-	"slices"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
@@ -110,8 +108,15 @@ func (m relocations) end(key record.QueueKey) (end record.QueueOffset) {
 
 // beginTimers is begin for the buckets of timers: at once, because other queues'
 // records refer to their entries. own says of a bucket which is the first that has
-// a record of its own, and learns of buckets without; ends says which is the next.
-func (m relocations) beginTimers(index *consumequeue.Store, own, ends map[record.QueueKey]record.QueueOffset) error {
+// a record of its own, and learns of buckets without; ends says which is the next,
+// pending the first that is pending in the checkpoint. Records that follow it may
+// have settled that and freed its own: they still find an entry.
+func (m relocations) beginTimers(index *consumequeue.Store, own, ends map[record.QueueKey]record.QueueOffset, pending func(record.QueueKey) record.QueueOffset) error {
+	for key := range ends {
+		if key.Topic() == record.TimerTopic && m[key] == nil {
+			m[key] = map[record.QueueOffset]consumequeue.Entry{}
+		}
+	}
 	for key := range m {
 		if key.Topic() != record.TimerTopic {
 			continue
@@ -121,7 +126,11 @@ func (m relocations) beginTimers(index *consumequeue.Store, own, ends map[record
 			end = max(ends[key], m.end(key))
 			own[key] = end
 		}
-		if err := m.begin(index, key, end); err != nil {
+		from := end
+		if _, known := ends[key]; known {
+			from = min(pending(key), end)
+		}
+		if err := m.begin(index, key, from, end); err != nil {
 			return err
 		}
 	}
@@ -129,16 +138,16 @@ func (m relocations) beginTimers(index *consumequeue.Store, own, ends map[record
 }
 
 // begin puts the entries of a queue that come before end, which is the first that
-// has a record of its own. Offsets that nothing is known of get an entry whose
-// record is gone: position 0 is the log's own header.
-func (m relocations) begin(index *consumequeue.Store, key record.QueueKey, end record.QueueOffset) error {
+// has a record of its own: from the first that was relocated on, or already from
+// from on. Offsets that nothing is known of get an entry whose record is gone: position 0 is the log's own header.
+func (m relocations) begin(index *consumequeue.Store, key record.QueueKey, from, end record.QueueOffset) error {
 	known := m[key]
-	if len(known) == 0 {
-		return nil
+	for off := range known {
+		from = min(from, off)
 	}
 	delete(m, key)
 	e := consumequeue.Entry{}
-	for off := slices.Min(slices.Collect(maps.Keys(known))); off < end; off++ {
+	for off := from; off < end; off++ {
 		copied, ok := known[off]
 		e = consumequeue.Entry{Size: 1, StoreTime: e.StoreTime}
 		if ok {

@@ -200,13 +200,14 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 	if err != nil {
 		return err
 	}
-	if err := moved.beginTimers(b.index, timers, ends); err != nil {
+	if err := moved.beginTimers(b.index, timers, ends, b.timers.FirstPending); err != nil {
 		return err
 	}
 	err = b.replay(ctx, to, func(pos record.Position, rec []byte, kind record.Kind, _ int64) error {
 		if kind.Placed() {
 			if key := indexKey(rec, kind); b.topicExists(key.Topic()) {
-				if err := moved.begin(b.index, key, record.OffsetOf(rec)); err != nil {
+				at := record.OffsetOf(rec)
+				if err := moved.begin(b.index, key, at, at); err != nil {
 					return err
 				}
 			}
@@ -240,7 +241,7 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 	}
 	for key, end := range ends {
 		if b.topicExists(key.Topic()) {
-			if err := moved.begin(b.index, key, end); err != nil {
+			if err := moved.begin(b.index, key, end, end); err != nil {
 				return err
 			}
 		}

@@ -71,6 +71,17 @@ func (s *Scheduler) Has(key record.QueueKey) bool {
 	return s.buckets[key.Queue()] != nil
 }
 
+// FirstPending returns the first place of a bucket that is neither fired nor
+// cancelled, or where the next timer goes.
+func (s *Scheduler) FirstPending(key record.QueueKey) record.QueueOffset {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.buckets[key.Queue()]; b != nil {
+		return min(b.settled.nextClear(b.begin), b.end)
+	}
+	return 0
+}
+
 // Stats is the scheduler at one moment.
 type Stats struct {
 	Pending int64 // timers that are neither fired nor cancelled
