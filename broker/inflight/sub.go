@@ -241,9 +241,10 @@ func (s *Sub) start(q *queue, low, high record.QueueOffset) {
 	}
 	if low > 0 {
 		q.claimed = high
-		// Must be remembered, or a restart would begin at a later end.
-		q.skipped = pinNow
 	}
+	// Must be remembered: after a restart the end is elsewhere, and a queue that was
+	// whole or empty may have lost its beginning.
+	q.skipped = pinNow
 }
 
 // pinNow as queue.skipped forces a cursor record.
