@@ -2,6 +2,8 @@ package broker
 
 import (
 	"bytes"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -22,6 +24,47 @@ func copyOf(t *testing.T, from, without string) string {
 		}
 	}
 	return dir
+}
+
+func copySparse(t *testing.T, from, to string) {
+	t.Helper()
+	zero := make([]byte, 64<<10)
+	err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		if e.IsDir() {
+			return os.MkdirAll(target, 0o755)
+		}
+		b, err := os.ReadFile(path)
+		if os.IsNotExist(err) {
+			return nil // an old checkpoint that was just replaced
+		}
+		if err != nil {
+			return err
+		}
+		f, err := os.Create(target)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		for at := 0; at < len(b); at += len(zero) {
+			if block := b[at:min(at+len(zero), len(b))]; !bytes.Equal(block, zero[:len(block)]) {
+				if _, err := f.WriteAt(block, int64(at)); err != nil {
+					return err
+				}
+			}
+		}
+		return f.Truncate(int64(len(b)))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // killed is copyOf for a broker that is not used any more.

@@ -1,0 +1,246 @@
+package broker
+
+import (
+	"fmt"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
+
+// look sees what has happened since the last look: what has come into queues, and
+// what retention and lite topics' time have taken. Each must have a reason in
+// the model, and what must have happened has.
+func (s *sim) look() {
+	s.quiet()
+	s.lookForTimers()
+	s.lookForChecks()
+	if g := s.polling; g != nil { // it buries by itself
+		for e := range s.ready(g, s.now(), anyQueue).burying {
+			g.dying[e] = &simDying{attempts: g.places[e].attempt, reason: reasonAttempts}
+		}
+	}
+	for _, g := range sorted(s.groups) { // dead-letter topics come by themselves
+		n := DLQPrefix + g
+		if tp, ok := s.b.topics.Lookup(name(n)); ok && s.topics[n] == nil {
+			s.topics[n] = newSimTopic(tp)
+		}
+	}
+	for _, n := range sorted(s.topics) {
+		s.lookAtTopic(s.topics[n])
+	}
+	for _, n := range sorted(s.groups) {
+		g := s.groups[n]
+		for e, d := range g.dying {
+			if d.must {
+				s.failf("%v is not among the dead letters of %s", e, n)
+			}
+		}
+		clear(g.dying)
+	}
+	s.seen = s.b.wal.Committed()
+}
+
+func (s *sim) lookAtTopic(tp *simTopic) {
+	if now, ok := s.b.topics.Lookup(tp.Name); !ok || now != tp.Topic {
+		s.failf("topic %s is %+v, want %+v", tp.name, now, tp.Topic)
+	}
+	s.lookForLites(tp)
+	for _, n := range sorted(tp.queues) {
+		s.lookAtQueue(tp, n)
+	}
+	for id, c := range tp.coming {
+		if c.must {
+			s.failf("%s is not in %s", id, tp.name)
+		}
+	}
+	clear(tp.coming)
+}
+
+// lookForLites makes the queues of lite topics that are new, and forgets those
+// whose time is over.
+func (s *sim) lookForLites(tp *simTopic) {
+	there := map[string]bool{}
+	for _, l := range s.b.lites.List(tp.ID) {
+		there[l.Name] = true
+		if q, ok := tp.lites[l.Name]; ok && q == l.Queue {
+			continue
+		}
+		if tp.queues[l.Queue] != nil {
+			s.failf("the lite topic %s of %s has the queue %d, which was another's", l.Name, tp.name, l.Queue)
+		}
+		tp.lites[l.Name] = l.Queue
+		tp.queues[l.Queue] = &simQueue{}
+		s.logf("lite topic %s has queue %d", l.Name, l.Queue)
+	}
+	now := s.now()
+	for _, n := range sorted(tp.lites) {
+		q := tp.queues[tp.lites[n]]
+		unused := int64(0)
+		if len(q.entries) > 0 {
+			unused = now - q.entries[len(q.entries)-1].stored
+		}
+		switch ttl := tp.LiteTTL.Milliseconds(); {
+		case !there[n] && (ttl == 0 || unused <= ttl):
+			s.failf("the lite topic %s of %s is gone %d ms after its last message", n, tp.name, unused)
+		case there[n] && ttl > 0 && unused > ttl+3*housekeepEvery.Milliseconds():
+			s.failf("the lite topic %s of %s is there %d ms after its last message", n, tp.name, unused)
+		case !there[n]:
+			s.logf("lite topic %s is gone", n)
+			delete(tp.queues, tp.lites[n])
+			delete(tp.lites, n)
+		}
+	}
+}
+
+func (s *sim) lookAtQueue(tp *simTopic, n uint32) {
+	q := tp.queues[n]
+	low, high, _ := s.b.index.Bounds(record.Key(tp.ID, n))
+	s.lookForRetention(tp, q, n, int(low))
+	if int(high) < len(q.entries) {
+		s.failf("queue %d of %s ends at %d, it had %d", n, tp.name, high, len(q.entries))
+	}
+	for off := len(q.entries); off < int(high); off++ {
+		e := &simEntry{topic: tp, queue: n, offset: off}
+		q.entries = append(q.entries, e)
+		if off < q.low {
+			s.failf("%s/%d/%d came and was gone before anybody could see it", tp.name, n, off)
+		}
+		s.arrive(e)
+	}
+}
+
+// arrive finds out what a new entry is.
+func (s *sim) arrive(e *simEntry) {
+	tp := e.topic
+	l, err := s.b.load(tp.Topic, e.queue, record.QueueOffset(e.offset))
+	if err != nil {
+		s.failf("a new entry, %s/%d/%d: %w", tp.name, e.queue, e.offset, err)
+	}
+	defer l.release()
+	entry, _, err := s.b.payloadOf(tp.Topic, e.queue, record.QueueOffset(e.offset))
+	s.must(err)
+	e.stored, e.after = entry.StoreTime, s.seen
+	id := idOf(&l.msg)
+	if c := tp.coming[id]; c != nil && (c.queue < 0 || uint32(c.queue) == e.queue) {
+		delete(tp.coming, id)
+		e.m = c.m
+	} else if e.letter = s.arriveDead(e); e.letter == nil {
+		s.failf("%s came into %s/%d/%d, coming are %v", id, tp.name, e.queue, e.offset, sorted(tp.coming))
+	}
+	if err := e.m.check(&l.msg); err != nil {
+		s.failf("%v: %w", e, err)
+	}
+	s.logf("%v", e)
+}
+
+// arriveDead finds out where a new dead letter is from, nil when it is none.
+func (s *sim) arriveDead(e *simEntry) (letter *simLetter) {
+	if !isDLQ(e.topic.Topic) {
+		return nil
+	}
+	g := s.groups[e.topic.name[len(DLQPrefix):]]
+	s.must(s.b.DeadLetter(s.t.Context(), name(g.name), record.QueueOffset(e.offset), func(dl *DeadLetter, m *record.Message) error {
+		for from, d := range g.dying {
+			if from.topic.ID != dl.Origin.ID || from.queue != dl.Origin.Queue || from.offset != int(dl.Origin.Offset) {
+				continue
+			}
+			if dl.Attempts != d.attempts || dl.Reason != d.reason || dl.MessageID != from.m.id || dl.State != DeadOpen {
+				return fmt.Errorf("the dead letter %+v of %v, want %+v", dl, from, *d)
+			}
+			delete(g.dying, from)
+			letter = &simLetter{from: from, attempts: d.attempts, reason: d.reason}
+			e.m = from.m
+			p := g.places[from]
+			if p == nil { // put aside behind another, and skipped
+				p = &simPlace{}
+				g.places[from] = p
+			}
+			p.settled = true
+			return nil
+		}
+		return fmt.Errorf("%s#%d (%s) became a dead letter of %s, dying are %v", dl.MessageID, dl.Attempts, dl.Reason, g.name, g.dying)
+	}))
+	return letter
+}
+
+// lookForRetention sees that nothing went that is younger than retention takes,
+// and finds payloads that went without their entry.
+func (s *sim) lookForRetention(tp *simTopic, q *simQueue, n uint32, low int) {
+	if low < q.low {
+		s.failf("queue %d of %s begins at %d, it had begun at %d", n, tp.name, low, q.low)
+	}
+	old := s.now() - s.setup.Retention.Milliseconds()
+	first := s.b.wal.First()
+	s.trimmed = s.trimmed || s.b.wal.Trimmed()
+	for ; q.low < low; q.low++ {
+		if q.low >= len(q.entries) {
+			continue // arrive says so
+		}
+		if e := q.entries[q.low]; s.setup.Retention == 0 || e.stored > old || e.after >= first {
+			s.failf("%v, %d ms old, is gone; the log begins at %d, the record is at %d or above", e, s.now()-e.stored, first, e.after)
+		}
+	}
+	for _, e := range q.entries[min(low, len(q.entries)):] {
+		if e.lost || e.after >= first {
+			continue
+		}
+		l, err := s.b.load(tp.Topic, e.queue, record.QueueOffset(e.offset))
+		switch {
+		case err == nil:
+			l.release()
+		case isTrimmed(err) && e.stored <= old:
+			e.lost = true
+		default:
+			s.failf("%v, %d ms old: %w", e, s.now()-e.stored, err)
+		}
+	}
+}
+
+// lookForTimers says what has come due.
+func (s *sim) lookForTimers() {
+	now := s.now()
+	for _, t := range s.timers {
+		if !t.fired && !t.recalled && t.due <= now {
+			t.fired = true
+			t.topic.coming[t.m.id] = &simComing{t.m, t.queue, true}
+		}
+	}
+}
+
+// lookForChecks sees that each undecided half message was asked about as often as
+// it should, and is parked when nobody answered.
+func (s *sim) lookForChecks() {
+	now := s.now()
+	var due int
+	for _, h := range s.halves {
+		for h.outcome == 0 && !h.parked && h.next <= now {
+			at := max(h.next, s.opened)
+			if h.checks >= simCheckMax {
+				h.parked = true
+				break
+			}
+			if !s.clients[simProducer].live || !s.asked.busy.Load() {
+				h.checks++
+				due++
+			}
+			h.next = at + simCheckEvery.Milliseconds()
+		}
+		if h.outcome != 0 {
+			continue
+		}
+		tx, err := s.b.Transaction(s.t.Context(), h.id)
+		if err != nil || tx.Decision != nil || tx.MessageID != h.m.id || int(tx.Checks) != h.checks || tx.Parked != h.parked {
+			s.failf("the half message %s is %+v, %v; want %d checks, parked %v", h.m.id, tx, err, h.checks, h.parked)
+		}
+	}
+	asked := s.asked.take()
+	if s.clients[simProducer].live && !s.asked.busy.Load() && len(asked) != due {
+		s.failf("the producer was asked %d times, want %d", len(asked), due)
+	}
+	for _, id := range asked {
+		if d, err := s.b.HalfMessage(s.t.Context(), id); err == nil {
+			d.Release()
+		} else if r := ReasonOf(err); r != PreconditionFailed && r != InvalidTransaction {
+			s.failf("the message of a check: %w", err)
+		}
+	}
+}
