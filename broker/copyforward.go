@@ -33,7 +33,7 @@ const (
 )
 
 // copyForward makes nothing that is kept refer to the log below limit. An entry
-// counts as kept when it entered its queue after the time dropped, Unix ms; in a
+// counts as kept when it entered its queue at the time dropped, Unix ms, or later; in a
 // topic with its own retention, when it is still there.
 // It returns how many bytes it copied.
 func (b *Broker) copyForward(limit record.Position, dropped int64) (int64, error) {
@@ -180,7 +180,12 @@ func (c *copier) queue(key record.QueueKey, limit record.Position, dropped int64
 	if err != nil || !all && m.first >= m.last {
 		return err
 	}
-	young, err := c.b.index.OffsetAt(key, dropped+1)
+	// Of the last millisecond that goes some frames may stay: an entry of it is taken
+	// for younger, unless all are copied, when the older ones are the larger part.
+	if all {
+		dropped++
+	}
+	young, err := c.b.index.OffsetAt(key, dropped)
 	if err != nil {
 		return err
 	}
@@ -256,7 +261,17 @@ func (c *copier) entry(r relocation, limit record.Position) error {
 		}
 		return c.add(dl.Position, dl.Size, letter)
 	case r.Entry.Position < limit && r.Entry.Position >= c.b.wal.First():
-		return c.add(r.Entry.Position, r.Entry.Size, relocate)
+		change := func(m *record.Message) {
+			if m.Key() == r.Key {
+				// It is in its queue: the copy says so itself, since the records that brought
+				// it there, or gave it another time before, may go with the segment.
+				m.Offset = r.Offset
+				m.Flags &^= record.FlagDelayed
+				return
+			}
+			keepDelayed(m)
+		}
+		return c.addChanged(r.Entry.Position, r.Entry.Size, change, relocate)
 	}
 	return nil
 }
@@ -277,11 +292,14 @@ func (c *copier) room(size uint32) error {
 // add copies the payload at pos with the next batch, and calls then when it is
 // known where it went.
 func (c *copier) add(pos record.Position, size uint32, then func(record.Position, uint32)) error {
-	return c.addChanged(pos, size, func(m *record.Message) {
-		if m.Kind == record.KindDelayed {
-			m.Flags |= record.FlagDelayed
-		}
-	}, then)
+	return c.addChanged(pos, size, keepDelayed, then)
+}
+
+// keepDelayed says of a copy that it was a delayed message.
+func keepDelayed(m *record.Message) {
+	if m.Kind == record.KindDelayed {
+		m.Flags |= record.FlagDelayed
+	}
 }
 
 // addChanged is add for a copy whose header is to be another.

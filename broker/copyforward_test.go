@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
@@ -298,4 +299,41 @@ func (r *refusing) Submit(batch *commitlog.Batch) error {
 		}
 	}
 	return r.appender.Submit(batch)
+}
+
+// The copy of a payload that is in its queue says so: what brought it there, or
+// gave it another time before, may be gone.
+func TestMessagesThatCameIntoTheirQueueLateAreFoundThereWhenTheyWereCopied(t *testing.T) {
+	h := &oldPayloads{t: t, dir: t.TempDir()}
+	h.b = open(t, h.dir, retaining)
+	b := h.b
+	makeTopic(t, b, "D", topic.Delay, 1)
+	makeTopic(t, b, "X", topic.Transaction, 1)
+	makeTopic(t, b, "F", topic.Normal, 1)
+	handle := send(t, b, "D", delayed("sooner", "sooner", time.Now().Add(2*time.Hour)))[0].RecallHandle
+	half := msg("half", "half")
+	half.Transaction = true
+	transactionID := send(t, b, "X", half)[0].TransactionID
+	h.end = b.wal.Committed()
+	h.fill(3)
+	h.now = time.Now().Add(retainAge)
+	time.Sleep(2 * time.Millisecond)
+	if _, _, err := b.Reschedule(t.Context(), name("D"), handle, time.Now().UnixMilli()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.EndTransaction(t.Context(), name("X"), "half", transactionID, transaction.Committed, false); err != nil {
+		t.Fatal(err)
+	}
+	for b.timers.Stats().Pending > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	h.fill(1)
+	h.retain()
+	for topicName, id := range map[string]string{"D": "sooner", "X": "half"} {
+		page, _, err := b.FindMessages(t.Context(), MessageQuery{Topic: name(topicName), ID: id, Limit: 10})
+		if err != nil || len(page) != 1 || page[0].State != MessageQueued || page[0].Offset != 0 {
+			t.Errorf("%s: %+v, %v", id, page, err)
+		}
+		want(t, receive(t, b, topicName, "G"), id+"#1")
+	}
 }

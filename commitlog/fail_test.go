@@ -3,6 +3,7 @@ package commitlog
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -90,12 +91,12 @@ func TestAnyFailingCallStopsTheLogWithoutAFalseAcknowledgement(t *testing.T) {
 func TestAFullDiskRefusesBodiesFirstThenAllAndRecovers(t *testing.T) {
 	ctx := t.Context()
 	fs := crashtest.New()
+	fs.SetCapacity(minSegmentSize + manifestLen) // one segment, no spare
 	l, err := Open(crashOptions(fs, DurabilitySync))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	fs.SetCapacity(minSegmentSize + manifestLen) // what there is
 	message := func() error {
 		var b Batch
 		b.Add(makeRecord(1, 4000))
@@ -106,14 +107,22 @@ func TestAFullDiskRefusesBodiesFirstThenAllAndRecovers(t *testing.T) {
 		b.Add(make([]byte, 200), nil)
 		return l.Append(ctx, &b)
 	}
+	for range minSegmentSize / 2 / 4000 { // a spare is made from the middle of a segment on
+		if err := message(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := message(); err != nil && !errors.Is(err, ErrDiskFull) {
+		t.Fatal(err)
+	}
+	for !l.Stats().DiskFull { // it is made beside us
+		l.kickNow()
+		runtime.Gosched()
+	}
+	if err := message(); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("a message: %v, want ErrDiskFull", err)
+	}
 	n := 0
-	for err = nil; err == nil; n++ {
-		err = message()
-	}
-	if !errors.Is(err, ErrDiskFull) || n < 2 {
-		t.Fatalf("message %d: %v, want ErrDiskFull", n, err)
-	}
-	n = 0
 	for err = nil; err == nil; n++ {
 		err = command()
 	}
