@@ -168,7 +168,7 @@ func (b *Broker) Skip(_ context.Context, groupName, topicName record.Resource, q
 	if err != nil {
 		return err
 	}
-	if queue >= tp.Queues && tp.Type != topic.Lite {
+	if queue >= tp.Queues && !b.lites.Has(record.Key(tp.ID, queue)) {
 		return Errorf(BadRequest, "queue %d of topic %q: it has queues 0 to %d", queue, tp.Name, tp.Queues-1)
 	}
 	g, err := b.groupOf(groupName)

@@ -469,3 +469,22 @@ func TestLiteNamesAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// A lite topic of a mixed one may be stuck like any other.
+func TestAMessageOfALiteTopicIsSkipped(t *testing.T) {
+	for _, typ := range []topic.Type{topic.Lite, topic.Mixed} {
+		b := open(t, t.TempDir())
+		makeTopic(t, b, "P", typ, 1)
+		subscribe(t, b, "c1", "x")
+		send(t, b, "P", lites("x1", "x"), lites("x2", "x"))
+		d := receive(t, b, "P", "G", as("c1"))
+		want(t, d, "x1#1")
+		if err := b.Skip(t.Context(), name("G"), name("P"), d[0].Queue, d[0].Offset); err != nil {
+			t.Fatalf("%v: %v", typ, err)
+		}
+		want(t, receive(t, b, "P", "G", as("c1"), waiting), "x2#1")
+		if err := b.Skip(t.Context(), name("G"), name("P"), d[0].Queue+1, 0); ReasonOf(err) != BadRequest {
+			t.Fatalf("%v: skipped in a lite topic that is not there: %v", typ, err)
+		}
+	}
+}
