@@ -16,6 +16,7 @@ build: ## build bin/gantry, static
 
 test: lint ## everything that needs Go alone: lint, all tests under the race detector, the contract, a smoke of the benchmark
 	$(GO) test -race -timeout 9m ./...
+	$(GO) test -count=1 -run PowerLossInside ./broker
 	cd test/descriptors && $(GO) test ./...
 	cd bench/peers && $(GO) vet ./... && $(GO) test ./...
 	$(MAKE) --no-print-directory bench-smoke
@@ -46,6 +47,7 @@ fuzz: ## fuzz each decoder for FUZZTIME (10s)
 crash: ## power loss at every write, more often than in test; then ROUNDS (8) minutes of kill -9 under load, judged by what clients saw
 	$(GO) test -count=1 -timeout 60m -run PowerLoss ./commitlog -images 4
 	$(GO) test -count=5 -timeout 60m -run 'Crash|FailedCall' ./consumequeue
+	$(GO) test -count=5 -timeout 60m -run PowerLossInside ./broker -crash-points 0
 	$(GO) test -count=1 -v -timeout 120m ./test/history -rounds $(ROUNDS) -round-time 60s
 
 interop: ## official clients in Go, Java, Python and Node.js against the real binary
