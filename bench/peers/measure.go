@@ -175,12 +175,20 @@ func (m *measurement) run(ctx context.Context, dir string) error {
 		if p.asyncOnly && m.durability != async || !m.wanted(m.system.name(), p, m.durability) {
 			continue
 		}
-		if err := m.phase(ctx, s, p); err != nil {
-			for _, proc := range s.processes() {
-				err = fmt.Errorf("%w\n%s", err, proc.tail())
-			}
-			return fmt.Errorf("%s, %s, %d bytes: %w", p.Client, p.Shape, p.Size, err)
+		err := m.phase(ctx, s, p)
+		if err == nil {
+			continue
 		}
+		if ctx.Err() != nil {
+			return err
+		}
+		// The others still say something: a run takes too long to throw away.
+		failure := fmt.Sprintf("%s, %s, %s, %s, %s: %v", names[m.system.name()], p.Client, p.Shape, bytesOf(p.Size), fsync(m.durability), err)
+		m.results.Failures = append(m.results.Failures, failure)
+		for _, proc := range s.processes() {
+			failure += "\n" + proc.tail()
+		}
+		logf("%d failed: %s", m.rep, failure)
 	}
 	return nil
 }

@@ -92,6 +92,14 @@ func page(r *results) string {
 		line("- %s", l)
 	}
 
+	if len(r.Failures) > 0 {
+		line("\n### Not measured\n")
+		line("These ended in an error:\n")
+		for _, f := range r.Failures {
+			line("- %s", f)
+		}
+	}
+
 	for _, t := range tables {
 		rows := t.rows(all)
 		if len(rows) == 0 {

@@ -145,3 +145,10 @@ func TestCommandsAreKeptOnceWithoutPaths(t *testing.T) {
 		t.Errorf("%q", c.Lines)
 	}
 }
+
+func TestFailedPhasesAreNamedOnThePage(t *testing.T) {
+	r := &results{Commands: &commands{}, Failures: []string{"RocketMQ, gRPC, end to end: not every message came"}}
+	if !strings.Contains(page(r), "- RocketMQ, gRPC, end to end: not every message came\n") {
+		t.Error(page(r))
+	}
+}

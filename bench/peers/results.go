@@ -27,6 +27,7 @@ type results struct {
 	Rated    int               `json:"rated"`   // messages of an open-loop phase
 	Commands *commands         `json:"commands"`
 	Samples  []sample          `json:"samples"`
+	Failures []string          `json:"failures,omitempty"` // phases that ended in an error, and have no sample
 }
 
 type machine struct {
@@ -133,7 +134,7 @@ func (r *results) follow(old *results) error {
 	maps.Copy(r.Versions, old.Versions)
 	r.Machine.Sync = old.Machine.Sync
 	r.Commands.Lines = old.Commands.Lines
-	r.Samples = old.Samples
+	r.Samples, r.Failures = old.Samples, old.Failures
 	return nil
 }
 
