@@ -38,15 +38,7 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		if err := b.applyPlaced(pos, rec, kind); err != nil {
 			return err
 		}
-		key := record.KeyOf(rec)
-		if key.Lite() {
-			b.lites.Wrote(key, time)
-		}
-		topic := key.Topic()
-		b.wakePlaced(key)
-		if b.live {
-			b.counters.stored(topic, 1, record.BodyLen(rec))
-		}
+		b.arrived(record.KeyOf(rec), 1, record.BodyLen(rec), time)
 		return nil
 	case record.KindDelayed:
 		if b.live {
@@ -242,6 +234,17 @@ func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) 
 type wakes struct {
 	topics []record.TopicID
 	lites  []lite.Bind // have been hinted at already
+}
+
+// arrived tells of messages that were put into a queue by records of their own.
+func (b *Broker) arrived(key record.QueueKey, messages, bodies int, time int64) {
+	if key.Lite() {
+		b.lites.Wrote(key, time)
+	}
+	b.wakePlaced(key)
+	if b.live {
+		b.counters.stored(key.Topic(), messages, bodies)
+	}
 }
 
 // wakePlaced tells that there is something in a queue. Who receives from lite

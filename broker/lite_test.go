@@ -488,3 +488,17 @@ func TestAMessageOfALiteTopicIsSkipped(t *testing.T) {
 		}
 	}
 }
+
+// A pack tells those who wait for its lite topics, as single messages do.
+func TestLiteMessagesOfAPackReachWhoHasSubscribedBefore(t *testing.T) {
+	b := open(t, t.TempDir())
+	makeTopic(t, b, "P", topic.Lite, 1)
+	subscribe(t, b, "c1", "x")
+	want(t, receive(t, b, "P", "G", as("c1"))) // takes what the subscription hinted at
+	publish(t, b, "P", 1, packOf(lites("x1", "x")))
+	want(t, receive(t, b, "P", "G", as("c1"), waiting), "x1#1")
+	tp, _ := b.topics.Lookup(name("P"))
+	if idle, unknown := b.lites.Idle(tp.ID, time.Now().Add(-time.Hour).UnixMilli()); len(idle)+len(unknown) > 0 {
+		t.Errorf("%v are idle, of %v it is not known when they were written to", idle, unknown)
+	}
+}

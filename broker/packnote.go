@@ -76,27 +76,21 @@ func (b *Broker) applyPack(pos record.Position, note any, time int64) error {
 			return err
 		}
 	}
-	topic := p.topic.ID
-	messages, size := 0, 0
-	_, exists := b.topics.ByID(topic)
+	exists := b.topicExists(p.topic.ID)
 	for i := range n.places {
 		pl := &n.places[i]
-		messages += pl.count
-		size += pl.bodies
-		if !exists {
-			continue // deleted while the pack was under way
+		if exists && b.queueExists(pl.key) { // else deleted while the pack was under way
+			stored := record.StoreTimeOf(pl.rec)
+			es := p.entries[pl.index : pl.index+pl.count]
+			for j := range es {
+				es[j].Position += base
+				es[j].StoreTime = stored
+			}
+			if err := b.index.PutRun(pl.key, record.OffsetOf(pl.rec), es); err != nil {
+				return err
+			}
 		}
-		stored := record.StoreTimeOf(pl.rec)
-		es := p.entries[pl.index : pl.index+pl.count]
-		for j := range es {
-			es[j].Position += base
-			es[j].StoreTime = stored
-		}
-		if err := b.index.PutRun(pl.key, record.OffsetOf(pl.rec), es); err != nil {
-			return err
-		}
+		b.arrived(pl.key, pl.count, pl.bodies, time)
 	}
-	b.wakes.topic(topic)
-	b.counters.stored(topic, messages, size) // a replay has no notes
 	return nil
 }
