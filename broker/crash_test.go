@@ -6,6 +6,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -22,15 +23,18 @@ import (
 	"github.com/gantry-mq/gantry/scheduler"
 )
 
-var crashPoints = flag.Int("crash-points", 60, "power losses of TestPowerLossInsideEveryFeature; 0 = one at every call of the disk")
+var (
+	crashSeed   = flag.Uint64("crash-seed", 0, "seed of TestPowerLossInsideEveryFeature; 0 = a new one each time")
+	crashPoints = flag.Int("crash-points", 60, "power losses of TestPowerLossInsideEveryFeature; 0 = one at every call of the disk")
+)
 
 // The power goes at a call of the disk, anywhere in a life in which every feature
 // is used: half messages decided, timers fired and cancelled, leases refused,
 // dead letters re-driven, retention that copies forward, checkpoints. What was
 // answered before that is true afterwards.
 func TestPowerLossInsideEveryFeature(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := cmp.Or(*crashSeed, rand.Uint64())
+	t.Logf("-crash-seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 9))
 	whole := newCrashLife(t, crashtest.New())
 	if whole.live(); whole.err != nil {
@@ -38,12 +42,12 @@ func TestPowerLossInsideEveryFeature(t *testing.T) {
 	}
 	calls := whole.disk.Calls()
 	whole.verify(whole.disk.Crash(crashtest.None, rng))
-	points, step := *crashPoints, 0
+	points := *crashPoints
 	if points == 0 {
 		points = calls
 	}
 	for i := range points {
-		step = 1 + i*calls/points + rng.IntN(max(1, calls/points)) // a random one of each part
+		step := 1 + i*calls/points + rng.IntN(max(1, calls/points)) // a random one of each part
 		life := newCrashLife(t, crashtest.New())
 		life.failFrom(step)
 		life.live()

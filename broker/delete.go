@@ -46,24 +46,23 @@ func parseDelete(data []byte) ([]entryRef, error) {
 
 // applyDelete flags the entries and takes them from whoever holds them.
 func (b *Broker) applyDelete(data []byte) error {
-	if err := b.indexDelete(data); err != nil {
+	refs, err := parseDelete(data)
+	if err != nil {
 		return err
 	}
-	refs, err := parseDelete(data)
+	if err := b.indexDelete(refs); err != nil {
+		return err
+	}
 	for _, r := range refs {
 		b.inflight.Settle(r.Key, r.Offset)
 		b.wakePlaced(r.Key) // what waited for it may go on
 	}
 	b.deletions.Add(1)
-	return err
+	return nil
 }
 
 // indexDelete is the part of a delete record that a rebuild of the index repeats.
-func (b *Broker) indexDelete(data []byte) error {
-	refs, err := parseDelete(data)
-	if err != nil {
-		return err
-	}
+func (b *Broker) indexDelete(refs []entryRef) error {
 	for _, r := range refs {
 		if err := b.markEntry(r.Key, r.Offset, consumequeue.FlagDeleted); err != nil {
 			return err

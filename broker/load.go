@@ -21,6 +21,8 @@ func isTrimmed(err error) bool {
 	return err != nil && tellsTrimmed(err)
 }
 
+// tellsTrimmed is apart because what errors.As is given is on the heap: a receive
+// asks isTrimmed for every message, nearly always of no error.
 func tellsTrimmed(err error) bool {
 	var r *consumequeue.RangeError
 	return errors.Is(err, errTrimmed) || errors.As(err, &r) && r.Offset < r.Min

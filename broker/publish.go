@@ -297,7 +297,7 @@ func (p *Publishing) addPacks(records []byte, entries int) {
 	p.notes = slices.Grow(p.notes, len(p.left)+1) // the batch refers to them where they are
 	left := p.left
 	from, at, stored := 0, 0, 0
-	if len(left) == 0 {
+	if len(left) == 0 { // one pack, and nothing to walk for
 		at, entries = len(records), 0
 	}
 	for entry := range entries {

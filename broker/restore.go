@@ -224,7 +224,11 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 			b.indexTrim(t)
 			return err
 		case record.KindDelete:
-			return b.indexDelete(record.Command(rec))
+			refs, err := parseDelete(record.Command(rec))
+			if err != nil {
+				return err
+			}
+			return b.indexDelete(refs)
 		}
 		if kind.Placed() {
 			return b.indexPlaced(pos, rec, kind)

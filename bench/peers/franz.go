@@ -3,17 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"runtime/debug"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/gantry-mq/gantry/test/bench/load"
 )
 
 // publish produces to topics in turn, flat out for length, with the settings of
@@ -90,22 +86,12 @@ func (s *kafkaServer) rate(ctx context.Context, topic string, size, n int, throu
 		return outcome{}, err
 	}
 	defer producer.Close()
-	body := func(intended time.Time) []byte {
-		b := bytes.Repeat([]byte("x"), size)
-		binary.LittleEndian.PutUint64(b, uint64(intended.UnixNano()))
-		return b
-	}
+	l := openLoop{size: size, n: n}
 	// Connections and the producer's id are there before the clock runs.
-	if err := producer.ProduceSync(ctx, &kgo.Record{Value: body(time.Unix(0, 0))}).FirstErr(); err != nil {
+	if err := producer.ProduceSync(ctx, &kgo.Record{Value: l.body(time.Unix(0, 0))}).FirstErr(); err != nil {
 		return outcome{}, err
 	}
-	var (
-		wait    sync.WaitGroup
-		sent    = make([]time.Duration, n)
-		arrived []time.Duration
-		failed  error
-	)
-	begun := time.Now()
+	var receive func() error
 	if through {
 		consumer, err := kgo.NewClient(kgo.SeedBrokers(kafkaAddr), kgo.ConsumeTopics(topic),
 			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
@@ -117,47 +103,19 @@ func (s *kafkaServer) rate(ctx context.Context, topic string, size, n int, throu
 		if err := consumer.PollFetches(ctx).Err(); err != nil {
 			return outcome{}, err
 		}
-		begun = time.Now()
-		wait.Go(func() {
-			for len(arrived) < n {
-				fetches := consumer.PollFetches(ctx)
-				if failed = fetches.Err(); failed != nil {
-					return
-				}
-				now := time.Now()
-				fetches.EachRecord(func(r *kgo.Record) {
-					if intended := time.Unix(0, int64(binary.LittleEndian.Uint64(r.Value))); !intended.Before(begun) {
-						arrived = append(arrived, now.Sub(intended))
-					}
-				})
+		receive = func() error {
+			fetches := consumer.PollFetches(ctx)
+			if err := fetches.Err(); err != nil {
+				return err
 			}
-		})
+			now := time.Now()
+			fetches.EachRecord(func(r *kgo.Record) { l.arrive(now, r.Value) })
+			return nil
+		}
 	}
-	var acks sync.WaitGroup
-	var produceErr atomic.Pointer[error]
-	acks.Add(n)
-	err = load.Pace(ctx, openRate, n, func(i int, intended time.Time) {
-		producer.Produce(ctx, &kgo.Record{Value: body(intended)}, func(_ *kgo.Record, err error) {
-			sent[i] = time.Since(intended)
-			if err != nil {
-				produceErr.Store(&err)
-			}
-			acks.Done()
-		})
-	})
-	if err != nil {
-		return outcome{}, err
-	}
-	acks.Wait()
-	wait.Wait()
-	if p := produceErr.Load(); p != nil {
-		return outcome{}, *p
-	}
-	o := outcome{Messages: int64(n), Send: percentilesOf(sent)}
-	if through {
-		o.EndToEnd = percentilesOf(arrived)
-	}
-	return o, failed
+	return l.run(ctx, func(body []byte, done func(error)) {
+		producer.Produce(ctx, &kgo.Record{Value: body}, func(_ *kgo.Record, err error) { done(err) })
+	}, receive)
 }
 
 func percentilesOf(d []time.Duration) *percentiles {

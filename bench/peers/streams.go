@@ -3,15 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/gantry-mq/gantry/client"
-	"github.com/gantry-mq/gantry/test/bench/load"
 )
 
 const (
@@ -182,21 +179,12 @@ func (s *streams) rate(ctx context.Context, topic string, size, n int, through b
 	if err != nil {
 		return outcome{}, err
 	}
-	body := func(intended time.Time) []byte {
-		b := bytes.Repeat([]byte("x"), size)
-		binary.LittleEndian.PutUint64(b, uint64(intended.UnixNano()))
-		return b
-	}
+	l := openLoop{size: size, n: n}
 	// The stream and the producer's numbers are there before the clock runs.
-	if _, err := p.Send(ctx, &client.Message{Body: body(time.Unix(0, 0))}); err != nil {
+	if _, err := p.Send(ctx, &client.Message{Body: l.body(time.Unix(0, 0))}); err != nil {
 		return outcome{}, err
 	}
-	var (
-		wait    sync.WaitGroup
-		sent    = make([]time.Duration, n)
-		arrived []time.Duration
-		failed  error
-	)
+	var receive func() error
 	if through {
 		rc, err := s.dial(ctx)
 		if err != nil {
@@ -213,54 +201,25 @@ func (s *streams) rate(ctx context.Context, topic string, size, n int, through b
 			return outcome{}, err
 		}
 		b.Release()
-		begun := time.Now()
-		wait.Go(func() {
-			for len(arrived) < n {
-				b, err := r.Batch(ctx)
-				if err != nil {
-					failed = err
-					return
-				}
-				now := time.Now()
-				for rec, err := range b.Records() {
-					if err != nil {
-						failed = err
-						return
-					}
-					if intended := time.Unix(0, int64(binary.LittleEndian.Uint64(rec.Body()))); !intended.Before(begun) {
-						arrived = append(arrived, now.Sub(intended))
-					}
-				}
-				b.Release()
-			}
-		})
-	}
-	var acks sync.WaitGroup
-	var sendErr atomic.Pointer[error]
-	acks.Add(n)
-	err = load.Pace(ctx, openRate, n, func(i int, intended time.Time) {
-		done := func(_ client.Result, err error) {
-			sent[i] = time.Since(intended)
+		receive = func() error {
+			b, err := r.Batch(ctx)
 			if err != nil {
-				sendErr.Store(&err)
+				return err
 			}
-			acks.Done()
+			now := time.Now()
+			for rec, err := range b.Records() {
+				if err != nil {
+					return err
+				}
+				l.arrive(now, rec.Body())
+			}
+			b.Release()
+			return nil
 		}
-		if err := p.Publish(ctx, &client.Message{Body: body(intended)}, done); err != nil {
-			done(client.Result{}, err)
+	}
+	return l.run(ctx, func(body []byte, done func(error)) {
+		if err := p.Publish(ctx, &client.Message{Body: body}, func(_ client.Result, err error) { done(err) }); err != nil {
+			done(err)
 		}
-	})
-	if err != nil {
-		return outcome{}, err
-	}
-	acks.Wait()
-	wait.Wait()
-	if p := sendErr.Load(); p != nil {
-		return outcome{}, *p
-	}
-	o := outcome{Messages: int64(n), Send: percentilesOf(sent)}
-	if through {
-		o.EndToEnd = percentilesOf(arrived)
-	}
-	return o, failed
+	}, receive)
 }
