@@ -169,6 +169,7 @@ type consumer struct {
 	t      testing.TB
 	stream grpc.BidiStreamingClient[gantryv1.ConsumeRequest, gantryv1.ConsumeResponse]
 	opened *gantryv1.Subscribed
+	early  []*stream.ConsumeResponse // frames that came while an answer was awaited
 }
 
 // message is a message as a consumer has it.
@@ -245,7 +246,18 @@ func (c *consumer) send(r *gantryv1.ConsumeRequest) {
 	}
 }
 
+// receive returns the next response, in the order they came but for what settle had to let pass.
 func (c *consumer) receive() *stream.ConsumeResponse {
+	c.t.Helper()
+	if len(c.early) > 0 {
+		r := c.early[0]
+		c.early = c.early[1:]
+		return r
+	}
+	return c.read()
+}
+
+func (c *consumer) read() *stream.ConsumeResponse {
 	c.t.Helper()
 	r := new(stream.ConsumeResponse)
 	if err := c.stream.RecvMsg(r); err != nil {
@@ -307,11 +319,14 @@ func (c *consumer) take(n int) (out []message) {
 	return out
 }
 
-// settle decides about messages and returns the failures.
+// settle decides about messages and returns the failures. Frames that come before its answer stay for receive.
 func (c *consumer) settle(entries ...*gantryv1.SettleEntry) []*gantryv1.SettleFailure {
 	c.t.Helper()
 	c.send(&gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Settle{Settle: &gantryv1.Settle{Id: 7, Entries: entries}}})
-	r := c.receive()
+	r := c.read()
+	for ; r.Other == nil; r = c.read() {
+		c.early = append(c.early, r)
+	}
 	if r.Other.GetSettled().GetId() != 7 || r.Other.GetSettled().Status != nil {
 		c.t.Fatalf("not settled: %v", r)
 	}
