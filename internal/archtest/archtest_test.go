@@ -81,6 +81,8 @@ func TestEachRuleFires(t *testing.T) {
 		{"system calls outside mmapfile", "commitlog", "golang.org/x/sys/unix", false, "one package"},
 		{"mmap outside mmapfile", "consumequeue", "github.com/edsrzf/mmap-go", false, "counted view"},
 		{"prometheus in broker", "broker", "github.com/prometheus/client_golang/prometheus", false, "exported names"},
+		{"raft below the replica", "broker/replica/peer", "github.com/hashicorp/raft", false, ""},
+		{"raft in broker", "broker", "github.com/hashicorp/raft", false, "replicated"},
 		{"unknown dependency", "broker", "example.com/leftpad", false, "not among"},
 		{"helper in shipped code", "broker", own("internal/brokertest"), false, "tests only"},
 		{"package without a layer", "surprise", own("filter"), false, "no layer"},
