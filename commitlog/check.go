@@ -98,6 +98,9 @@ func scanDir(fsys mmapfile.FS, dir string, from record.Position, f func(Frame) e
 			}
 			rep.Frames++
 			rep.Bytes += h.size()
+			if h.Type != FrameRecords {
+				payload = nil
+			}
 			return f(Frame{
 				Position: pos, End: pos + record.Position(h.size()),
 				Index: h.Index, Term: h.Term, Time: h.Time / 1e6, Payload: payload,

@@ -60,8 +60,9 @@ import (
 //	36   4   payload crc
 //	40   4   chain        crc of (index, term, payload crc) of all frames up to
 //	                      this one, see nextChain
-//	44   1   type         a frameType, never 0: zeroes are not a frame
-//	45   1   flags        0
+//	44   1   type         a FrameType, never 0: zeroes are not a frame
+//	45   1   flags        low 3 bits: bytes of padding at the end of the payload, 0
+//	                      for records, which pad themselves
 //	46   2   extensions   0
 //	48   8   time         Unix ns, never decreases
 //	56   8   0
@@ -86,7 +87,9 @@ import (
 //	40   8   checkpoint: its time
 //	48   4   checkpoint: its chain
 //	52   4   0
-//	56   -   0
+//	56   8   checkpoint: position of that frame, 0 when it is not known
+//	64   8   checkpoint: its term
+//	72   -   0
 const (
 	segmentHeaderLen = 4096
 	frameHeaderLen   = 64
@@ -102,12 +105,20 @@ const (
 	maxPayload = 1<<31 - 8
 )
 
-type frameType uint8
+// FrameType says what a frame's payload is. All but FrameRecords are of a
+// replicated log (see Options.Replicated) and for whoever orders it: to those who
+// read records such a frame is empty.
+type FrameType uint8
 
 const (
-	frameRecords frameType = 1
-	segmentEnd   frameType = 255
+	FrameRecords    FrameType = 1
+	FrameElection   FrameType = 2 // a leader begins its term
+	FrameBarrier    FrameType = 3
+	FrameMembership FrameType = 4 // who the replicas are from here on
+	segmentEnd      FrameType = 255
 )
+
+const padMask = record.Align - 1 // of the flags
 
 var (
 	le         = binary.LittleEndian
@@ -203,7 +214,7 @@ type frameHeader struct {
 	Length      uint32
 	PayloadCRC  uint32
 	Chain       uint32
-	Type        frameType
+	Type        FrameType
 	Flags       uint8
 	Extensions  uint16
 	Time        int64 // Unix ns
@@ -253,18 +264,20 @@ func decodeFrameHeader(b []byte, nonce uint64, room int64) (frameHeader, error) 
 		Length:     le.Uint32(b[32:]),
 		PayloadCRC: le.Uint32(b[36:]),
 		Chain:      le.Uint32(b[40:]),
-		Type:       frameType(b[44]),
+		Type:       FrameType(b[44]),
 		Flags:      b[45],
 		Extensions: le.Uint16(b[46:]),
 		Time:       int64(le.Uint64(b[48:])),
 	}
 	switch {
-	case h.Type != frameRecords && h.Type != segmentEnd:
+	case (h.Type < FrameRecords || h.Type > FrameMembership) && h.Type != segmentEnd:
 		return frameHeader{}, fmt.Errorf("%w: frame type %d", ErrMalformed, h.Type)
-	case h.Flags != 0 || h.Extensions != 0 || le.Uint64(b[56:]) != 0:
+	case h.Flags&^padMask != 0 || h.Extensions != 0 || le.Uint64(b[56:]) != 0:
 		return frameHeader{}, fmt.Errorf("%w: frame uses a feature this build does not have", ErrVersion)
 	case h.Length%record.Align != 0 || h.Length > maxPayload || h.size() > room:
 		return frameHeader{}, fmt.Errorf("%w: frame payload of %d bytes in %d", ErrMalformed, h.Length, room)
+	case h.Flags != 0 && (h.Type == FrameRecords || h.Type == segmentEnd) || uint32(h.Flags) > h.Length:
+		return frameHeader{}, fmt.Errorf("%w: padding of %d bytes in %d of frame type %d", ErrMalformed, h.Flags, h.Length, h.Type)
 	case h.Type == segmentEnd && h.Length != 0:
 		return frameHeader{}, fmt.Errorf("%w: segment end with payload", ErrMalformed)
 	}
@@ -329,6 +342,9 @@ func (t *tail) follow(h *frameHeader, payload []byte) error {
 type manifest struct {
 	Seq        uint64
 	Checkpoint tail
+	// Of the checkpoint's frame, kept by a replicated log only.
+	Start record.Position
+	Term  uint64
 }
 
 func (m *manifest) encode() []byte {
@@ -338,6 +354,8 @@ func (m *manifest) encode() []byte {
 	le.PutUint64(b[32:], m.Checkpoint.index)
 	le.PutUint64(b[40:], uint64(m.Checkpoint.time))
 	le.PutUint32(b[48:], m.Checkpoint.chain)
+	le.PutUint64(b[56:], uint64(m.Start))
+	le.PutUint64(b[64:], m.Term)
 	seal(b, manifestMagic)
 	return b
 }
@@ -358,6 +376,8 @@ func decodeManifest(b []byte) (manifest, error) {
 			time:  int64(le.Uint64(b[40:])),
 			chain: le.Uint32(b[48:]),
 		},
+		Start: record.Position(le.Uint64(b[56:])),
+		Term:  le.Uint64(b[64:]),
 	}
 	if m.Seq == 0 {
 		return manifest{}, fmt.Errorf("%w: manifest %+v", ErrMalformed, m)

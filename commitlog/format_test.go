@@ -11,7 +11,7 @@ import (
 
 var (
 	someSegment  = segmentHeader{Cluster: 7, Group: 8, Base: 1 << 33, BaseIndex: 99, Nonce: 0x1122_3344_5566_7788, Size: 1 << 20, PrevTime: 1_700_000_000_000_000_000, PrevChain: 0xdead_beef}
-	someFrame    = frameHeader{Index: 100, Term: 3, Hint: 98, Length: 64, PayloadCRC: 0x0102_0304, Chain: 0x0506_0708, Type: frameRecords, Time: 1_700_000_000_000_000_001}
+	someFrame    = frameHeader{Index: 100, Term: 3, Hint: 98, Length: 64, PayloadCRC: 0x0102_0304, Chain: 0x0506_0708, Type: FrameRecords, Time: 1_700_000_000_000_000_001}
 	someManifest = manifest{Seq: 5, Checkpoint: tail{pos: 1 << 34, index: 77, time: 123, chain: 9}}
 )
 
@@ -127,7 +127,9 @@ func TestImpossibleHeadersAreRefusedThoughTheirChecksumIsRight(t *testing.T) {
 	for name, change := range map[string]func(*frameHeader){
 		"type 0":                   func(h *frameHeader) { h.Type = 0 },
 		"unknown type":             func(h *frameHeader) { h.Type = 9 },
-		"flags":                    func(h *frameHeader) { h.Flags = 1 },
+		"flags of records":         func(h *frameHeader) { h.Flags = 1 },
+		"unknown flags":            func(h *frameHeader) { h.Type, h.Flags = FrameBarrier, 8 },
+		"more padding than bytes":  func(h *frameHeader) { h.Type, h.Length, h.Flags = FrameBarrier, 0, 1 },
 		"extensions":               func(h *frameHeader) { h.Extensions = 1 },
 		"length beyond the room":   func(h *frameHeader) { h.Length = 72 },
 		"huge length":              func(h *frameHeader) { h.Length = 1<<32 - 8 },

@@ -69,6 +69,15 @@ func (v *live) take(pos record.Position) (f liveFrame, ok bool) {
 	return f, ok
 }
 
+// forget takes back what was offered from pos on.
+func (v *live) forget(pos record.Position) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for len(v.frames) > 0 && v.frames[len(v.frames)-1].pos >= pos {
+		v.frames = v.frames[:len(v.frames)-1]
+	}
+}
+
 // Follow is Reader for the one reader that keeps up with the log: the frames that
 // this process writes from now on come with their notes and are not checked again.
 func (l *Log) Follow(from record.Position) *Reader {

@@ -36,9 +36,15 @@ type Log struct {
 	committed      atomic.Uint64
 	committedIndex atomic.Uint64
 	durableIndex   atomic.Uint64 // commit hints: below it a bad frame is corruption
+	lastIndex      atomic.Uint64 // of the last written frame
 
-	w    writer // owned by the write goroutine
+	w    writer // owned by the write goroutine; of a replicated log, by who holds storeMu
 	live live
+
+	// Of a replicated log: storeMu makes Store and TruncateAfter take turns, and
+	// marks knows where the newest frames are.
+	storeMu sync.Mutex
+	marks   marks
 
 	mu sync.Mutex
 	// wakeWrite is for the write goroutine (work, a finished sync, a new segment),
@@ -56,6 +62,8 @@ type Log struct {
 	pendingTail  tail     // end of what is written
 	pendingSeg   *segment // where it is
 	durable      tail     // end of what is known durable
+	agreed       mark     // of a replicated log: the last committed frame
+	cuts         int      // how often TruncateAfter took something back
 	syncing      bool
 	tickDue      bool // SyncEvery has passed since the last sync began
 
@@ -110,6 +118,7 @@ func Open(opt Options) (*Log, error) {
 		prepDone:  make(chan struct{}),
 	}
 	l.mapper.limit = opt.MaxMapped
+	l.w.term = firstTerm
 	for _, c := range []**sync.Cond{&l.wakeWrite, &l.wakeSync, &l.wakeSubmit, &l.wakeDurable} {
 		*c = sync.NewCond(&l.mu)
 	}
@@ -126,16 +135,29 @@ func Open(opt Options) (*Log, error) {
 	}
 	last := l.last()
 	l.written.Store(uint64(found.frames.pos))
-	l.committed.Store(uint64(found.frames.pos))
-	l.committedIndex.Store(found.frames.index)
+	l.lastIndex.Store(found.frames.index)
+	committed := found.frames
+	if opt.Replicated {
+		if l.agreed, err = l.findAgreed(); err != nil {
+			l.releaseFiles()
+			return nil, err
+		}
+		committed = l.agreed.tail
+	}
+	l.committed.Store(uint64(committed.pos))
+	l.committedIndex.Store(committed.index)
 	l.durableIndex.Store(found.frames.index)
 	l.durable, l.pendingTail, l.pendingSeg = found.frames, found.frames, last
 	l.plan = plan{pos: found.next.pos, end: last.end(), limit: last.end()}
 	for _, s := range l.spares {
 		l.plan.limit += record.Position(s.file.Size())
 	}
-	l.w = writer{l: l, seg: last, tail: found.next}
-	go l.runWriter()
+	l.w.l, l.w.seg, l.w.tail = l, last, found.next
+	if opt.Replicated {
+		close(l.writeDone) // who stores is the writer
+	} else {
+		go l.runWriter()
+	}
 	go l.runSyncer()
 	go l.runPreparer()
 	return l, nil
@@ -152,17 +174,19 @@ func (l *Log) Close() error {
 		l.wakeSubmit.Broadcast()
 		l.mu.Unlock()
 		<-l.writeDone
+		l.storeMu.Lock() // what has been admitted is stored
 		l.mu.Lock()
 		l.drained = true
 		l.wakeSync.Broadcast()
 		l.mu.Unlock()
+		l.storeMu.Unlock()
 		<-l.syncDone
 		close(l.stop)
 		<-l.prepDone
 		l.endReading()
 		l.mu.Lock()
 		l.closeErr = l.err
-		end := l.durable
+		end := l.checkpointable()
 		l.mu.Unlock()
 		if l.closeErr == nil {
 			l.closeErr = l.man.checkpoint(end)

@@ -67,10 +67,19 @@ func (mf *manifestFile) save() error {
 	return nil
 }
 
-func (mf *manifestFile) checkpoint(t tail) error {
-	if t == mf.m.Checkpoint {
+func (mf *manifestFile) checkpoint(m mark) error {
+	if m.tail == mf.m.Checkpoint {
 		return nil
 	}
-	mf.m.Checkpoint = t
+	mf.m.Checkpoint, mf.m.Start, mf.m.Term = m.tail, m.start, m.term
 	return mf.save()
+}
+
+// checkpointable returns the last frame from which recovery may begin: everything
+// up to it is on disk, and no replica can have it otherwise. It needs mu.
+func (l *Log) checkpointable() mark {
+	if l.opt.Replicated && l.agreed.tail.pos <= l.durable.pos {
+		return l.agreed
+	}
+	return mark{tail: l.durable}
 }

@@ -81,6 +81,10 @@ type Options struct {
 	// log fails.
 	Sequence func(now int64, b *Batch)
 
+	// Replicated says that others order the log: see store.go. Submit is refused, and
+	// Sequence and Now are not used.
+	Replicated bool
+
 	// Now is the clock of the log, in Unix nanoseconds. Frames get its time, or that
 	// of the frame before where it went back. Nil means the system's.
 	Now func() int64

@@ -100,7 +100,7 @@ func (p *preparer) step() error {
 	// should: what happens in between must not be missed.
 	l.kickAt.Store(0)
 	l.mu.Lock()
-	seg, pos, durable := l.pendingSeg, l.pendingTail.pos, l.durable
+	seg, pos, safe := l.pendingSeg, l.pendingTail.pos, l.checkpointable()
 	half := seg.base + record.Position(seg.size/2)
 	need := l.wantSpare || l.diskFull || len(l.spares) == 0 && pos >= half
 	l.wantSpare = false
@@ -115,8 +115,8 @@ func (p *preparer) step() error {
 		}
 	}
 	every := record.Position(min(checkpointBytes, l.opt.SegmentSize/2))
-	if durable.pos >= l.man.m.Checkpoint.pos+every {
-		if err := l.man.checkpoint(durable); err != nil {
+	if safe.tail.pos >= l.man.m.Checkpoint.pos+every {
+		if err := l.man.checkpoint(safe); err != nil {
 			return err
 		}
 	}

@@ -91,7 +91,7 @@ type Frame struct {
 	Term     uint64
 	Time     int64 // Unix ms
 	// Payload is a run of records, the first at Position + 64: see Base. It is
-	// mapped memory, valid until Release.
+	// mapped memory, valid until Release. Frames of other types have none.
 	Payload []byte
 	// Notes are of packs in the payload, in order. See Log.Follow.
 	Notes []Note
@@ -210,11 +210,11 @@ func (r *Reader) read(committed record.Position) (f Frame, next bool, err error)
 		r.tail.pos = s.end() + segmentHeaderLen
 		return Frame{}, true, nil
 	}
-	return Frame{
-		Position: pos, End: r.tail.pos,
-		Index: h.Index, Term: h.Term, Time: h.Time / 1e6,
-		Payload: v.Bytes(), view: v,
-	}, false, nil
+	f = Frame{Position: pos, End: r.tail.pos, Index: h.Index, Term: h.Term, Time: h.Time / 1e6, view: v}
+	if h.Type == FrameRecords {
+		f.Payload = v.Bytes()
+	}
+	return f, false, nil
 }
 
 // await waits until more is committed than the reader has read.

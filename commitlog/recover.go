@@ -146,8 +146,16 @@ func (l *Log) findEnd(sc *scanner) (logEnd, error) {
 		return logEnd{}, &CorruptError{Segment: last.path, Pos: last.end(), Cause: fmt.Errorf("%w: log ends before the checkpoint at %d", ErrMissing, start.pos)}
 	}
 	found := logEnd{frames: start}
+	l.agreed = mark{tail: start}
+	if start == l.man.m.Checkpoint {
+		l.agreed.start, l.agreed.term = l.man.m.Start, l.man.m.Term
+	}
 	end, cause, err := sc.run(start, func(pos record.Position, h *frameHeader, _ []byte) error {
 		found.frames = tail{pos: pos + record.Position(h.size()), index: h.Index, time: h.Time, chain: h.Chain}
+		if l.opt.Replicated {
+			l.marks.add(mark{tail: found.frames, start: pos, term: h.Term})
+			l.marks.hint = max(l.marks.hint, h.Hint)
+		}
 		return nil
 	})
 	found.next = end

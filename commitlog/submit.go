@@ -47,6 +47,9 @@ func (p *plan) add(size int, segmentSize int64) bool {
 // while those that are heads only (commands) are accepted as long as a prepared
 // segment has room: what frees space must still be able to commit.
 func (l *Log) Submit(b *Batch) error {
+	if l.opt.Replicated {
+		return ErrReplicated
+	}
 	if b.waiting || len(b.recs) == 0 {
 		return ErrBatchState
 	}

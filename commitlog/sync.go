@@ -28,7 +28,7 @@ func (l *Log) runSyncer() {
 			l.mu.Unlock()
 			return
 		}
-		batches, end, seg := l.pending, l.pendingTail, l.pendingSeg
+		batches, end, seg, cuts := l.pending, l.pendingTail, l.pendingSeg, l.cuts
 		l.pending, l.pendingSpare = l.pendingSpare, nil
 		l.syncing, l.tickDue = true, false
 		// Held while mu says that seg is not durable yet: retention cannot have
@@ -47,10 +47,12 @@ func (l *Log) runSyncer() {
 			return
 		}
 		// First the writer, so that it fills the next group while callers wake.
-		l.durableIndex.Store(end.index)
 		l.mu.Lock()
 		l.syncing = false
-		l.durable = end
+		if l.cuts == cuts { // or end may have been taken back, and something else be there
+			l.durable = end
+			l.durableIndex.Store(end.index)
+		}
 		l.wakeWrite.Signal()
 		l.wakeDurable.Broadcast()
 		l.mu.Unlock()

@@ -42,7 +42,8 @@ const (
 type writer struct {
 	l    *Log
 	seg  *segment
-	tail tail // end of the group being built
+	tail tail   // end of the group being built
+	term uint64 // of the last frame
 
 	now     int64 // Unix ns, for the frames of this group
 	start   int64 // offset in the file at which the group begins
@@ -219,26 +220,37 @@ func (w *writer) openFrame() {
 	w.firstVec, w.firstBatch, w.length = len(w.vecs)-1, len(w.group), 0
 }
 
-func (w *writer) closeFrame() {
+func (w *writer) closeFrame() { w.endFrame(firstTerm, FrameRecords, 0) }
+
+// endFrame closes the open frame, whose payload ends with so many bytes of padding
+// that are not of its records.
+func (w *writer) endFrame(term uint64, kind FrameType, padding int) {
 	crc := crc32.Update(0, castagnoli, w.vecs[w.firstVec][frameHeaderLen:])
 	for _, v := range w.vecs[w.firstVec+1:] {
 		crc = crc32.Update(crc, castagnoli, v)
 	}
 	h := frameHeader{
 		Index:      w.tail.index + 1,
-		Term:       firstTerm,
-		Hint:       w.l.durableIndex.Load(),
+		Term:       term,
+		Hint:       w.l.hint(),
 		Length:     uint32(w.length),
 		PayloadCRC: crc,
-		Chain:      nextChain(w.tail.chain, w.tail.index+1, firstTerm, crc),
-		Type:       frameRecords,
+		Chain:      nextChain(w.tail.chain, w.tail.index+1, term, crc),
+		Type:       kind,
+		Flags:      uint8(padding),
 		Time:       w.now,
 	}
 	h.encode(w.header, w.seg.nonce)
 	w.header = nil
 	pos := w.tail.pos
 	w.tail = tail{pos: pos + record.Position(h.size()), index: h.Index, time: h.Time, chain: h.Chain}
-	w.l.live.offer(liveFrame{pos: pos, length: w.length, tail: w.tail, term: h.Term, notes: w.notes})
+	w.term = term
+	if kind == FrameRecords {
+		w.l.live.offer(liveFrame{pos: pos, length: w.length, tail: w.tail, term: term, notes: w.notes})
+	}
+	if w.l.opt.Replicated {
+		w.l.marks.add(mark{tail: w.tail, start: pos, term: term})
+	}
 	w.notes = nil
 	for _, b := range w.group[w.firstBatch:] {
 		b.end = w.tail.pos
@@ -249,12 +261,21 @@ func (w *writer) closeFrame() {
 // firstTerm is the term of a log without elections.
 const firstTerm = 1
 
+// hint is what a frame says about those before it: that they will never be taken
+// back. Of a replicated log, what is durable may be.
+func (l *Log) hint() uint64 {
+	if l.opt.Replicated {
+		return l.committedIndex.Load()
+	}
+	return l.durableIndex.Load()
+}
+
 // flush writes the group and hands it on.
 func (w *writer) flush() error {
 	if w.header != nil {
 		w.closeFrame()
 	}
-	if len(w.group) == 0 {
+	if len(w.vecs) == 0 {
 		return nil
 	}
 	end := int64(w.tail.pos - w.seg.base)
@@ -267,6 +288,7 @@ func (w *writer) flush() error {
 	l.stats.batches.Add(int64(len(w.group)))
 	l.stats.bytes.Add(end - w.start)
 	l.written.Store(uint64(w.tail.pos))
+	l.lastIndex.Store(w.tail.index)
 	if err := l.handOver(w); err != nil {
 		return err
 	}
@@ -291,6 +313,10 @@ func (l *Log) handOver(w *writer) error {
 	}
 	l.pendingTail, l.pendingSeg = w.tail, w.seg
 	if l.opt.Durability == DurabilitySync {
+		if l.opt.Replicated { // Store goes on itself
+			l.mu.Unlock()
+			return nil
+		}
 		l.pending = append(l.pending, w.group...)
 		l.wakeSync.Signal()
 		l.mu.Unlock()
@@ -300,7 +326,9 @@ func (l *Log) handOver(w *writer) error {
 		l.wakeSync.Signal()
 	}
 	l.mu.Unlock()
-	l.commit(w.tail, w.group)
+	if !l.opt.Replicated {
+		l.commit(w.tail, w.group)
+	}
 	return nil
 }
 
@@ -327,7 +355,7 @@ func (w *writer) roll() error {
 		return err
 	}
 	l, old := w.l, w.seg
-	end := frameHeader{Index: w.tail.index, Term: firstTerm, Hint: l.durableIndex.Load(), Type: segmentEnd, Time: max(w.tail.time, w.now)}
+	end := frameHeader{Index: w.tail.index, Term: w.term, Hint: l.hint(), Type: segmentEnd, Time: max(w.tail.time, w.now)}
 	end.Chain = nextChain(w.tail.chain, end.Index, end.Term, 0)
 	var b [frameHeaderLen]byte
 	end.encode(b[:], old.nonce)
