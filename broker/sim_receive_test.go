@@ -113,7 +113,8 @@ func (s *sim) taken(g *simGroup, req *ReceiveRequest, d *Delivery, can simReady,
 			lease = defaultInvisible
 		}
 		p.until(now + lease.Milliseconds())
-		g.handles = append(g.handles, simHandle{e, p.handle, p.early})
+		p.good = p.end
+		g.handles = append(g.handles, simHandle{e, p.handle, p.good})
 	}
 	for e := range can.burying {
 		g.dying[e] = &simDying{attempts: g.places[e].attempt, reason: reasonAttempts}

@@ -50,7 +50,7 @@ func (s *sim) ackSome(g *simGroup) {
 				s.must(errs[i])
 			case errs[i] != nil:
 				s.wantReason("ack of "+e.String(), errs[i], InvalidHandle)
-			case !maybe:
+			case !maybe && !(e.gone() && s.now() < p.good):
 				s.failf("%s acknowledged %v, its lease has ended: %+v", g.name, e, p)
 			}
 			if errs[i] == nil {
@@ -121,7 +121,8 @@ func (s *sim) changeInvisible() {
 		p.suspended = true
 	}
 	p.until(s.now() + d.Milliseconds())
-	g.handles = append(g.handles, simHandle{e, handle, p.early})
+	p.good = p.end
+	g.handles = append(g.handles, simHandle{e, handle, p.good})
 }
 
 func (s *sim) forward() {
@@ -164,7 +165,7 @@ func (s *sim) oldHandle() {
 		p.settled = true
 	case current:
 		s.wantLease("ack of "+h.e.String(), p, errs[0])
-	case errs[0] == nil && (p == nil || !p.settled || now >= h.deadline):
+	case errs[0] == nil && (now >= h.deadline || !h.e.gone() && (p == nil || !p.settled)):
 		s.failf("%s acknowledged %v with an old handle, it has %+v", g.name, h.e, p)
 	case errs[0] != nil:
 		s.wantReason("ack of "+h.e.String(), errs[0], InvalidHandle)

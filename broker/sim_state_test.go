@@ -135,7 +135,10 @@ type simPlace struct {
 	// ms, and equal unless somebody's timing comes in.
 	early, late int64
 	end         int64 // of the lease itself
-	settled     bool
+	// good is what the handle says of its own end, Unix ms. Until then it is no
+	// error to settle with it what is settled already: by retention too.
+	good    int64
+	settled bool
 }
 
 // simHandle is a handle that was given out at some time.
