@@ -237,7 +237,7 @@ func (s *sim) blocked() {
 		return
 	}
 	for e, p := range g.places {
-		first := !p.settled && p.attempt > 1
+		first := !p.settled && p.attempt > 1 && !e.gone()
 		for other, o := range g.places {
 			first = first && (o.settled || other.queue != e.queue || other.m.group != e.m.group || other.offset >= e.offset)
 		}

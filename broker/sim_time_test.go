@@ -79,7 +79,7 @@ func (s *sim) end(c *simClient, late int64) {
 	if g := s.groups[c.group]; g != nil {
 		for _, p := range g.places {
 			if p.auto && p.owner == c.id && !p.settled {
-				p.auto, p.early, p.late = false, min(p.early, late), min(p.late, late)
+				p.auto, p.by, p.early, p.late = false, "", min(p.early, late), min(p.late, late)
 			}
 		}
 	}
@@ -118,7 +118,7 @@ func (s *sim) disconnect(c *simClient) {
 	if g := s.groups[c.group]; g != nil {
 		for _, p := range g.places {
 			if p.auto && p.owner == c.id && !p.settled && s.now()-p.since < recentLease.Milliseconds() {
-				p.auto = false
+				p.auto, p.by = false, ""
 				p.early = s.now() + defaultInvisible.Milliseconds()
 				p.late = p.early
 			}
