@@ -337,3 +337,37 @@ func TestMessagesThatCameIntoTheirQueueLateAreFoundThereWhenTheyWereCopied(t *te
 		want(t, receive(t, b, topicName, "G"), id+"#1")
 	}
 }
+
+// What put a message into another topic's queue may be gone, and that queue be
+// kept: then the record says so that gave the entry its copy.
+func TestAMessageThatWasRedrivenElsewhereIsFoundThereWhenItWasCopied(t *testing.T) {
+	h := &oldPayloads{t: t, dir: t.TempDir()}
+	h.b = open(t, h.dir, retaining)
+	b := h.b
+	makeTopic(t, b, "Q", topic.Normal, 1)
+	makeTopic(t, b, "F", topic.Normal, 1)
+	elsewhere := name("E")
+	if _, err := b.CreateTopic(t.Context(), topic.Topic{Name: elsewhere, Queues: 1, Retention: topic.Retention{RetainAge: 10 * retainAge}}); err != nil {
+		t.Fatal(err)
+	}
+	send(t, b, "Q", msg("dead", "dead"))
+	if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("Q"), receive(t, b, "Q", "G")[0].Handle, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	redriven(t, b, RedriveRequest{Target: &elsewhere}, DeadLetterProgress{Matched: 1, Done: 1})
+	for range 2 { // a copy, and a copy of that
+		h.end = h.b.wal.Committed()
+		h.fill(1)
+		h.now = time.Now().Add(retainAge)
+		h.retain()
+	}
+	h.reopen("keyindex")
+	page, _, err := h.b.FindMessages(t.Context(), MessageQuery{Topic: name("Q"), ID: "dead", Limit: 10})
+	if err != nil || len(page) != 1 || len(page[0].Places) != 1 || page[0].Places[0].Topic != elsewhere {
+		t.Errorf("%+v, %v", page, err)
+	}
+	if d := deleteMessage(t, h.b, "Q", "dead"); d.Entries != 1 {
+		t.Errorf("deleted %+v", d)
+	}
+	want(t, receive(t, h.b, "E", "G"))
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog/keyindex"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
 	"github.com/gantry-mq/gantry/scheduler"
 )
 
@@ -15,6 +16,9 @@ import (
 // what is done with a payload under the payload's position, timer-fired records
 // under the time that they are about. It belongs to the
 // dispatcher; what is there already is passed over, so a replay may call it too.
+//
+// A relocate record is there for the entries that a move put into a queue: the
+// record of that move may go with the segment from which the payload was copied.
 func (b *Broker) indexKeys(pos record.Position, rec []byte, kind record.Kind) error {
 	hashes := b.keyHashes[:0]
 	switch kind {
@@ -46,6 +50,16 @@ func (b *Broker) indexKeys(pos record.Position, rec []byte, kind record.Kind) er
 		}
 		for _, second := range f.Seconds {
 			hashes = append(hashes, keyindex.Due(f.To, second))
+		}
+	case record.KindRelocate:
+		rs, err := parseRelocate(record.Command(rec))
+		if err != nil {
+			return err
+		}
+		for _, r := range rs {
+			if r.Entry.Flags&consumequeue.FlagMoved != 0 {
+				hashes = append(hashes, keyindex.Move(r.Entry.Position))
+			}
 		}
 	default:
 		payload, ok, err := movedPayload(rec, kind)

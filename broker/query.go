@@ -290,7 +290,7 @@ func (b *Broker) trace(f *FoundMessage, m *record.Message, origin record.Positio
 			if timer != nil && pos < f.Position {
 				continue // the copy knows
 			}
-			if err := b.traceMove(f, pos, at, timer); err != nil {
+			if err := b.traceMove(f, m, pos, at, timer); err != nil {
 				return err
 			}
 		}
@@ -417,7 +417,7 @@ func (b *Broker) entryAt(key record.QueueKey, off record.QueueOffset) (consumequ
 }
 
 // traceMove takes in one record about a payload at from.
-func (b *Broker) traceMove(f *FoundMessage, pos, from record.Position, timer *tracedTimer) error {
+func (b *Broker) traceMove(f *FoundMessage, m *record.Message, pos, from record.Position, timer *tracedTimer) error {
 	v, err := b.viewWhole(pos)
 	if errors.Is(err, errTrimmed) {
 		return nil
@@ -428,6 +428,9 @@ func (b *Broker) traceMove(f *FoundMessage, pos, from record.Position, timer *tr
 	defer v.Release()
 	rec := v.Bytes()
 	kind := record.KindOf(rec)
+	if kind == record.KindRelocate {
+		return b.traceRelocate(f, m, pos, rec, from)
+	}
 	if payload, ok, err := movedPayload(rec, kind); err != nil || !ok || payload != from {
 		return err // it only has the same hash
 	}
@@ -449,31 +452,48 @@ func (b *Broker) traceMove(f *FoundMessage, pos, from record.Position, timer *tr
 		if err != nil {
 			return damaged(pos, err)
 		}
-		return b.addPlace(f, rec, MessagePlace{Dead: true, Reason: dl.Reason, Time: dl.StoreTime})
+		return b.addPlace(f, record.KeyOf(rec), record.OffsetOf(rec), MessagePlace{Dead: true, Reason: dl.Reason, Time: dl.StoreTime})
 	case record.KindRedrive:
 		r, err := parseRedrive(rec)
 		if err != nil {
 			return damaged(pos, err)
 		}
-		return b.addPlace(f, rec, MessagePlace{Time: r.StoreTime})
+		return b.addPlace(f, record.KeyOf(rec), record.OffsetOf(rec), MessagePlace{Time: r.StoreTime})
+	}
+	return nil
+}
+
+// traceRelocate takes in where else than in its own queue, of which a copy itself
+// knows, a payload is that was copied to from.
+func (b *Broker) traceRelocate(f *FoundMessage, m *record.Message, pos record.Position, rec []byte, from record.Position) error {
+	rs, err := parseRelocate(record.Command(rec))
+	if err != nil {
+		return damaged(pos, err)
+	}
+	for _, r := range rs {
+		if r.Entry.Position != from || r.Entry.Flags&consumequeue.FlagMoved == 0 || r.Key == m.Key() {
+			continue
+		}
+		if err := b.addPlace(f, r.Key, r.Offset, MessagePlace{Time: r.Entry.StoreTime}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // addPlace adds the place that a move put a message into, if it is still there.
-func (b *Broker) addPlace(f *FoundMessage, rec []byte, p MessagePlace) error {
-	key := record.KeyOf(rec)
+func (b *Broker) addPlace(f *FoundMessage, key record.QueueKey, off record.QueueOffset, p MessagePlace) error {
 	tp, ok := b.topics.ByID(key.Topic())
 	if !ok {
 		return nil
 	}
-	p.Topic, p.Queue, p.Offset = tp.Name, key.Queue(), record.OffsetOf(rec)
+	p.Topic, p.Queue, p.Offset = tp.Name, key.Queue(), off
 	for _, old := range f.Places {
 		if old.Topic == p.Topic && old.Queue == p.Queue && old.Offset == p.Offset {
 			return nil // a dead-letter record and its copy
 		}
 	}
-	e, ok, err := b.entryAt(key, p.Offset)
+	e, ok, err := b.entryAt(key, off)
 	if ok {
 		p.Settled = e.Flags&(settled|consumequeue.FlagDeleted) != 0
 		f.Places = append(f.Places, p)
