@@ -22,7 +22,7 @@ func (s *sim) letters() (g *simGroup, letters []*simEntry) {
 // state is what a listing says of a dead letter; ok is false when it says nothing
 // any more.
 func (e *simEntry) state() (state DeadLetterState, ok bool) {
-	if e.offset < e.topic.queues[0].low {
+	if e.offset < e.topic.queues[0].low || e.deleted {
 		return 0, false
 	}
 	return e.letter.state, true
@@ -126,7 +126,7 @@ func (s *sim) redrive() {
 		if to, queue := s.destination(e, target); to != nil {
 			good++
 			if !req.DryRun {
-				to.coming[e.m.id] = &simComing{e.m, queue, false}
+				to.coming[e.m.number] = &simComing{e.m, queue, false}
 			}
 		}
 	}
@@ -159,7 +159,7 @@ func (s *sim) redrive() {
 		if to == nil {
 			return false
 		}
-		c := to.coming[e.m.id]
+		c := to.coming[e.m.number]
 		if c != nil {
 			c.must = true
 		}
@@ -184,7 +184,7 @@ func (s *sim) settledLetters(g *simGroup, open []*simEntry, state DeadLetterStat
 		}))
 		e.letter.state = want
 		if to, _ := s.destination(e, nil); want == DeadOpen && to != nil {
-			delete(to.coming, e.m.id)
+			delete(to.coming, e.m.number)
 		}
 	}
 }
@@ -243,7 +243,7 @@ func (s *sim) find() {
 	}
 	switch s.r.IntN(2) {
 	case 0:
-		if t := s.timer(); t != nil && t.m != nil {
+		if t := s.timer(); t != nil && !t.m.home.again[t.m.id] {
 			state := MessageDelayed
 			if t.recalled {
 				state = MessageRecalled
@@ -253,7 +253,7 @@ func (s *sim) find() {
 			}
 		}
 	case 1:
-		if h := s.half(); h != nil {
+		if h := s.half(); h != nil && !h.m.home.again[h.m.id] {
 			state := map[bool]MessageState{false: MessageHalf, true: MessageParked}[h.parked]
 			if h.outcome == 0 {
 				s.wantState(h.topic, h.m, false, state)

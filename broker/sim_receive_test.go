@@ -205,7 +205,7 @@ func (s *sim) wantAmount(g *simGroup, req *ReceiveRequest, got int, can simReady
 	if len(can.burying) > 0 {
 		most = req.Batch // what died makes room for what was behind it
 	}
-	levels := s.topics[g.topic].Type == topic.Priority && s.trimmed // which it plans to take is decided before a look at them
+	levels := s.topics[g.topic].Type == topic.Priority && s.holes(g) // which it plans to take is decided before a look at them
 	if polled || levels || len(can.burying) > 0 || g.haunted() {
 		least = min(1, least)
 	}
@@ -213,6 +213,9 @@ func (s *sim) wantAmount(g *simGroup, req *ReceiveRequest, got int, can simReady
 		s.failf("%s got %d of a batch of %d; there are %v, there may be %v", g.name, got, req.Batch, sortedEntries(can.sure), sortedEntries(can.maybe))
 	}
 }
+
+// holes reports whether something may be planned for that is not there any more.
+func (s *sim) holes(g *simGroup) bool { return s.trimmed || s.topics[g.topic].holes }
 
 // haunted reports whether the group is to get something again that retention took:
 // it takes a place in a batch, and is not found.
@@ -257,8 +260,7 @@ func (s *sim) wantOrder(g *simGroup, got []*simEntry, can simReady) {
 			below++
 		}
 	}
-	// What retention took is planned for, and not found.
-	if below > 1+len(got)/PriorityShare && !s.trimmed {
+	if below > 1+len(got)/PriorityShare && !s.holes(g) {
 		s.failf("%s got %d of %v before more urgent ones", g.name, below, got)
 	}
 }
@@ -296,7 +298,7 @@ func (s *sim) noticed(g *simGroup, queues func(uint32) bool) {
 		for _, e := range q.entries {
 			p := g.places[e]
 			switch {
-			case !queues(n) || p != nil && p.settled:
+			case !queues(n) || p != nil && p.settled || e.deleted:
 			case e.gone() && (p == nil || s.now() >= p.late) && !(g.ordered(tp) && busy[e.m.group]):
 				g.places[e] = &simPlace{settled: true}
 			default:
@@ -377,7 +379,7 @@ func (s *sim) poll() {
 	s.look()
 	s.polling = nil
 	s.logf("%s polled for %v and got %d after %d ms", g.name, req.Wait, len(a.d.Messages), s.now()-began)
-	if can := s.ready(g, s.now()-1, queues); len(can.sure) > 0 && s.now() > disturbed {
+	if can := s.ready(g, s.now()-1, queues); len(can.sure) > 0 && s.now() > max(disturbed, g.freed) {
 		s.failf("%s slept although %v were there", g.name, sortedEntries(can.sure))
 	}
 	if len(a.d.Messages) == 0 {
@@ -392,7 +394,7 @@ func (s *sim) poll() {
 // interfere does something that may make a message ready for the group.
 func (s *sim) interfere(g *simGroup) {
 	pick(s.r, []func(){
-		s.send, s.sendLite, s.decide, s.reschedule,
+		s.send, s.sendLite, s.decide, s.reschedule, s.deleteMessage, s.purge,
 		func() { s.ackSome(g) },
 		func() { s.resetSome(g) },
 	})()

@@ -12,6 +12,7 @@ import (
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
 	"github.com/gantry-mq/gantry/internal/mmapfile/crashtest"
 )
 
@@ -48,8 +49,8 @@ func (s *sim) crash() {
 	s.again(disk, want, index)
 }
 
-// lose removes a directory's files. Of checkpoints the older one stays when the
-// log's beginning is gone: without any there is no way back.
+// lose removes a directory's files. When the log's beginning is gone the newest
+// checkpoint is damaged instead: without any there is no way back.
 func (s *sim) lose(disk *crashtest.FS, part string) {
 	dir := filepath.Join("/data", part)
 	names, err := disk.List(dir)
@@ -61,7 +62,15 @@ func (s *sim) lose(disk *crashtest.FS, part string) {
 		if len(names) < 2 {
 			return
 		}
-		names = names[len(names)-1:] // power losses may have left more than two
+		newest, older := names[len(names)-1], names[len(names)-2]
+		b, err := mmapfile.ReadFile(disk, filepath.Join(dir, older))
+		s.must(err)
+		if _, err := dispatch.ParseCheckpoint(b); err != nil {
+			return // damaged the last time
+		}
+		s.logf("with %s damaged", newest)
+		s.must(mmapfile.WriteFile(disk, filepath.Join(dir, newest), []byte("no checkpoint")))
+		return
 	}
 	s.logf("without %s %v", part, names)
 	for _, n := range names {
@@ -75,6 +84,7 @@ func (s *sim) lose(disk *crashtest.FS, part string) {
 func (s *sim) again(disk *crashtest.FS, want dispatch.Checkpoint, index simIndex) {
 	s.disk = disk
 	down := time.Duration(max(0, s.r.Int64N(300_000)-200_000)) * time.Millisecond
+	ended := s.now()
 	time.Sleep(down)
 	var err error
 	s.b, err = s.open(s.disk)
@@ -95,7 +105,13 @@ func (s *sim) again(disk *crashtest.FS, want dispatch.Checkpoint, index simIndex
 			if p.auto && !p.settled {
 				// Nobody knows whether they arrived: they end after the grace.
 				grace := s.opened + clientGrace.Milliseconds()
-				p.early, p.late = min(p.early, grace), min(p.end, grace+2*housekeepEvery.Milliseconds()+ReleaseDelay.Milliseconds())
+				if p.late <= ended {
+					continue // they have, of the restart before
+				}
+				if p.early >= ended {
+					p.early = min(p.end, grace)
+				}
+				p.late = min(p.end, grace+2*housekeepEvery.Milliseconds()+ReleaseDelay.Milliseconds())
 			}
 		}
 	}
@@ -203,7 +219,7 @@ func (s *sim) drain() {
 				s.ackSome(g)
 			}
 			can := s.ready(g, s.now(), queues)
-			if got == 0 && len(can.sure)+len(can.burying) == 0 {
+			if got == 0 && len(can.sure) == 0 {
 				if s.outstanding(g) == 0 {
 					break
 				}

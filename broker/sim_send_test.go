@@ -2,6 +2,8 @@ package broker
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/gantry-mq/gantry/broker/topic"
@@ -13,6 +15,7 @@ import (
 func (s *sim) message(tp *simTopic) *simMsg {
 	s.sent++
 	m := &simMsg{
+		number: s.sent, home: tp,
 		id: fmt.Sprint("m", s.sent), tag: pick(s.r, []string{"", "A", "B", "C"}), n: s.r.IntN(10),
 		key: fmt.Sprint("k", s.r.IntN(20)), body: []byte(fmt.Sprint(s.sent, ":", strings.Repeat("x", s.r.IntN(3000)))),
 	}
@@ -29,6 +32,7 @@ func (m *simMsg) outgoing(tp *simTopic) Outgoing {
 	return Outgoing{
 		Topic: tp.Name, ID: m.id, Tag: m.tag, Keys: []string{m.key}, User: []Property{{"n", fmt.Sprint(m.n)}}, Body: m.body,
 		Group: m.group, HasGroup: m.group != "", HasPriority: m.prio, Priority: m.priority, DueTime: m.due, LiteTopic: m.lite, BornTime: 1,
+		Transaction: m.half, RecoverySeconds: m.recovery,
 	}
 }
 
@@ -43,19 +47,58 @@ func (m *simMsg) queue(tp *simTopic) int {
 	return -1
 }
 
-func (s *sim) post(tp *simTopic, ms ...*simMsg) []Sent {
+// post sends messages, sees what each is answered with, and notes what is to
+// become of it. It returns those that are not stored already.
+func (s *sim) post(tp *simTopic, ms ...*simMsg) (stored []*simMsg) {
 	out := make([]Outgoing, len(ms))
 	for i, m := range ms {
 		out[i] = m.outgoing(tp)
 	}
+	firsts := tp.known(ms, s.now())
 	sent, err := s.b.Send(s.t.Context(), out)
 	s.must(err)
 	for i, m := range ms {
-		if sent[i].MessageID != m.id || sent[i].Err != nil {
-			s.failf("%s was answered with %+v", m.id, sent[i])
+		if f := firsts[i]; f.m != m {
+			s.wantFirst(m, &sent[i], f, len(ms) == 1)
+			continue
+		}
+		firsts[i].sent = sent[i]
+		tp.remember(firsts[i])
+		stored = append(stored, m)
+		s.stored(tp, m, &sent[i])
+	}
+	s.look()
+	for i, m := range ms {
+		if at := sent[i].Offset; slices.Contains(stored, m) && at != record.NoOffset && !tp.holds(m, int(at)) {
+			s.failf("%s is not at offset %d of a queue of %s, as was told", m.id, at, tp.name)
 		}
 	}
-	return sent
+	return stored
+}
+
+// stored notes a message that was stored with this answer.
+func (s *sim) stored(tp *simTopic, m *simMsg, sent *Sent) {
+	delayed := m.due > s.now()
+	if sent.MessageID != m.id || sent.Err != nil || (sent.TransactionID != "") != m.half || (sent.RecallHandle != "") != delayed ||
+		(sent.Offset == record.NoOffset) != (delayed || m.half) {
+		s.failf("%s was answered with %+v", m.id, *sent)
+	}
+	switch {
+	case m.half:
+		next := s.now() + simCheckAfter.Milliseconds()
+		if m.recovery > 0 {
+			next = s.now() + 1000*m.recovery
+		}
+		s.halves = append(s.halves, &simHalf{m: m, topic: tp, id: sent.TransactionID, stored: s.now(), next: next})
+	case delayed:
+		s.timers = append(s.timers, &simDelayed{m: m, topic: tp, queue: m.queue(tp), due: m.due, stored: s.now(), handle: sent.RecallHandle})
+	default:
+		c := &simComing{m, m.queue(tp), true}
+		if q, ok := tp.lites[m.lite]; ok {
+			c.queue = int(q)
+		}
+		tp.coming[m.number] = c
+	}
 }
 
 func (s *sim) send() {
@@ -63,16 +106,8 @@ func (s *sim) send() {
 	ms := make([]*simMsg, 1+s.r.IntN(6))
 	for i := range ms {
 		ms[i] = s.message(tp)
-		tp.coming[ms[i].id] = &simComing{ms[i], ms[i].queue(tp), true}
 	}
-	sent := s.post(tp, ms...)
-	s.look()
-	for i, m := range ms {
-		told := int(sent[i].Offset)
-		if !tp.holds(m, told) {
-			s.failf("%s is not at offset %d of a queue of %s, as was told", m.id, told, tp.name)
-		}
-	}
+	s.post(tp, ms...)
 }
 
 func (tp *simTopic) holds(m *simMsg, offset int) bool {
@@ -90,16 +125,9 @@ func (s *sim) sendLite() {
 	for range 1 + s.r.IntN(3) {
 		m := s.message(tp)
 		m.lite, m.group, m.prio, m.priority = fmt.Sprint("l", s.r.IntN(4)), "", false, 0
-		at := -1
-		if q, ok := tp.lites[m.lite]; ok {
-			at = int(q)
-		}
-		tp.coming[m.id] = &simComing{m, at, true}
 		ms = append(ms, m)
 	}
-	s.post(tp, ms...)
-	s.look()
-	for _, m := range ms {
+	for _, m := range s.post(tp, ms...) {
 		q := tp.queues[tp.lites[m.lite]]
 		if q == nil || !tp.holds(m, len(q.entries)-1) && len(ms) == 1 {
 			s.failf("%s is not the last of the lite topic %s", m.id, m.lite)
@@ -120,19 +148,8 @@ func (s *sim) sendDelayed() {
 	m.due = s.later()
 	if s.r.IntN(10) == 0 {
 		m.due = s.now() - s.r.Int64N(1000) // at once
-		tp.coming[m.id] = &simComing{m, m.queue(tp), true}
 	}
-	sent := s.post(tp, m)[0]
-	if m.due <= s.now() {
-		if sent.RecallHandle != "" {
-			s.failf("%s was due at once and has a recall handle", m.id)
-		}
-		return
-	}
-	if sent.RecallHandle == "" || sent.Offset != record.NoOffset {
-		s.failf("the delayed message %s was answered with %+v", m.id, sent)
-	}
-	s.timers = append(s.timers, &simDelayed{m: m, topic: tp, queue: m.queue(tp), due: m.due, handle: sent.RecallHandle})
+	s.post(tp, m)
 }
 
 // timer picks a timer, one that is pending if one of a few is.
@@ -211,20 +228,20 @@ func (s *sim) listTimers() {
 	want := map[string]*simDelayed{}
 	for _, t := range s.timers {
 		if t.topic == tp && !t.fired && !t.recalled {
-			want[t.m.id] = t
+			want[t.handle] = t
 		}
 	}
 	last := int64(0)
 	for _, p := range list {
-		t := want[p.MessageID]
-		if t == nil || p.Due != t.due || p.Handle != t.handle || p.Bytes != len(t.m.body) || p.Due < last {
+		t := want[p.Handle]
+		if t == nil || p.Due != t.due || p.MessageID != t.m.id || p.Bytes != len(t.m.body) || p.Due < last {
 			s.failf("%s lists %+v, want %+v", tp.name, p, t)
 		}
 		last = p.Due
-		delete(want, p.MessageID)
+		delete(want, p.Handle)
 	}
 	if len(want) > 0 {
-		s.failf("%s does not list the pending %v", tp.name, sorted(want))
+		s.failf("%s does not list the pending %v", tp.name, slices.Collect(maps.Values(want)))
 	}
 }
 
@@ -233,19 +250,11 @@ func (s *sim) listTimers() {
 func (s *sim) sendHalf() {
 	tp := s.topic(topic.Transaction, topic.Mixed)
 	m := s.message(tp)
-	out := m.outgoing(tp)
-	out.Transaction = true
-	next := s.now() + simCheckAfter.Milliseconds()
+	m.half = true
 	if s.r.IntN(3) == 0 {
-		out.RecoverySeconds = 1 + s.r.Int64N(30)
-		next = s.now() + 1000*out.RecoverySeconds
+		m.recovery = 1 + s.r.Int64N(30)
 	}
-	sent, err := s.b.Send(s.t.Context(), []Outgoing{out})
-	s.must(err)
-	if sent[0].TransactionID == "" || sent[0].Offset != record.NoOffset {
-		s.failf("the half message %s was answered with %+v", m.id, sent[0])
-	}
-	s.halves = append(s.halves, &simHalf{m: m, topic: tp, id: sent[0].TransactionID, next: next})
+	s.post(tp, m)
 }
 
 // half picks a half message, one that is undecided if one of a few is.
@@ -266,7 +275,7 @@ func (s *sim) decide() {
 	outcome := pick(s.r, []transaction.Outcome{0, transaction.Committed, transaction.Committed, transaction.RolledBack})
 	byHand := outcome != 0 && s.r.IntN(4) == 0
 	if h.outcome == 0 && outcome == transaction.Committed {
-		h.topic.coming[h.m.id] = &simComing{h.m, h.m.queue(h.topic), true}
+		h.topic.coming[h.m.number] = &simComing{h.m, h.m.queue(h.topic), true}
 	}
 	var err error
 	if byHand {

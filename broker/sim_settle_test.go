@@ -268,7 +268,7 @@ func (s *sim) pull() {
 	var want []*simEntry
 	next := from
 	for ; next < len(q.entries) && len(want) < batch; next++ {
-		if e := q.entries[next]; g.wants(e) && !e.gone() {
+		if e := q.entries[next]; g.wants(e) && !e.gone() && !e.deleted {
 			want = append(want, e)
 		}
 	}
@@ -300,7 +300,7 @@ func (s *sim) offset() {
 		s.wantReason("offset", err, OffsetNotFound)
 	case !ok:
 		for _, e := range tp.queues[n].entries[:min(int(got), len(tp.queues[n].entries))] {
-			if p := g.places[e]; g.wants(e) && !e.gone() && (p == nil || !p.settled) && (g.begun[n] || e.topic.queues[n].low == 0) {
+			if p := g.places[e]; g.wants(e) && !e.gone() && !e.deleted && (p == nil || !p.settled) && (g.begun[n] || e.topic.queues[n].low == 0) {
 				s.failf("the offset of %s in %s/%d is %d, but %v is not settled", g.name, g.topic, n, got, e)
 			}
 		}

@@ -1,11 +1,13 @@
 package broker
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,12 +47,16 @@ type simState struct {
 
 // simMsg is a message as it was sent.
 type simMsg struct {
+	number                    int       // of all that were sent: its body begins with it
+	home                      *simTopic // that it was sent to
 	id, tag, key, group, lite string
 	n                         int // the user property "n"
 	body                      []byte
 	prio                      bool
 	priority                  int32
 	due                       int64 // Unix ms, 0 = at once
+	half                      bool
+	recovery                  int64 // seconds until its first check, 0 = simCheckAfter
 }
 
 // simTopic is one life of a topic.
@@ -59,14 +65,21 @@ type simTopic struct {
 	name   string
 	queues map[uint32]*simQueue // of lite topics too
 	lites  map[string]uint32
-	// coming is what is to appear in a queue of the topic, by message id. look
+	// coming is what is to appear in a queue of the topic, by its number. look
 	// takes it out; what then is left and must have come is missing.
-	coming map[string]*simComing
+	coming  map[int]*simComing
+	changed int64 // Unix ms: when its retention was set
+	holes   bool  // a message was deleted from among others
+	// firsts is what was sent within the deduplication window, and before, in that
+	// order.
+	firsts []*simFirst
+	again  map[string]bool // ids of messages that were sent again
 }
 
 type simQueue struct {
 	entries []*simEntry // by offset
-	low     int         // retention took those below
+	low     int         // retention or a purge took those below
+	purged  int         // a purge did
 }
 
 // simComing is a message that is about to enter a queue.
@@ -78,14 +91,15 @@ type simComing struct {
 
 // simEntry is a message in its place.
 type simEntry struct {
-	m      *simMsg
-	topic  *simTopic
-	queue  uint32
-	offset int
-	stored int64           // Unix ms: when it came here
-	after  record.Position // the record that put it here is at or above
-	letter *simLetter      // of a dead letter
-	lost   bool            // retention took the payload
+	m       *simMsg
+	topic   *simTopic
+	queue   uint32
+	offset  int
+	stored  int64           // Unix ms: when it came here
+	after   record.Position // the record that put it here is at or above
+	letter  *simLetter      // of a dead letter
+	lost    bool            // retention took the payload
+	deleted bool            // by an operator
 }
 
 func (e *simEntry) String() string {
@@ -111,6 +125,7 @@ type simGroup struct {
 	begun       map[uint32]bool // queues that it has looked at
 	stored      map[uint32]record.QueueOffset
 	handles     []simHandle
+	freed       int64 // Unix ms: when the broker settled something by itself last
 	// dying is what is to become a dead letter, as coming is of topics.
 	dying map[*simEntry]*simDying
 }
@@ -205,6 +220,7 @@ type simDelayed struct {
 	topic    *simTopic
 	queue    int
 	due      int64
+	stored   int64 // Unix ms
 	handle   string
 	old      []string // handles of before it was rescheduled
 	fired    bool
@@ -216,6 +232,7 @@ type simHalf struct {
 	m       *simMsg
 	topic   *simTopic
 	id      string
+	stored  int64 // Unix ms
 	next    int64 // Unix ms, of its next check
 	checks  int
 	parked  bool
@@ -276,7 +293,7 @@ func (s *sim) createTopic(n string, kind topic.Type, queues uint32) {
 }
 
 func newSimTopic(tp topic.Topic) *simTopic {
-	st := &simTopic{Topic: tp, name: tp.Name.Name, queues: map[uint32]*simQueue{}, lites: map[string]uint32{}, coming: map[string]*simComing{}}
+	st := &simTopic{Topic: tp, name: tp.Name.Name, queues: map[uint32]*simQueue{}, lites: map[string]uint32{}, coming: map[int]*simComing{}, again: map[string]bool{}}
 	for q := range tp.Queues {
 		st.queues[q] = &simQueue{}
 	}
@@ -388,7 +405,7 @@ func (s *sim) ready(g *simGroup, now int64, queues func(uint32) bool) simReady {
 		ghost := map[string]bool{} // or one that retention took and nobody noticed yet
 		for _, e := range q.entries {
 			p := g.places[e]
-			if p != nil && p.settled || p == nil && !g.wants(e) || e.stored > now {
+			if p != nil && p.settled || p == nil && !g.wants(e) || e.stored > now || e.deleted {
 				continue
 			}
 			line := e.m.group
@@ -463,4 +480,11 @@ func (m *simMsg) check(got *record.Message) error {
 func idOf(m *record.Message) string {
 	id, _ := m.Properties.Lookup(record.FieldMessageID)
 	return strings.Clone(string(id))
+}
+
+// numberOf reads what message wrote.
+func numberOf(m *record.Message) int {
+	text, _, _ := bytes.Cut(m.Body, []byte(":"))
+	n, _ := strconv.Atoi(string(text))
+	return n
 }
