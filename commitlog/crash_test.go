@@ -59,6 +59,15 @@ func (h *history) snapshot() *history {
 	return c
 }
 
+// grow takes in what was submitted, and allowed to drop, since the snapshot: other
+// goroutines may have gone on before the image was taken.
+func (h *history) grow(now *history) {
+	for i := range h.submitted {
+		h.submitted[i].Store(now.submitted[i].Load())
+	}
+	h.floor.Store(now.floor.Load())
+}
+
 // add puts the next record of a stream into b.
 func (h *history) add(b *Batch, stream int, size int) {
 	i := h.submitted[stream].Add(1) - 1
@@ -217,7 +226,9 @@ func explore(t *testing.T, d Durability, streams int, workload func(fs *crashtes
 			for range *imagesFlag {
 				then := h.snapshot()
 				if s == crashtest.All {
-					if err := killImage(fs.Kill(), then, d, rng, &images); err != nil {
+					image := fs.Kill()
+					then.grow(h)
+					if err := killImage(image, then, d, rng, &images); err != nil {
 						failure = fmt.Errorf("killed before call %d, %s %s: %w", c.N, c.Op, c.Name, err)
 						return nil
 					}
@@ -232,7 +243,9 @@ func explore(t *testing.T, d Durability, streams int, workload func(fs *crashtes
 						then.acked[i].Store(0)
 					}
 				}
-				if err := recoverImage(fs.Crash(s, rng), then, d, rng, depth, &images); err != nil {
+				image := fs.Crash(s, rng)
+				then.grow(h)
+				if err := recoverImage(image, then, d, rng, depth, &images); err != nil {
 					failure = fmt.Errorf("power lost (%v) before call %d, %s %s: %w", s, c.N, c.Op, c.Name, err)
 					return nil
 				}
