@@ -133,6 +133,7 @@ func (l *Log) create(hasManifest bool) (logEnd, error) {
 		sp.file.Close()
 		return logEnd{}, fmt.Errorf("commitlog: %w", diskFull(err))
 	}
+	l.agreed = mark{tail: start}
 	return logEnd{frames: start, next: start}, nil
 }
 

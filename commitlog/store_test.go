@@ -352,6 +352,20 @@ func TestALogThatWasNotReplicatedGoesOnReplicated(t *testing.T) {
 	}
 }
 
+func TestAnEmptyReplicatedLogIsReadAsEmpty(t *testing.T) {
+	l, err := Open(replicatedOptions(crashtest.New(), 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if all, err := frames(l); err != nil || len(all) > 0 {
+		t.Errorf("%d frames, %v", len(all), err)
+	}
+	if l.FirstIndex() != 0 || l.LastIndex() != 0 || l.Committed() != l.First() {
+		t.Errorf("[%d, %d], committed up to %d, begins at %d", l.FirstIndex(), l.LastIndex(), l.Committed(), l.First())
+	}
+}
+
 func TestEntriesThatDoNotFollowAreRefused(t *testing.T) {
 	l, err := Open(replicatedOptions(crashtest.New(), 0))
 	if err != nil {
