@@ -91,19 +91,20 @@ func (k *marks) visit(from, m mark) {
 // locate returns where the frame with an index is. ErrOutOfRange: the log does
 // not have it.
 func (l *Log) locate(index uint64) (mark, error) {
-	var s *segment
-	for _, t := range *l.segs.Load() {
-		if t.first > index {
-			break
-		}
-		s = t
-	}
-	if s == nil || index > l.lastIndex.Load() {
+	segs := *l.segs.Load()
+	if index < segs[0].first || index > l.lastIndex.Load() {
 		return mark{}, ErrOutOfRange
 	}
 	from := l.marks.near(index)
 	if from.tail.index == index {
 		return from, nil
+	}
+	s := segs[0]
+	for _, next := range segs[1:] {
+		if next.first > index {
+			break
+		}
+		s = next
 	}
 	m := mark{tail: tail{pos: s.start(), index: s.first - 1}}
 	if from.start >= s.base && from.tail.index >= s.first {

@@ -27,7 +27,7 @@ type Entry struct {
 	Term  uint64 // never decreases
 	Type  FrameType
 	Time  int64 // Unix ns; a frame is never older than the one before, whatever is asked
-	// Payload is, for FrameRecords, what AppendPayload makes: records, each padded.
+	// Payload is, for FrameRecords, records behind each other, each padded.
 	Payload []byte
 }
 
@@ -232,13 +232,7 @@ func (l *Log) truncate(index uint64) error {
 		return err
 	}
 	from, until := m.tail.pos, l.w.tail.pos
-	if segs := *l.segs.Load(); segs[len(segs)-1] != s {
-		next := segs[0]
-		for _, next = range segs {
-			if next.base == s.end() {
-				break
-			}
-		}
+	if next := l.find(s.end()); next != nil {
 		end, err := l.locate(next.first - 1)
 		if err != nil {
 			return err

@@ -172,7 +172,7 @@ func (e *Endpoint) serve(raw net.Conn) {
 	handler(conn, p.Sender)
 }
 
-// trackedConn is forgotten by the endpoint when it is closed.
+// trackedConn is forgotten by its endpoint, or its stream, when it is closed.
 type trackedConn struct {
 	net.Conn
 	closed func()

@@ -127,18 +127,6 @@ func (s *stream) handle(conn net.Conn, _ string) {
 	}
 }
 
-// streamConn leaves its stream when it is closed.
-type streamConn struct {
-	net.Conn
-	leave func()
-}
-
-func (c *streamConn) Close() error {
-	err := c.Conn.Close()
-	c.leave()
-	return err
-}
-
 // keep makes Close of the stream close conn; and wait for its user to do so, if it
 // was accepted.
 func (s *stream) keep(conn net.Conn, accepted bool) net.Conn {
@@ -155,7 +143,7 @@ func (s *stream) keep(conn net.Conn, accepted bool) net.Conn {
 		conn.Close() // whoever uses it finds out
 		return conn
 	}
-	return &streamConn{conn, sync.OnceFunc(func() {
+	return &trackedConn{conn, sync.OnceFunc(func() {
 		s.mu.Lock()
 		delete(s.conns, conn)
 		s.mu.Unlock()
