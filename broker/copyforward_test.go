@@ -371,3 +371,43 @@ func TestAMessageThatWasRedrivenElsewhereIsFoundThereWhenItWasCopied(t *testing.
 	}
 	want(t, receive(t, h.b, "E", "G"))
 }
+
+// Each group's dead letter is given a copy of the payload: they are one message.
+func TestAMessageThatRetentionCopiedTwiceIsFoundAndDeletedOnce(t *testing.T) {
+	for _, killed := range []bool{false, true} { // before the copies have names: then there are two more
+		h := &oldPayloads{t: t, dir: t.TempDir()}
+		h.b = open(t, h.dir, retaining)
+		makeTopic(t, h.b, "Q", topic.Normal, 1)
+		makeTopic(t, h.b, "F", topic.Normal, 1)
+		send(t, h.b, "Q", msg("dead", "dead"))
+		h.end = h.b.wal.Committed()
+		h.fill(3)
+		h.now = time.Now().Add(retainAge)
+		time.Sleep(2 * time.Millisecond)
+		for _, g := range []string{"G", "H"} {
+			if err := h.b.ForwardToDeadLetter(t.Context(), name(g), name("Q"), receive(t, h.b, "Q", g)[0].Handle, 0, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if killed {
+			limit, last, _ := h.b.wal.Expired(h.now, h.b.wal.Committed())
+			h.b.append = &refusing{h.b.append, record.KindRelocate}
+			if _, err := h.b.copyForward(limit, last); err == nil {
+				t.Fatal("the relocations were not refused")
+			}
+			h.kill()
+		}
+		h.retain()
+		h.reopen("keyindex")
+		page, _, err := h.b.FindMessages(t.Context(), MessageQuery{Topic: name("Q"), ID: "dead", Limit: 10})
+		if err != nil || len(page) != 1 || len(page[0].Places) != 2 || page[0].State != MessageDead {
+			t.Errorf("found %+v, %v", page, err)
+		}
+		if d := deleteMessage(t, h.b, "Q", "dead"); d.Entries != 2 {
+			t.Errorf("deleted %+v", d)
+		}
+		for _, g := range []string{"G", "H"} {
+			want(t, receive(t, h.b, DLQPrefix+g, "D"))
+		}
+	}
+}

@@ -13,9 +13,9 @@ import (
 )
 
 // indexKeys puts a record into the key index: a message under its id and keys,
-// what is done with a payload under the payload's position, timer-fired records
-// under the time that they are about. It belongs to the
-// dispatcher; what is there already is passed over, so a replay may call it too.
+// what is done with a payload under the payload's position, its copies under its
+// first one, timer-fired records under the time that they are about. It belongs to
+// the dispatcher; what is there already is passed over, so a replay may call it too.
 //
 // A relocate record is there for the entries that a move put into a queue: the
 // record of that move may go with the segment from which the payload was copied.
@@ -30,6 +30,9 @@ func (b *Broker) indexKeys(pos record.Position, rec []byte, kind record.Kind) er
 		if _, named := m.Properties.Lookup(record.FieldMessageID); !named && kind == record.KindCopy {
 			// A position id finds the first copy by itself, and no other.
 			hashes = append(hashes, keyindex.ID(m.Topic, []byte(b.messageID(&m, pos))))
+		}
+		if kind == record.KindCopy { // one of several, perhaps
+			hashes = append(hashes, keyindex.Move(originAt(pos, &m)))
 		}
 		err = m.Properties.Each(func(f record.Field, _, value []byte) bool {
 			switch f {

@@ -176,8 +176,14 @@ func (b *Broker) findByHash(ctx context.Context, tp topic.Topic, q *MessageQuery
 			return failed == nil
 		}
 		origin := originAt(pos, &m)
-		if origin != pos && origin >= b.wal.First() {
-			return true // the first copy is there and will be found
+		if origin != pos {
+			if origin >= b.wal.First() {
+				return true // the first copy is there and will be found
+			}
+			var copies []record.Position
+			if copies, failed = b.copiesOf(origin); failed != nil || len(copies) > 0 && copies[len(copies)-1] != pos {
+				return failed == nil // the newest stands for all
+			}
 		}
 		if failed = b.trace(&found, &m, origin); failed == nil {
 			b.deliveries(&found, tp, subs, false)
@@ -250,9 +256,78 @@ func (b *Broker) describe(pos record.Position, m *record.Message, q *MessageQuer
 	return f, byKey && (q.ID == "" || f.ID == q.ID) && f.Stored >= q.From && f.Stored < q.To, nil
 }
 
-// trace finds out what became of a message: from the record itself, from the
-// table of half messages, and from what the log says of its payload.
+// trace finds out what became of a message, of which f is a record. Each entry that
+// refers to a payload is given a copy of its own when retention takes that, so what
+// is known of one copy's entries is not known of another's.
 func (b *Broker) trace(f *FoundMessage, m *record.Message, origin record.Position) error {
+	if err := b.traceRecord(f, m, origin); err != nil {
+		return err
+	}
+	copies, err := b.copiesOf(origin)
+	if err != nil {
+		return err
+	}
+	for _, pos := range copies {
+		if pos == f.Position {
+			continue
+		}
+		v, m, err := b.viewMessage(pos)
+		if errors.Is(err, errTrimmed) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		g := FoundMessage{Position: pos, Offset: record.NoOffset}
+		err = b.traceRecord(&g, &m, origin)
+		v.Release()
+		if err != nil {
+			return err
+		}
+		if f.Offset == record.NoOffset && g.Offset != record.NoOffset {
+			f.Queue, f.Offset, f.State = g.Queue, g.Offset, g.State
+		}
+		for _, p := range g.Places {
+			f.addPlace(p)
+		}
+	}
+	for _, p := range f.Places {
+		if p.Dead && !p.Settled {
+			f.State = MessageDead
+		}
+	}
+	return nil
+}
+
+// copiesOf returns where the copies are that retention made of the payload that
+// was first written at origin, in log order.
+func (b *Broker) copiesOf(origin record.Position) (copies []record.Position, err error) {
+	moves, err := b.findMoves(keyindex.Move(origin), MaxMessagePage)
+	for _, pos := range moves {
+		v, err := b.viewWhole(pos)
+		if errors.Is(err, errTrimmed) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if record.KindOf(v.Bytes()) == record.KindCopy {
+			var m record.Message
+			if m, err = record.ParseMessage(v.Bytes()); err == nil && originAt(pos, &m) == origin {
+				copies = append(copies, pos)
+			}
+		}
+		v.Release()
+		if err != nil {
+			return nil, damaged(pos, err)
+		}
+	}
+	return copies, err
+}
+
+// traceRecord is trace for what follows from one record: what it says itself, the
+// table of half messages, and what the log says of the payload there.
+func (b *Broker) traceRecord(f *FoundMessage, m *record.Message, origin record.Position) error {
 	f.State, f.origin = MessageGone, origin
 	var timer *tracedTimer
 	copied := m.Kind == record.KindCopy
@@ -296,14 +371,7 @@ func (b *Broker) trace(f *FoundMessage, m *record.Message, origin record.Positio
 		}
 	}
 	if timer != nil {
-		if err := b.traceTimer(f, m.Key(), origin, timer); err != nil {
-			return err
-		}
-	}
-	for _, p := range f.Places {
-		if p.Dead && !p.Settled {
-			f.State = MessageDead
-		}
+		return b.traceTimer(f, m.Key(), origin, timer)
 	}
 	return nil
 }
@@ -487,18 +555,24 @@ func (b *Broker) addPlace(f *FoundMessage, key record.QueueKey, off record.Queue
 	if !ok {
 		return nil
 	}
-	p.Topic, p.Queue, p.Offset = tp.Name, key.Queue(), off
-	for _, old := range f.Places {
-		if old.Topic == p.Topic && old.Queue == p.Queue && old.Offset == p.Offset {
-			return nil // a dead-letter record and its copy
-		}
-	}
 	e, ok, err := b.entryAt(key, off)
 	if ok {
+		p.Topic, p.Queue, p.Offset = tp.Name, key.Queue(), off
 		p.Settled = e.Flags&(settled|consumequeue.FlagDeleted) != 0
-		f.Places = append(f.Places, p)
+		f.addPlace(p)
 	}
 	return err
+}
+
+// addPlace adds a place, unless it is known: a dead-letter record and its copy name
+// the same.
+func (f *FoundMessage) addPlace(p MessagePlace) {
+	for _, old := range f.Places {
+		if old.Topic == p.Topic && old.Queue == p.Queue && old.Offset == p.Offset {
+			return
+		}
+	}
+	f.Places = append(f.Places, p)
 }
 
 // originAt returns where the payload of the record at pos was first.
