@@ -19,6 +19,7 @@ package crashtest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -82,6 +83,7 @@ type FS struct {
 	calls  int
 
 	mu       sync.Mutex
+	off      bool
 	dirs     map[string]*dir
 	locks    map[string]bool
 	capacity int64 // of all files; 0 means no bound
@@ -100,6 +102,9 @@ type inode struct {
 	cur, clean, durable []byte
 	durableSize         int64
 }
+
+// ErrPowerOff: the call came after PowerOff.
+var ErrPowerOff = errors.New("crashtest: the power is off")
 
 // New returns an empty file system.
 func New() *FS {
@@ -145,6 +150,29 @@ func (s *FS) call(op Op, name string) error {
 func (s *FS) Crash(survival Survival, rng *rand.Rand) *FS {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.crash(survival, rng)
+}
+
+// PowerOff is Crash of a machine that other machines talk to: from this moment
+// on nothing that changes s succeeds, so what is still running on it can not tell
+// anybody of more than the result may hold. What was open can still be read.
+func (s *FS) PowerOff(survival Survival, rng *rand.Rand) *FS {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.off = true
+	return s.crash(survival, rng)
+}
+
+// power needs mu. Who changes something asks when it holds that: a call that began
+// before PowerOff and goes on behind it has no effect either.
+func (s *FS) power() error {
+	if s.off {
+		return ErrPowerOff
+	}
+	return nil
+}
+
+func (s *FS) crash(survival Survival, rng *rand.Rand) *FS {
 	c := New()
 	c.capacity = s.capacity
 	copies := map[*inode]*inode{} // a file keeps its identity under two names
@@ -310,6 +338,9 @@ func (s *FS) Create(name string, size int64) (mmapfile.File, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.power(); err != nil {
+		return nil, err
+	}
 	d, n, err := s.lookup("create", name)
 	if d == nil {
 		return nil, err
@@ -350,6 +381,9 @@ func (s *FS) Rename(oldName, newName string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.power(); err != nil {
+		return err
+	}
 	from, n, err := s.lookup("rename", oldName)
 	if err != nil {
 		return err
@@ -377,6 +411,9 @@ func (s *FS) Remove(name string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.power(); err != nil {
+		return err
+	}
 	d, _, err := s.lookup("remove", name)
 	if err != nil {
 		return err
@@ -425,6 +462,9 @@ func (s *FS) SyncDir(path string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.power(); err != nil {
+		return err
+	}
 	d := s.dirs[path]
 	if d == nil {
 		return pathError("sync", path, fs.ErrNotExist)
@@ -515,6 +555,9 @@ func (f *file) WriteV(off int64, bufs [][]byte) error {
 	}
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
+	if err := f.fs.power(); err != nil {
+		return err
+	}
 	total := int64(0)
 	for _, b := range bufs {
 		total += int64(len(b))
@@ -534,6 +577,9 @@ func (f *file) sync(off, end int64) error {
 	err := f.begin(Sync)
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
+	if err == nil {
+		err = f.fs.power()
+	}
 	f.n.sync(off, end, err != nil)
 	return err
 }
@@ -582,6 +628,9 @@ func (m *mapping) Sync(off, n int64) error {
 	err := m.f.fs.call(Sync, m.f.name)
 	m.f.fs.mu.Lock()
 	defer m.f.fs.mu.Unlock()
+	if err == nil {
+		err = m.f.fs.power()
+	}
 	m.f.n.sync(off, off+n, err != nil)
 	return err
 }

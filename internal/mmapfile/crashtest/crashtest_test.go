@@ -182,3 +182,30 @@ func TestTheCapacityIsForAllFiles(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestNothingIsSyncedAfterThePowerWentOff(t *testing.T) {
+	s := New()
+	f := newFile(t, s, "/d/f")
+	if _, err := f.WriteAt([]byte("before"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Datasync(), s.SyncDir("/d")); err != nil {
+		t.Fatal(err)
+	}
+	image := s.PowerOff(All, rng())
+	_, writeErr := f.WriteAt([]byte("behind"), 0)
+	_, createErr := s.Create("/d/g", 1)
+	for what, err := range map[string]error{
+		"write": writeErr, "sync": f.Datasync(), "create": createErr, "rename": s.Rename("/d/f", "/d/g"),
+		"remove": s.Remove("/d/f"), "syncdir": s.SyncDir("/d"),
+	} {
+		if !errors.Is(err, ErrPowerOff) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, fs := range []*FS{s, image} {
+		if got := contents(t, fs, "/d/f"); !bytes.HasPrefix(got, []byte("before")) {
+			t.Errorf("%q", got)
+		}
+	}
+}
