@@ -97,3 +97,23 @@ func (l *Log) Append(ctx context.Context, b *Batch) error {
 	}
 	return b.Wait(ctx)
 }
+
+// Admits reports whether Submit, or who stands before Store, may take a batch
+// now: ErrBatchTooLarge, ErrDiskFull for one with bodies, or why the log takes
+// nothing any more.
+func (l *Log) Admits(b *Batch) error {
+	if b.size > l.opt.MaxBatch {
+		return ErrBatchTooLarge
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.err != nil:
+		return l.err
+	case l.closed:
+		return ErrClosed
+	case l.diskFull && b.body:
+		return ErrDiskFull
+	}
+	return nil
+}

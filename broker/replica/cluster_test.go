@@ -1,0 +1,569 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/mmapfile/crashtest"
+)
+
+var (
+	seedFlag   = flag.Uint64("seed", 0, "seed of the cluster tests; 0 means a new one each time")
+	faultsFlag = flag.Int("faults", 12, "faults of a run")
+)
+
+func newRNG(t *testing.T) *rand.Rand {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("seed: -seed=%d", seed)
+	return rand.New(rand.NewPCG(seed, 1))
+}
+
+// A record of these tests: its number among all records, which sequence gives,
+// and whose it is.
+const recordLen = 24
+
+func sequenced(next uint64) func(int64, *commitlog.Batch) {
+	return func(_ int64, b *commitlog.Batch) {
+		for i := range b.Len() {
+			binary.LittleEndian.PutUint64(b.Head(i), next)
+			next++
+		}
+	}
+}
+
+func batchOf(ids ...uint64) *commitlog.Batch {
+	b := new(commitlog.Batch)
+	for _, id := range ids {
+		head := make([]byte, recordLen)
+		binary.LittleEndian.PutUint64(head[8:], id)
+		b.Add(head, nil)
+	}
+	return b
+}
+
+// host is the machine of a node: what is there when the node is not.
+type host struct {
+	t      *testing.T
+	id     string
+	fs     *crashtest.FS
+	stable *raft.InmemStore
+	snaps  raft.SnapshotStore
+
+	off atomic.Bool // the power; what is left of the process may complain
+
+	log  *commitlog.Log
+	node *Node
+	wire *raft.InmemTransport
+	led  sync.WaitGroup
+}
+
+func (h *host) fatal(err error) {
+	if !h.off.Load() {
+		h.t.Errorf("%s: %v", h.id, err)
+	}
+}
+
+// cluster is three hosts on a network.
+type cluster struct {
+	t     *testing.T
+	hosts []*host
+
+	mu   sync.Mutex
+	cut  map[string]bool // hosts that are alone
+	term *Term           // of whoever leads, or did last
+}
+
+func newCluster(t *testing.T, n int) *cluster {
+	c := &cluster{t: t, cut: map[string]bool{}}
+	for i := range n {
+		c.hosts = append(c.hosts, &host{
+			t: t, id: fmt.Sprint("n", i+1), fs: crashtest.New(), stable: raft.NewInmemStore(), snaps: raft.NewInmemSnapshotStore(),
+		})
+	}
+	return c
+}
+
+func (h *host) options() Options {
+	return Options{
+		ID: h.id, Log: h.log, Stable: h.stable, Snapshots: h.snaps, Transport: h.wire,
+		Timing: Timing{Heartbeat: 150 * time.Millisecond, Lease: 100 * time.Millisecond, Commit: 5 * time.Millisecond},
+		Fatal:  h.fatal,
+	}
+}
+
+// up starts a host's node; the first time, the first host makes the cluster.
+func (c *cluster) up(h *host, bootstrap bool) {
+	c.t.Helper()
+	var err error
+	h.log, err = commitlog.Open(commitlog.Options{
+		Dir: "/log", FS: h.fs, SegmentSize: 64 << 10, Replicated: true, Logger: slog.New(slog.DiscardHandler),
+		Fatal: h.fatal,
+	})
+	if err != nil {
+		c.t.Fatalf("%s: %v", h.id, err)
+	}
+	_, h.wire = raft.NewInmemTransportWithTimeout(raft.ServerAddress(h.id), 50*time.Millisecond)
+	if bootstrap {
+		if err := Bootstrap(h.options()); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if h.node, err = Open(h.options()); err != nil {
+		c.t.Fatalf("%s: %v", h.id, err)
+	}
+	h.led.Go(func() { c.lead(h) })
+	c.connect()
+}
+
+// lead serves whenever the host's node leads: its state is how many records there
+// are.
+func (c *cluster) lead(h *host) {
+	for {
+		t, err := h.node.Lead(context.Background())
+		if errors.Is(err, ErrClosed) {
+			return
+		}
+		all, err := records(h.log)
+		if err != nil {
+			h.fatal(err)
+			return
+		}
+		t.Begin(func() int64 { return time.Now().UnixNano() }, sequenced(uint64(len(all))))
+		c.mu.Lock()
+		c.term = t
+		c.mu.Unlock()
+		<-t.Over()
+	}
+}
+
+// connect makes the network as cut says.
+func (c *cluster) connect() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, a := range c.hosts {
+		if a.wire == nil {
+			continue
+		}
+		for _, b := range c.hosts {
+			if b.wire == nil || a == b {
+				continue
+			}
+			if c.cut[a.id] || c.cut[b.id] {
+				a.wire.Disconnect(raft.ServerAddress(b.id))
+			} else {
+				a.wire.Connect(raft.ServerAddress(b.id), b.wire)
+			}
+		}
+	}
+}
+
+// stop ends a host's node.
+func (c *cluster) stop(h *host) {
+	if err := h.node.Close(); err != nil {
+		c.t.Errorf("%s: %v", h.id, err)
+	}
+	h.led.Wait()
+	if err := h.log.Close(); err != nil {
+		h.fatal(err)
+	}
+}
+
+// powerOff ends a host in the middle of whatever it does.
+func (c *cluster) powerOff(h *host, s crashtest.Survival, rng *rand.Rand) {
+	h.off.Store(true)
+	image := h.fs.PowerOff(s, rng)
+	c.stop(h)
+	h.fs = image
+	h.off.Store(false)
+}
+
+// submit has whoever leads append a batch, and returns where it is, or !ok when
+// that is not known.
+func (c *cluster) submit(ctx context.Context, b *commitlog.Batch) (ok bool) {
+	c.mu.Lock()
+	t := c.term
+	c.mu.Unlock()
+	if t == nil || t.Submit(b) != nil {
+		time.Sleep(time.Millisecond) // nobody leads: a moment for the election
+		return false
+	}
+	err := b.Wait(ctx)
+	if err != nil && !errors.Is(err, ErrUnknown) && !errors.Is(err, ErrNotLeading) {
+		c.t.Errorf("%v", err)
+	}
+	return err == nil
+}
+
+type numbered struct {
+	pos    record.Position
+	number uint64
+	id     uint64
+}
+
+// records returns what is committed in a log.
+func records(l *commitlog.Log) (out []numbered, err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for r := l.Reader(l.First()); ; {
+		f, err := r.Next(ctx)
+		if errors.Is(err, context.Canceled) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		for i := 0; i < len(f.Payload); i += recordLen {
+			b := f.Payload[i:]
+			out = append(out, numbered{f.Base() + record.Position(i), binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])})
+		}
+		f.Release()
+	}
+}
+
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for range 3000 {
+		if f() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("in half a minute: not %s", what)
+}
+
+// join has the leader take h in and waits until it counts.
+func (c *cluster) join(h *host) {
+	c.t.Helper()
+	eventually(c.t, h.id+" joined", func() bool {
+		for _, l := range c.hosts {
+			if l.node != nil && l.node.Add(h.id, h.id) == nil && l.node.Promote(h.id) == nil {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// TestNothingAcknowledgedIsLostWhateverFails cuts, kills, unplugs and restarts the
+// nodes of a cluster under load. What was acknowledged must be where it was said
+// to be, once; numbers must have no gaps; all logs must be equal.
+func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
+	rng := newRNG(t)
+	c := newCluster(t, 3)
+	for i, h := range c.hosts {
+		c.up(h, i == 0)
+		if i > 0 {
+			c.join(h)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var (
+		load    sync.WaitGroup
+		ids     atomic.Uint64
+		mu      sync.Mutex
+		acked   = map[uint64]record.Position{}
+		refused int
+	)
+	for range 4 {
+		load.Go(func() {
+			for ctx.Err() == nil {
+				first := ids.Add(3) - 2
+				b := batchOf(first, first+1, first+2)
+				ok := c.submit(context.Background(), b)
+				mu.Lock()
+				if ok {
+					for i := range 3 {
+						acked[first+uint64(i)] = b.Position(i)
+					}
+				} else {
+					refused++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	progress := func(what string) {
+		mu.Lock()
+		before := len(acked)
+		mu.Unlock()
+		eventually(t, "going on after "+what, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(acked) > before
+		})
+	}
+	progress("start")
+	set := func(h *host, alone bool) {
+		c.mu.Lock()
+		c.cut[h.id] = alone
+		c.mu.Unlock()
+		c.connect()
+	}
+	for range *faultsFlag {
+		h := c.hosts[rng.IntN(len(c.hosts))]
+		if rng.IntN(2) == 0 { // more often, the one that leads
+			for _, l := range c.hosts {
+				if id, _ := l.node.Leader(); id == l.id {
+					h = l
+				}
+			}
+		}
+		pause := time.Duration(rng.IntN(400)) * time.Millisecond
+		var what string
+		switch do := rng.IntN(5); do {
+		case 0, 1:
+			what = fmt.Sprintf("%s was alone for %v", h.id, pause)
+			set(h, true)
+			time.Sleep(pause)
+			set(h, false)
+		case 2:
+			what = h.id + " was restarted"
+			c.stop(h)
+			time.Sleep(pause)
+			c.up(h, false)
+		case 3:
+			s := crashtest.Survivals[rng.IntN(len(crashtest.Survivals))]
+			what = fmt.Sprintf("%s lost power (%v)", h.id, s)
+			c.powerOff(h, s, rng)
+			time.Sleep(pause)
+			c.up(h, false)
+		case 4:
+			to := c.hosts[rng.IntN(len(c.hosts))].id
+			what = "leadership was to be handed to " + to
+			h.node.Transfer(to) // which only a leader can
+		}
+		t.Log(what)
+		progress(what)
+	}
+	// All at once.
+	for _, h := range c.hosts {
+		c.powerOff(h, crashtest.None, rng)
+	}
+	for _, h := range c.hosts {
+		c.up(h, false)
+	}
+	progress("all lost power")
+	cancel()
+	load.Wait()
+
+	var want []numbered
+	eventually(t, "all logs equally long", func() bool {
+		return c.hosts[0].log.Committed() == c.hosts[1].log.Committed() && c.hosts[1].log.Committed() == c.hosts[2].log.Committed()
+	})
+	for i, h := range c.hosts {
+		got, err := records(h.log)
+		if err != nil {
+			t.Fatalf("%s: %v", h.id, err)
+		}
+		if i == 0 {
+			want = got
+		} else if len(got) != len(want) {
+			t.Fatalf("%s has %d records, %s has %d", h.id, len(got), c.hosts[0].id, len(want))
+		}
+		for i := range got {
+			if got[i] != want[i] {
+				t.Fatalf("%s has %+v, %s has %+v", h.id, got[i], c.hosts[0].id, want[i])
+			}
+		}
+	}
+	seen := map[uint64]bool{}
+	for i, r := range want {
+		if r.number != uint64(i) {
+			t.Fatalf("record %d has number %d", i, r.number)
+		}
+		if seen[r.id] {
+			t.Fatalf("%d is there twice", r.id)
+		}
+		seen[r.id] = true
+		if pos, ok := acked[r.id]; ok && pos != r.pos {
+			t.Fatalf("%d was acknowledged at %d, is at %d", r.id, pos, r.pos)
+		}
+	}
+	for id := range acked {
+		if !seen[id] {
+			t.Errorf("%d was acknowledged and is lost", id)
+		}
+	}
+	t.Logf("%d records, %d acknowledged, %d appends refused or unknown", len(want), len(acked), refused)
+	for _, h := range c.hosts {
+		c.stop(h)
+		if n := h.log.Stats().Views; n != 0 {
+			t.Errorf("%s: %d views are open", h.id, n)
+		}
+	}
+}
+
+// raft ends without answering what is still in its channels: a node must not end
+// raft before that is answered.
+func TestCloseAnswersEverythingThatWasSubmitted(t *testing.T) {
+	for range 10 {
+		c := newCluster(t, 1)
+		h := c.hosts[0]
+		c.up(h, true)
+		eventually(t, "an append", func() bool { return c.submit(context.Background(), batchOf(0)) })
+		var load sync.WaitGroup
+		var acked atomic.Int64
+		for range 8 {
+			load.Go(func() {
+				for ; ; acked.Add(1) {
+					b := batchOf(1)
+					err := c.term.Submit(b)
+					if err == nil {
+						err = b.Wait(context.Background())
+					}
+					if err != nil {
+						if !errors.Is(err, ErrNotLeading) {
+							t.Errorf("nothing stands against the append, but %v", err)
+						}
+						return
+					}
+				}
+			})
+		}
+		eventually(t, "load", func() bool { return acked.Load() > 100 })
+		if err := h.node.Close(); err != nil {
+			t.Error(err)
+		}
+		load.Wait()
+		if err := h.node.Remove("n2"); !errors.Is(err, ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		c.stop(h)
+	}
+}
+
+func TestALogFromBeforeTheClusterIsTheClusters(t *testing.T) {
+	c := newCluster(t, 2)
+	h := c.hosts[0]
+	l, err := commitlog.Open(commitlog.Options{Dir: "/log", FS: h.fs, SegmentSize: 64 << 10, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(50) {
+		b := batchOf(i)
+		binary.LittleEndian.PutUint64(b.Head(0), i)
+		if err := l.Append(context.Background(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.up(h, true)
+	if err := Bootstrap(h.options()); !errors.Is(err, raft.ErrCantBootstrap) {
+		t.Errorf("again: %v", err)
+	}
+	c.up(c.hosts[1], false)
+	c.join(c.hosts[1])
+	eventually(t, "an append", func() bool { return c.submit(context.Background(), batchOf(50)) })
+	eventually(t, "both logs equally long", func() bool { return c.hosts[0].log.Committed() == c.hosts[1].log.Committed() })
+	for _, h := range c.hosts {
+		all, err := records(h.log)
+		if err != nil || len(all) < 51 {
+			t.Fatalf("%s: %d records, %v", h.id, len(all), err)
+		}
+		for i, r := range all {
+			if r.number != uint64(i) {
+				t.Fatalf("%s: record %d has number %d", h.id, i, r.number)
+			}
+		}
+	}
+	for _, h := range c.hosts[1:] {
+		c.stop(h)
+	}
+	c.stop(h)
+}
+
+// TestTheLogStoreKeepsWhatRaftExpects compares with the library's own store in
+// memory, over what raft does with one.
+func TestTheLogStoreKeepsWhatRaftExpects(t *testing.T) {
+	rng := newRNG(t)
+	l, err := commitlog.Open(commitlog.Options{Dir: "/log", FS: crashtest.New(), SegmentSize: 64 << 10, Replicated: true, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ours, theirs := &logStore{log: l, fatal: func(err error) { t.Error(err) }}, raft.NewInmemStore()
+	next, term := uint64(1), uint64(1)
+	for range 300 {
+		if rng.IntN(4) > 0 || next < 3 {
+			var logs []*raft.Log
+			for range 1 + rng.IntN(5) {
+				e := &raft.Log{Index: next, Term: term, Type: []raft.LogType{raft.LogCommand, raft.LogNoop, raft.LogBarrier, raft.LogConfiguration}[rng.IntN(4)], Data: make([]byte, 8*rng.IntN(300))}
+				if e.Type != raft.LogCommand {
+					e.Data = make([]byte, rng.IntN(300))
+				}
+				for i := range e.Data {
+					e.Data[i] = byte(rng.Uint32())
+				}
+				logs = append(logs, e)
+				next++
+			}
+			if err := errors.Join(ours.StoreLogs(logs), theirs.StoreLogs(logs)); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			from := 1 + rng.Uint64N(next-1)
+			if err := errors.Join(ours.DeleteRange(from, next-1), theirs.DeleteRange(from, next-1)); err != nil {
+				t.Fatal(err)
+			}
+			next = from
+			term++
+		}
+		for range 5 {
+			i := rng.Uint64N(next + 2)
+			var a, b raft.Log
+			errA, errB := ours.GetLog(i, &a), theirs.GetLog(i, &b)
+			if errA != errB || errA == nil && (a.Index != b.Index || a.Term != b.Term || a.Type != b.Type || !bytes.Equal(a.Data, b.Data)) {
+				t.Fatalf("entry %d: %+v, %v; want %+v, %v", i, a, errA, b, errB)
+			}
+		}
+		lastA, _ := ours.LastIndex()
+		if lastA != next-1 {
+			t.Fatalf("the last index is %d, want %d", lastA, next-1)
+		}
+	}
+}
+
+func TestProposalsOutOfTheirTermOrOrderAreNotStored(t *testing.T) {
+	l, err := commitlog.Open(commitlog.Options{Dir: "/log", FS: crashtest.New(), SegmentSize: 64 << 10, Replicated: true, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := &logStore{log: l}
+	for i, tt := range []struct {
+		term, proposed, number uint64
+		stored                 bool
+	}{
+		{3, 3, 2, false}, // the first was turned away
+		{3, 3, 1, true},
+		{3, 3, 3, false}, // the second was
+		{3, 3, 2, true},
+		{5, 3, 3, false}, // led, lost and led again meanwhile
+		{5, 5, 1, true},
+	} {
+		last, _ := s.LastIndex()
+		err := s.StoreLog(&raft.Log{Index: last + 1, Term: tt.term, Data: make([]byte, recordLen), Extensions: stamp(1, tt.proposed, tt.number)})
+		if (err == nil) != tt.stored {
+			t.Errorf("%d, %+v: %v", i, tt, err)
+		}
+	}
+}

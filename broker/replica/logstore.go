@@ -1,0 +1,150 @@
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/gantry-mq/gantry/commitlog"
+)
+
+// logStore is raft's log store over the commit log. raft calls what writes from
+// one goroutine, and GetLog from any.
+type logStore struct {
+	log   *commitlog.Log
+	fatal func(error)
+
+	// The last proposal that was stored; raft's goroutine's. See stamp.
+	term, number uint64
+	entries      []commitlog.Entry
+}
+
+var (
+	_ raft.LogStore          = (*logStore)(nil)
+	_ raft.MonotonicLogStore = (*logStore)(nil)
+)
+
+// IsMonotonic tells raft that there are no gaps between the indexes.
+func (s *logStore) IsMonotonic() bool { return true }
+
+func (s *logStore) FirstIndex() (uint64, error) { return s.log.FirstIndex(), nil }
+func (s *logStore) LastIndex() (uint64, error)  { return s.log.LastIndex(), nil }
+
+// GetLog reads an entry. raft compares the error for one that is not there by ==,
+// and sends a snapshot then.
+func (s *logStore) GetLog(index uint64, out *raft.Log) error {
+	e, err := s.log.Entry(index)
+	if errors.Is(err, commitlog.ErrOutOfRange) {
+		return raft.ErrLogNotFound
+	}
+	if err != nil {
+		return err
+	}
+	kind, err := logType(e.Type)
+	if err != nil {
+		return err
+	}
+	*out = raft.Log{
+		Index: e.Index, Term: e.Term, Type: kind, Data: e.Payload,
+		Extensions: binary.LittleEndian.AppendUint64(nil, uint64(e.Time)), AppendedAt: time.Unix(0, e.Time),
+	}
+	return nil
+}
+
+func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs makes entries durable. An error says that none was written: the disk
+// is full, or what was proposed does not belong here. After a failed write there
+// is no return: the process ends.
+func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	s.entries = s.entries[:0]
+	defer func() { clear(s.entries) }()
+	term, number := s.term, s.number
+	for _, l := range logs {
+		kind, err := frameType(l.Type)
+		if err != nil {
+			return err
+		}
+		e := commitlog.Entry{Index: l.Index, Term: l.Term, Type: kind, Payload: l.Data, Time: l.AppendedAt.UnixNano()}
+		if len(l.Extensions) >= 8 {
+			e.Time = int64(binary.LittleEndian.Uint64(l.Extensions))
+		}
+		if len(l.Extensions) == stampLen {
+			proposed, n := binary.LittleEndian.Uint64(l.Extensions[8:]), binary.LittleEndian.Uint64(l.Extensions[16:])
+			if proposed != term {
+				term, number = proposed, 0
+			}
+			if number++; proposed != l.Term || n != number {
+				return fmt.Errorf("replica: proposal %d of term %d in term %d, want number %d: what it says of offsets may be wrong", n, proposed, l.Term, number)
+			}
+		}
+		s.entries = append(s.entries, e)
+	}
+	if err := s.log.Store(s.entries); err != nil {
+		return err
+	}
+	s.term, s.number = term, number
+	return nil
+}
+
+// DeleteRange takes back the end of the log. What is old stays: retention decides
+// about that, and it is there for replicas that come late.
+func (s *logStore) DeleteRange(first, last uint64) error {
+	if last < s.log.LastIndex() {
+		return nil
+	}
+	err := s.log.TruncateAfter(first - 1)
+	if errors.Is(err, commitlog.ErrAgreed) {
+		// Two replicas disagree about what is committed: nothing good can follow.
+		s.fatal(fmt.Errorf("replica: the leader wants entries %d to %d taken back: %w", first, last, err))
+	}
+	return err
+}
+
+// A proposal carries when it was made and, for its own node only, the term it was
+// made in and its number in that term, from 1:
+//
+//	off size
+//	 0   8   time, Unix ns: what every replica keeps as the frame's
+//	 8   8   term
+//	16   8   number
+//
+// A proposal gives queue offsets after those of the proposal before, as of a state
+// in which the leader had applied all terms before. So the leader itself stores
+// none out of its term, and none after one that raft has turned away, as it does
+// while leadership is being handed over: rather it steps down.
+const stampLen = 24
+
+func stamp(time int64, term, number uint64) []byte {
+	b := make([]byte, 0, stampLen)
+	b = binary.LittleEndian.AppendUint64(b, uint64(time))
+	b = binary.LittleEndian.AppendUint64(b, term)
+	return binary.LittleEndian.AppendUint64(b, number)
+}
+
+var frameTypes = map[raft.LogType]commitlog.FrameType{
+	raft.LogCommand:       commitlog.FrameRecords,
+	raft.LogNoop:          commitlog.FrameElection,
+	raft.LogBarrier:       commitlog.FrameBarrier,
+	raft.LogConfiguration: commitlog.FrameMembership,
+}
+
+func frameType(t raft.LogType) (commitlog.FrameType, error) {
+	f, ok := frameTypes[t]
+	if !ok {
+		return 0, fmt.Errorf("replica: entries of type %v are not stored", t)
+	}
+	return f, nil
+}
+
+func logType(f commitlog.FrameType) (raft.LogType, error) {
+	for t, g := range frameTypes {
+		if g == f {
+			return t, nil
+		}
+	}
+	return 0, fmt.Errorf("replica: a frame of type %d is none of raft's", f)
+}
