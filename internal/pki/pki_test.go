@@ -124,6 +124,8 @@ func TestBothSidesOfAHandshakeInsist(t *testing.T) {
 		"other case":             {n2.Server(), n1.Client("N2"), false},
 		"client of another CA":   {n2.Server(), stranger.Client("n2"), false},
 		"server of another CA":   {stranger.Server(), n2.Client("n1"), false},
+		"whoever is there":       {n2.Server(), n1.ClientOfAny(), true},
+		"any, of another CA":     {stranger.Server(), n2.ClientOfAny(), false},
 		"client without a cert.": {n2.Server(), &tls.Config{InsecureSkipVerify: true}, false},
 		"TLS 1.2": {n2.Server(), func() *tls.Config {
 			c := n1.Client("n2")

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-
-	"github.com/gantry-mq/gantry/internal/pki"
 )
 
 // A connection between nodes starts with a preamble from the side that dialled, and
@@ -21,12 +19,12 @@ import (
 //	  8   2   version, 1: what follows depends on it
 //	 10   2   kind: what the connection is for, see Kind
 //	 12   4   0
-//	 16   8   cluster id
+//	 16   8   cluster id; 0 = a node that wants to join, for Control
 //	 24   8   group id
-//	 32   1   length of the sender's name
-//	 33  63   the sender's name, then 0
-//	 96   1   length of the target's name
-//	 97  63   the target's name, then 0
+//	 32   1   length of the sender's ID, see NewID
+//	 33  63   the sender's ID, then 0
+//	 96   1   length of the target's ID; 0 = whoever is there, from a node that wants to join
+//	 97  63   the target's ID, then 0
 //
 // # Answer
 //
@@ -50,7 +48,7 @@ type Kind uint16
 const (
 	Raft     Kind = 1 // hashicorp/raft's RPCs, of one group
 	Backfill Kind = 2 // segments for a node that has none yet
-	Control  Kind = 3
+	Control  Kind = 3 // a question and its answer
 )
 
 func (k Kind) String() string {
@@ -143,15 +141,18 @@ func readPreamble(r io.Reader) (preamble, error) {
 		Cluster: le.Uint64(b[16:]),
 	}
 	for _, f := range []struct {
-		name  *string
+		id    *string
 		field []byte
 	}{{&p.Sender, b[senderOff:targetOff]}, {&p.Target, b[targetOff:]}} {
 		n := int(f.field[0])
-		if n > pki.MaxName || strings.Trim(string(f.field[1+n:]), "\x00") != "" {
-			return preamble{}, refuse(WrongPreamble, "a name in the preamble is malformed")
+		if n > maxID || strings.Trim(string(f.field[1+n:]), "\x00") != "" {
+			return preamble{}, refuse(WrongPreamble, "an ID in the preamble is malformed")
 		}
-		*f.name = string(f.field[1 : 1+n])
-		if err := pki.CheckName(*f.name); err != nil {
+		*f.id = string(f.field[1 : 1+n])
+		if n == 0 && f.id == &p.Target && p.Cluster == 0 {
+			continue
+		}
+		if err := CheckID(*f.id); err != nil {
 			return preamble{}, refuse(WrongPreamble, "%v", err)
 		}
 	}

@@ -16,7 +16,7 @@ type fed struct {
 func (f fed) Read(p []byte) (int, error)  { return f.b.Read(p) }
 func (f fed) Write(p []byte) (int, error) { return len(p), nil }
 func (f fed) Close() error                { return nil }
-func (f fed) RemoteAddr() net.Addr        { return advertised("n2") }
+func (f fed) RemoteAddr() net.Addr        { return advertised{Address{Peer: "n2"}} }
 
 func TestWhoSendsOnWithoutWaitingForAnAnswerIsCutOff(t *testing.T) {
 	for what, c := range map[string]struct {

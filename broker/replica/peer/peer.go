@@ -23,6 +23,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,12 +42,13 @@ const maxUnknown = 128
 
 // Config is what an Endpoint is made of.
 type Config struct {
-	Node     string // this node's name, see pki.CheckName
-	Cluster  uint64
+	Node     string        // this node's ID, see NewID
+	Cluster  uint64        // 0 = of none yet, see Endpoint.SetCluster
 	Identity *pki.Identity // nil = plaintext, on loopback only
 	// Advertise is the address under which other nodes reach this one; "" = the one
 	// that is listened on.
 	Advertise string
+	Client    string // the address under which clients reach this node
 	Logger    *slog.Logger
 	// HandshakeTimeout is how long a connection may take to say who it is; 0 = 5 s.
 	HandshakeTimeout time.Duration
@@ -62,6 +64,7 @@ type Endpoint struct {
 	listener net.Listener
 	unknown  chan struct{} // one element per connection that has not said who it is
 	running  sync.WaitGroup
+	cluster  atomic.Uint64
 
 	mu       sync.Mutex
 	closed   bool
@@ -72,7 +75,7 @@ type Endpoint struct {
 // Listen starts to accept connections. Until Handle names a purpose, those for it
 // are refused.
 func Listen(address string, cfg Config) (*Endpoint, error) {
-	if err := pki.CheckName(cfg.Node); err != nil {
+	if err := CheckID(cfg.Node); err != nil {
 		return nil, fmt.Errorf("peer: %w", err)
 	}
 	var listen net.ListenConfig
@@ -93,9 +96,16 @@ func Listen(address string, cfg Config) (*Endpoint, error) {
 		cfg: cfg, listener: listener, unknown: make(chan struct{}, maxUnknown),
 		handlers: map[Purpose]Handler{}, conns: map[net.Conn]struct{}{},
 	}
+	e.cluster.Store(cfg.Cluster)
 	e.running.Go(e.accept)
 	return e, nil
 }
+
+// SetCluster makes a node that was of no cluster one of cluster.
+func (e *Endpoint) SetCluster(cluster uint64) { e.cluster.Store(cluster) }
+
+// Address is where others reach this node.
+func (e *Endpoint) Address() Address { return Address{e.cfg.Advertise, e.cfg.Client} }
 
 // loopbackOnly is called with the address, no longer a name, before it is bound or
 // connected to.
@@ -247,14 +257,17 @@ func (e *Endpoint) admit(conn net.Conn) (Handler, preamble, error) {
 // check returns who is to have the connection, or a *RefusedError.
 func (e *Endpoint) check(p preamble, state *tls.ConnectionState) (Handler, error) {
 	if state != nil {
-		if err := pki.CheckPeer(state.PeerCertificates[0], p.Sender); err != nil {
+		if err := pki.CheckPeer(state.PeerCertificates[0], NameOf(p.Sender)); err != nil {
 			return nil, refuse(WrongSender, "%v", err)
 		}
 	}
-	if p.Cluster != e.cfg.Cluster {
-		return nil, refuse(WrongCluster, "this is cluster %016x, not %016x", e.cfg.Cluster, p.Cluster)
-	}
-	if p.Target != e.cfg.Node {
+	switch own := e.cluster.Load(); {
+	case own == 0:
+		return nil, refuse(WrongCluster, "this node is of no cluster yet")
+	case p.Cluster == 0 && p.Target == "" && p.Purpose.Kind == Control: // it wants to join
+	case p.Cluster != own:
+		return nil, refuse(WrongCluster, "this is cluster %016x, not %016x", own, p.Cluster)
+	case p.Target != e.cfg.Node:
 		return nil, refuse(WrongTarget, "this is node %q, not %q", e.cfg.Node, p.Target)
 	}
 	if p.Sender == e.cfg.Node {
@@ -270,7 +283,8 @@ func (e *Endpoint) check(p preamble, state *tls.ConnectionState) (Handler, error
 }
 
 // Dial connects to node target at address, until ctx ends. A *RefusedError says
-// that the other side is there and does not want this connection.
+// that the other side is there and does not want this connection. A node that is of
+// no cluster yet may dial whoever is at the address, target "", for Control.
 func (e *Endpoint) Dial(ctx context.Context, address, target string, p Purpose) (net.Conn, error) {
 	conn, err := e.dial(ctx, address, target, p)
 	if err != nil {
@@ -307,13 +321,17 @@ func (e *Endpoint) dial(ctx context.Context, address, target string, p Purpose) 
 func (e *Endpoint) introduce(ctx context.Context, raw net.Conn, target string, p Purpose) (net.Conn, error) {
 	conn := raw
 	if e.cfg.Identity != nil {
-		t := tls.Client(raw, e.cfg.Identity.Client(target))
+		conf := e.cfg.Identity.ClientOfAny()
+		if target != "" {
+			conf = e.cfg.Identity.Client(NameOf(target))
+		}
+		t := tls.Client(raw, conf)
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, err
 		}
 		conn = t
 	}
-	hello := preamble{Purpose: p, Cluster: e.cfg.Cluster, Sender: e.cfg.Node, Target: target}
+	hello := preamble{Purpose: p, Cluster: e.cluster.Load(), Sender: e.cfg.Node, Target: target}
 	if _, err := conn.Write(hello.encode()); err != nil {
 		return nil, err
 	}

@@ -118,6 +118,72 @@ func TestARefusedDiallerIsToldWhy(t *testing.T) {
 	})
 }
 
+// A data directory is a node: one with another directory is not taken for the one
+// that had this name before.
+func TestANodeWithAnotherDirectoryIsAnother(t *testing.T) {
+	both(t, func(t *testing.T, a authority) {
+		n1 := listen(t, Config{Node: NewID("n1", 1), Identity: a.identity(t, "n1")})
+		n2 := listen(t, Config{Node: NewID("n2", 2), Identity: a.identity(t, "n2")})
+		n2.Handle(stream7, func(conn net.Conn, _ string) { conn.Close() })
+		must(n1.Dial(t.Context(), n2.Addr().String(), NewID("n2", 2), stream7))(t).Close()
+		_, err := n1.Dial(t.Context(), n2.Addr().String(), NewID("n2", 3), stream7)
+		if refused := (*RefusedError)(nil); !errors.As(err, &refused) || refused.Reason != WrongTarget {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestANodeOfNoClusterMayAskOneAndNothingElse(t *testing.T) {
+	both(t, func(t *testing.T, a authority) {
+		control := Purpose{Kind: Control}
+		n2 := listen(t, Config{Node: "n2", Identity: a.identity(t, "n2"), Cluster: 7})
+		n1 := must(Listen("127.0.0.1:0", Config{Node: "n1", Identity: a.identity(t, "n1"), Logger: quiet}))(t)
+		defer n1.Close()
+		for _, e := range []*Endpoint{n1, n2} {
+			e.Handle(control, func(conn net.Conn, from string) { conn.Close() })
+			e.Handle(stream7, func(conn net.Conn, from string) { conn.Close() })
+		}
+		dial := func(from, to *Endpoint, target string, p Purpose) Reason {
+			conn, err := from.Dial(t.Context(), to.Addr().String(), target, p)
+			var refused *RefusedError
+			if errors.As(err, &refused) {
+				return refused.Reason
+			}
+			must(conn, err)(t).Close()
+			return accepted
+		}
+		for what, c := range map[string]struct{ got, want Reason }{
+			"whoever is there, control": {dial(n1, n2, "", control), accepted},
+			"by name, control":          {dial(n1, n2, "n2", control), WrongCluster},
+			"whoever is there, else":    {dial(n1, n2, "", stream7), WrongCluster},
+			"to one of no cluster":      {dial(n2, n1, "n1", control), WrongCluster},
+		} {
+			if c.got != c.want {
+				t.Errorf("%s: %d, want %d", what, c.got, c.want)
+			}
+		}
+		n1.SetCluster(7)
+		if got := dial(n1, n2, "n2", stream7); got != accepted {
+			t.Errorf("after it joined: %d", got)
+		}
+	})
+}
+
+func TestAnIDNamesANodeAndItsDirectory(t *testing.T) {
+	for id, ok := range map[string]bool{
+		"n1": true, NewID("n1", 0): true, NewID("n1.example", 1<<63): true,
+		"": false, "n1/": false, "n1/8": false, "n1/00000000000000AB": false, "/0000000000000001": false, "n@1": false,
+		NewID(strings.Repeat("n", 46), 1): true, NewID(strings.Repeat("n", 47), 1): false,
+	} {
+		if err := CheckID(id); (err == nil) != ok {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	if name := NameOf(NewID("n1", 5)); name != "n1" {
+		t.Error(name)
+	}
+}
+
 func TestAnotherNodeAtTheAddressIsNoticed(t *testing.T) {
 	n2 := listen(t, Config{Node: "n2"})
 	n2.Handle(stream7, func(conn net.Conn, _ string) { conn.Close() })
@@ -295,7 +361,7 @@ func TestCloseEndsConnectionsAndWaitsForHandlers(t *testing.T) {
 
 func FuzzPreamble(f *testing.F) {
 	f.Add((&preamble{Purpose: stream7, Cluster: 1, Sender: "n1", Target: "n2"}).encode())
-	f.Add((&preamble{Purpose: Purpose{Kind: Raft}, Cluster: 1 << 60, Sender: strings.Repeat("x", pki.MaxName), Target: "a"}).encode())
+	f.Add((&preamble{Purpose: Purpose{Kind: Raft}, Cluster: 1 << 60, Sender: strings.Repeat("x", maxID), Target: "a"}).encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
 		p, err := readPreamble(r)

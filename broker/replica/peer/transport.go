@@ -50,7 +50,7 @@ var (
 
 // NewTransport serves one raft group on the endpoint, from now on until Close.
 // A group has one at a time: close it before the next is made. Servers in raft's
-// configuration have the node's name as their ID, and its advertised address.
+// configuration have the node's ID, and its Address.
 func (e *Endpoint) NewTransport(group uint64, logger hclog.Logger) *Transport {
 	s := newStream(e, Purpose{Kind: Raft, Group: group})
 	return &Transport{
@@ -92,8 +92,8 @@ func (t *Transport) TimeoutNow(id raft.ServerID, at raft.ServerAddress, args *ra
 	return t.NetworkTransport.TimeoutNow(id, named(id, at), args, resp)
 }
 
-// named is a node's name and address in the one string that raft passes to Dial. A
-// name has no '@'.
+// named is a node's ID and address in the one string that raft passes to Dial. An
+// ID has no '@'.
 func named(id raft.ServerID, at raft.ServerAddress) raft.ServerAddress {
 	return raft.ServerAddress(id) + "@" + at
 }
@@ -164,13 +164,13 @@ func (s *stream) Accept() (net.Conn, error) {
 
 // Dial connects to an address that named made.
 func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	name, at, ok := strings.Cut(string(address), "@")
+	id, at, ok := strings.Cut(string(address), "@")
 	if !ok {
 		return nil, fmt.Errorf("peer: %q: want node@address", address)
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), timeout, errors.New("no answer in time"))
 	defer cancel()
-	conn, err := s.endpoint.Dial(ctx, at, name, s.purpose)
+	conn, err := s.endpoint.Dial(ctx, ParseAddress(at).Peer, id, s.purpose)
 	if err != nil {
 		return nil, err
 	}
@@ -199,9 +199,8 @@ func (s *stream) Close() error {
 func (s *stream) wait() { s.open.Wait() }
 
 // Addr is the address that raft gives to others.
-func (s *stream) Addr() net.Addr { return advertised(s.endpoint.cfg.Advertise) }
+func (s *stream) Addr() net.Addr { return advertised{s.endpoint.Address()} }
 
-type advertised string
+type advertised struct{ Address }
 
-func (advertised) Network() string  { return "tcp" }
-func (a advertised) String() string { return string(a) }
+func (advertised) Network() string { return "tcp" }

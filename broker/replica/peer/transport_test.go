@@ -264,11 +264,11 @@ func TestANodeAsksBeforeItStandsForElection(t *testing.T) {
 
 func TestEveryRPCReachesTheNodeThatIsMeant(t *testing.T) {
 	both(t, func(t *testing.T, a authority) {
-		ea, eb := listen(t, Config{Node: "a", Identity: a.identity(t, "a")}), listen(t, Config{Node: "b", Identity: a.identity(t, "b"), Advertise: "b.example:1"})
+		ea, eb := listen(t, Config{Node: "a", Identity: a.identity(t, "a")}), listen(t, Config{Node: "b", Identity: a.identity(t, "b"), Advertise: "b.example:1", Client: "b.example:2"})
 		ta, tb := ea.NewTransport(1, hclog.NewNullLogger()), eb.NewTransport(1, hclog.NewNullLogger())
 		defer ta.Close()
 		defer tb.Close()
-		if tb.LocalAddr() != "b.example:1" {
+		if at := ParseAddress(string(tb.LocalAddr())); at != (Address{"b.example:1", "b.example:2"}) {
 			t.Errorf("advertises %q", tb.LocalAddr())
 		}
 		// What raft would do with a heartbeat must not be called.
