@@ -18,7 +18,7 @@ const (
 	// DurabilitySync: after fdatasync. Survives power loss.
 	DurabilitySync Durability = iota
 	// DurabilityUnsafeAsync: after the write to the page cache; a background sync
-	// follows within SyncEvery or 4 MiB. Survives the death of the process (kill
+	// begins within SyncEvery or 64 MiB. Survives the death of the process (kill
 	// -9), not of the machine: a power loss takes back acknowledged batches.
 	DurabilityUnsafeAsync
 )

@@ -176,6 +176,14 @@ func (sc *scanner) lookAhead(t tail) (end record.Position, proof error, err erro
 	magic := le.AppendUint32(nil, magicOf(s.nonce))
 	off := int64(t.pos - s.base)
 	for until := min(off+lookAheadBytes, s.size); off+frameHeaderLen <= until; {
+		// What was never written is not read: it is nearly all, and a start has to wait
+		// for it.
+		if off, err = s.file.NextData(off); err != nil {
+			return 0, nil, err
+		}
+		if off &^= record.Align - 1; off+frameHeaderLen > until {
+			break
+		}
 		b, err := sc.peek(s, off, min(scanChunk, until-off))
 		if err != nil {
 			return 0, nil, err
@@ -205,5 +213,5 @@ func (sc *scanner) lookAhead(t tail) (end record.Position, proof error, err erro
 }
 
 // lookAheadBytes is what can be written and not durable at one time, with the
-// default options: maxUnsynced, and one queue on top.
-const lookAheadBytes = maxUnsynced + 32<<20 + defaultMaxBatch
+// default options: asyncUnsynced, and one queue on top.
+const lookAheadBytes = asyncUnsynced + 32<<20 + defaultMaxBatch

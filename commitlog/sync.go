@@ -7,8 +7,12 @@ import (
 )
 
 // asyncBytes is how much may be unsynced in DurabilityUnsafeAsync before a sync
-// starts ahead of time.
-const asyncBytes = 4 << 20
+// starts ahead of time: less towards the end of a segment, down to asyncLeast,
+// because nothing is written while the rest of it is synced (see roll).
+const (
+	asyncBytes = 64 << 20
+	asyncLeast = 4 << 20
+)
 
 // runSyncer makes what is written durable. In DurabilitySync it syncs whenever
 // something is pending; in DurabilityUnsafeAsync every SyncEvery or asyncBytes.
@@ -88,7 +92,8 @@ func (l *Log) syncDue() bool {
 		return len(l.pending) > 0
 	}
 	unsynced := l.pendingTail.pos - l.durable.pos
-	return unsynced >= asyncBytes || unsynced > 0 && l.tickDue
+	left := l.pendingSeg.end() - l.pendingTail.pos
+	return unsynced >= min(asyncBytes, max(left/4, asyncLeast)) || unsynced > 0 && l.tickDue
 }
 
 // tick has a sync due every SyncEvery until stop is called.

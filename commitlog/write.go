@@ -20,9 +20,12 @@ const (
 	overlapBytes = 128 << 10
 
 	// maxUnsynced bounds what is written and not yet durable, give or take one
-	// queue. Recovery looks this far beyond a bad frame for one that proves the bad
-	// one was committed.
-	maxUnsynced = 16 << 20
+	// queue, and asyncUnsynced does in DurabilityUnsafeAsync, where whoever waits for
+	// the disk waits for nothing: there it is more than a disk that keeps up ever
+	// has before it. Recovery looks this far beyond a bad frame for one that proves
+	// the bad one was committed.
+	maxUnsynced   = 16 << 20
+	asyncUnsynced = 256 << 20
 
 	// groupBytes and groupVecs bound one write.
 	groupBytes = 4 << 20
@@ -99,10 +102,12 @@ func (l *Log) take(done []*Batch) []*Batch {
 			return nil
 		}
 		if len(l.queue) > 0 {
-			busy := l.opt.Durability == DurabilitySync && (l.syncing || len(l.pending) > 0)
+			busy, limit := l.syncing || len(l.pending) > 0, record.Position(maxUnsynced)
+			if l.opt.Durability != DurabilitySync {
+				busy, limit = false, asyncUnsynced
+			}
 			unsynced := l.pendingTail.pos - l.durable.pos
-			if unsynced == 0 || !busy && unsynced < maxUnsynced ||
-				l.queueBytes >= overlapBytes && unsynced < maxUnsynced {
+			if unsynced == 0 || unsynced < limit && (!busy || l.queueBytes >= overlapBytes) {
 				taken := l.queue
 				l.queue, l.queueSpare, l.queueBytes = l.queueSpare, nil, 0
 				l.wakeSubmit.Broadcast()
@@ -322,7 +327,7 @@ func (l *Log) handOver(w *writer) error {
 		l.mu.Unlock()
 		return nil
 	}
-	if l.pendingTail.pos-l.durable.pos >= asyncBytes {
+	if l.syncDue() {
 		l.wakeSync.Signal()
 	}
 	l.mu.Unlock()

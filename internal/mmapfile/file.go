@@ -76,6 +76,10 @@ type File interface {
 	Size() int64
 	// ReadAt is io.ReaderAt.
 	ReadAt(p []byte, off int64) (int, error)
+	// NextData returns the first offset from off on at which there may be anything
+	// but zeros, as far as the file system knows without reading: off itself if it
+	// does not, Size if there is nothing.
+	NextData(off int64) (int64, error)
 	// WriteAt writes all of p within the file's size, or returns an error; then
 	// any part of p may have been written.
 	WriteAt(p []byte, off int64) (int, error)

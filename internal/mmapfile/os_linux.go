@@ -159,6 +159,22 @@ func (f *osFile) Size() int64                             { return f.size }
 func (f *osFile) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
 func (f *osFile) Close() error                            { return f.f.Close() }
 
+func (f *osFile) NextData(off int64) (int64, error) {
+	if off >= f.size {
+		return f.size, nil
+	}
+	next, err := unix.Seek(int(f.f.Fd()), off, unix.SEEK_DATA)
+	switch err {
+	case nil:
+		return next, nil
+	case unix.ENXIO: // a hole until the end
+		return f.size, nil
+	case unix.EINVAL, unix.EOPNOTSUPP:
+		return off, nil
+	}
+	return 0, fmt.Errorf("mmapfile: look for data in %s at %d: %w", f.Name(), off, err)
+}
+
 func (f *osFile) Datasync() error {
 	if err := retry(func() error { return unix.Fdatasync(int(f.f.Fd())) }); err != nil {
 		return fmt.Errorf("mmapfile: fdatasync %s: %w", f.Name(), noSpace(err))

@@ -542,6 +542,16 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// NextData looks, which a real file system need not.
+func (f *file) NextData(off int64) (int64, error) {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	for off < int64(len(f.n.cur)) && f.n.cur[off] == 0 {
+		off++
+	}
+	return min(off, int64(len(f.n.cur))), nil
+}
+
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.WriteV(off, [][]byte{p}); err != nil {
 		return 0, err
