@@ -202,22 +202,19 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 	}
 	var lites []Outgoing // those with a lite topic, and the place of each
 	var liteAt []int
-	var out Outgoing
+	in := packReader{p: p}
+	m, out := &in.m, &in.out
 	for rest := pack.Records; len(rest) > 0; entries++ {
 		if entries == MaxPackRecords {
 			return 0, Errorf(Corrupted, "more than %d messages in one batch", MaxPackRecords)
 		}
 		at := rest
-		rec, after, err := record.CutMessage(rest)
+		rec, after, err := m.Cut(rest)
 		if err != nil {
 			return 0, Errorf(Corrupted, "entry %d of the batch: %w", entries, err)
 		}
 		rest = after
-		m, err := record.ParseMessage(rec)
-		if err != nil {
-			return 0, Errorf(Corrupted, "entry %d of the batch: %w", entries, err)
-		}
-		if err := p.accept(&m, &out); err != nil {
+		if err := in.accept(); err != nil {
 			p.refused = append(p.refused, Refused{Entry: entries, Err: err})
 			p.left = append(p.left, entries)
 			continue
@@ -226,7 +223,7 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 			p.left = append(p.left, entries)
 			continue
 		}
-		m.Kind, m.Flags, m.Queue = placeMessage(&out, p.topic, p.now, spread)
+		m.Kind, m.Flags, m.Queue = placeMessage(out, &p.topic, p.now, spread)
 		m.Topic = p.topic.ID
 		if m.BornTime <= 0 {
 			m.BornTime = p.now
@@ -235,10 +232,10 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 			lites = append(lites, Outgoing{LiteTopic: out.LiteTopic})
 			liteAt = append(liteAt, len(p.places))
 		}
-		record.Place(rec, &m)
+		record.Place(rec, m)
 		clear(at[len(rec):record.Padded(len(rec))])
 		p.once.placed(entries, p.bytes, rec)
-		p.placed(entries, &m, rec, &out)
+		p.placed(entries, m, rec, out)
 	}
 	if len(lites) == 0 {
 		return entries, nil
@@ -254,18 +251,40 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 	return entries, nil
 }
 
-// accept reads an entry, and says why it is not stored.
-func (p *Publishing) accept(m *record.Message, out *Outgoing) error {
-	if err := out.read(m); err != nil {
-		return err
+// packReader reads the entries of a pack, one after the other.
+type packReader struct {
+	p   *Publishing
+	m   record.Message // the entry
+	out Outgoing       // what it says
+	// good is the last entry that was checked, as it came; all of it is good but
+	// maybe its body.
+	good    record.Message
+	hasGood bool
+}
+
+// accept reads the entry that was cut into m, and says why it is not stored.
+// Entries of a batch are often the same but for their bodies: then what was found
+// out about the one before, and is in out, holds for the next.
+func (r *packReader) accept() error {
+	if r.hasGood && r.m.SameButBody(&r.good) {
+		r.out.Body, r.out.BornTime = r.m.Body, r.m.BornTime
+		if err := checkBody(r.m.Body); err != nil {
+			return err
+		}
+	} else {
+		r.hasGood = false
+		if err := r.out.read(&r.m); err != nil {
+			return err
+		}
+		if err := checkMessage(&r.out, r.p.now, r.p.b.opts.MaxDelay); err != nil {
+			return err
+		}
+		if err := checkType(&r.out, &r.p.topic); err != nil {
+			return err
+		}
+		r.good, r.hasGood = r.m, true
 	}
-	if err := checkMessage(out, p.now, p.b.opts.MaxDelay); err != nil {
-		return err
-	}
-	if err := checkType(out, p.topic, p.now); err != nil {
-		return err
-	}
-	if m.VerifyBody() != nil {
+	if r.m.VerifyBody() != nil {
 		return Errorf(Corrupted, "the body does not match its checksum")
 	}
 	return nil
@@ -274,21 +293,22 @@ func (p *Publishing) accept(m *record.Message, out *Outgoing) error {
 // placed notes where an accepted entry is. That of a lite message gets its queue
 // later, so it is a run by itself.
 func (p *Publishing) placed(entry int, m *record.Message, rec []byte, out *Outgoing) {
-	pl := packRun{entry: entry, count: 1, at: p.bytes, key: m.Key(), rec: rec, index: len(p.entries), bodies: len(m.Body), lite: out.LiteTopic != ""}
+	at, index, lite := p.bytes, len(p.entries), out.LiteTopic != ""
 	p.bytes += record.Padded(len(rec))
+	to := &p.places
 	if m.Kind != record.KindMessage {
-		p.pending = append(p.pending, pl)
-		return
-	}
-	p.note(pl.at, len(rec), out)
-	if n := len(p.places); n > 0 && !pl.lite {
-		if last := &p.places[n-1]; last.key == pl.key && last.entry+last.count == entry && !last.lite {
-			last.count++
-			last.bodies += pl.bodies
-			return
+		to = &p.pending
+	} else {
+		p.note(at, len(rec), out)
+		if n := len(p.places); n > 0 && !lite {
+			if last := &p.places[n-1]; last.key == m.Key() && last.entry+last.count == entry && !last.lite {
+				last.count++
+				last.bodies += len(m.Body)
+				return
+			}
 		}
 	}
-	p.places = append(p.places, pl)
+	*to = append(*to, packRun{entry: entry, count: 1, at: at, key: m.Key(), rec: rec, index: index, bodies: len(m.Body), lite: lite})
 }
 
 // addPacks adds the accepted records to the batch: what is between those that are

@@ -58,21 +58,15 @@ func (p *Publishing) claim(ctx context.Context, records []byte) error {
 
 // identify returns the entries' keys: none of those that will be refused.
 func (p *Publishing) identify(records []byte) (keys []dedup.Key, err error) {
-	var out Outgoing
+	in := packReader{p: p}
 	var identity []byte
 	for rest := records; len(rest) > 0; {
-		rec, after, err := record.CutMessage(rest)
-		if err != nil {
-			return nil, Errorf(Corrupted, "entry %d of the batch: %w", len(keys), err)
-		}
-		rest = after
-		m, err := record.ParseMessage(rec)
-		if err != nil {
+		if _, rest, err = in.m.Cut(rest); err != nil {
 			return nil, Errorf(Corrupted, "entry %d of the batch: %w", len(keys), err)
 		}
 		var key dedup.Key
-		if p.accept(&m, &out) == nil {
-			if identity = appendIdentity(identity[:0], p.topic.DedupKey, &out); len(identity) > 0 {
+		if in.accept() == nil {
+			if identity = appendIdentity(identity[:0], p.topic.DedupKey, &in.out); len(identity) > 0 {
 				key = dedup.KeyOf(identity)
 			}
 		}

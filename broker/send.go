@@ -40,7 +40,7 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 		return nil, topicNotFound(name)
 	}
 	for i := range msgs {
-		if err := checkType(&msgs[i], tp, now); err != nil {
+		if err := checkType(&msgs[i], &tp); err != nil {
 			return nil, err
 		}
 	}
@@ -95,7 +95,7 @@ func topicNotFound(name record.Resource) error {
 }
 
 // checkType holds a message's kind against the topic's type (wire-contract 4.2).
-func checkType(m *Outgoing, tp topic.Topic, now int64) error {
+func checkType(m *Outgoing, tp *topic.Topic) error {
 	kind := topic.Normal
 	switch {
 	case m.Transaction:
@@ -109,7 +109,7 @@ func checkType(m *Outgoing, tp topic.Topic, now int64) error {
 	case m.LiteTopic != "":
 		kind = topic.Lite
 	}
-	if kind != tp.Type && tp.Type != topic.Mixed && !isDLQ(tp) {
+	if kind != tp.Type && tp.Type != topic.Mixed && !isDLQ(*tp) {
 		return Errorf(TypeConflict, "the message is of type %v, the topic %q takes %v", kind, tp.Name, tp.Type)
 	}
 	switch {
@@ -169,7 +169,7 @@ func (s *sendState) encode(tp topic.Topic, msgs []Outgoing, now int64, lite *lit
 		if rec.BornTime <= 0 {
 			rec.BornTime = now
 		}
-		rec.Kind, rec.Flags, rec.Queue = placeMessage(m, tp, now, spread)
+		rec.Kind, rec.Flags, rec.Queue = placeMessage(m, &tp, now, spread)
 		if m.LiteTopic != "" {
 			rec.Queue = lite.queues[i]
 		}
@@ -184,7 +184,7 @@ func (s *sendState) encode(tp topic.Topic, msgs []Outgoing, now int64, lite *lit
 // placeMessage says what becomes of a message that was checked. It goes to the
 // queue spread unless a rule gives it one; that of its lite topic is the caller's
 // to know.
-func placeMessage(m *Outgoing, tp topic.Topic, now int64, spread uint32) (kind record.Kind, flags record.Flags, queue uint32) {
+func placeMessage(m *Outgoing, tp *topic.Topic, now int64, spread uint32) (kind record.Kind, flags record.Flags, queue uint32) {
 	kind, queue = record.KindMessage, spread
 	switch {
 	case m.Transaction:

@@ -111,22 +111,34 @@ func tooFarAhead(due int64, limit time.Duration) error {
 // hasControl reports an ISO control character (U+0000-1F, U+007F-9F) or bytes
 // that are not UTF-8.
 func hasControl(s string) bool {
-	for _, r := range s {
+	i := 0
+	for i < len(s) && s[i] >= 0x20 && s[i] < 0x7f { // nearly all there is
+		i++
+	}
+	for _, r := range s[i:] {
 		if r < 0x20 || r >= 0x7f && r <= 0x9f {
 			return true
 		}
 	}
-	return !utf8.ValidString(s)
+	return !utf8.ValidString(s[i:])
+}
+
+func checkBody(body []byte) error {
+	switch {
+	case len(body) == 0:
+		return Errorf(BodyEmpty, "the body is empty")
+	case len(body) > MaxBodyBytes:
+		return Errorf(BodyTooLarge, "the body has %d bytes, the limit is %d", len(body), MaxBodyBytes)
+	}
+	return nil
 }
 
 // checkMessage applies the send rules of wire-contract 2.3, in its order.
 func checkMessage(m *Outgoing, now int64, maxDelay time.Duration) error {
-	switch {
-	case len(m.Body) == 0:
-		return Errorf(BodyEmpty, "the body is empty")
-	case len(m.Body) > MaxBodyBytes:
-		return Errorf(BodyTooLarge, "the body has %d bytes, the limit is %d", len(m.Body), MaxBodyBytes)
-	case len(m.User) > MaxPropertyCount:
+	if err := checkBody(m.Body); err != nil {
+		return err
+	}
+	if len(m.User) > MaxPropertyCount {
 		return Errorf(PropertiesTooLarge, "%d user properties, the limit is %d", len(m.User), MaxPropertyCount)
 	}
 	size := len(m.Tag)

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 )
@@ -172,20 +173,32 @@ func ParseMessage(rec []byte) (Message, error) {
 	if head < messageHeaderLen {
 		return Message{}, fmt.Errorf("%w: message head %d", ErrMalformed, head)
 	}
-	return Message{
-		Kind:       kind,
-		Flags:      Flags(le.Uint16(rec[offFlags:])),
-		Topic:      TopicID(le.Uint32(rec[offTopic:])),
-		Queue:      le.Uint32(rec[offQueue:]),
-		Offset:     QueueOffset(le.Uint64(rec[offOffset:])),
-		StoreTime:  int64(le.Uint64(rec[offStoreTime:])),
-		BornTime:   int64(le.Uint64(rec[offBornTime:])),
-		DueTime:    int64(le.Uint64(rec[offDueTime:])),
-		Priority:   int32(le.Uint32(rec[offPriority:])),
-		Properties: rec[messageHeaderLen:head:head],
-		Body:       rec[head:size:size],
-		bodyCRC:    le.Uint32(rec[offBodyCRC:]),
-	}, nil
+	var m Message
+	m.parse(rec[:size:size], kind, head)
+	return m, nil
+}
+
+func (m *Message) parse(rec []byte, kind Kind, head int) {
+	h := rec[:messageHeaderLen]
+	m.Kind = kind
+	m.Flags = Flags(le.Uint16(h[offFlags:]))
+	m.Topic = TopicID(le.Uint32(h[offTopic:]))
+	m.Queue = le.Uint32(h[offQueue:])
+	m.Offset = QueueOffset(le.Uint64(h[offOffset:]))
+	m.StoreTime = int64(le.Uint64(h[offStoreTime:]))
+	m.BornTime = int64(le.Uint64(h[offBornTime:]))
+	m.DueTime = int64(le.Uint64(h[offDueTime:]))
+	m.Priority = int32(le.Uint32(h[offPriority:]))
+	m.Properties = rec[messageHeaderLen:head:head]
+	m.Body = rec[head:]
+	m.bodyCRC = le.Uint32(h[offBodyCRC:])
+}
+
+// SameButBody reports whether a sender says the same of m and o except for their
+// bodies and when they were made.
+func (m *Message) SameButBody(o *Message) bool {
+	return m.Kind == o.Kind && m.Flags == o.Flags && m.DueTime == o.DueTime && m.Priority == o.Priority &&
+		bytes.Equal(m.Properties, o.Properties)
 }
 
 // VerifyBody checks the body against its checksum.

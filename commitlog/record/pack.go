@@ -44,11 +44,17 @@ func AppendMessage(pack []byte, m *Message) []byte {
 // padding, after checking that it has the shape of a message of this version.
 // It looks at no checksum and not into the properties.
 func CutMessage(pack []byte) (rec, rest []byte, err error) {
+	var m Message
+	return m.Cut(pack)
+}
+
+// Cut is CutMessage and ParseMessage in one, for who reads whole packs.
+func (m *Message) Cut(pack []byte) (rec, rest []byte, err error) {
 	size, kind, err := Size(pack)
 	if err != nil {
 		return nil, nil, err
 	}
-	head := le.Uint32(pack[offHead:])
+	head := int(le.Uint32(pack[offHead:]))
 	switch {
 	case !kind.IsMessage():
 		return nil, nil, fmt.Errorf("%w: %v is not a message", ErrMalformed, kind)
@@ -59,7 +65,9 @@ func CutMessage(pack []byte) (rec, rest []byte, err error) {
 	case Padded(size) > len(pack):
 		return nil, nil, fmt.Errorf("%w: padding", ErrTruncated)
 	}
-	return pack[:size:size], pack[Padded(size):], nil
+	rec = pack[:size:size]
+	m.parse(rec, kind, head)
+	return rec, pack[Padded(size):], nil
 }
 
 // Place gives a record that CutMessage returned what m says of its Kind, Flags,
