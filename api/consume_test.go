@@ -103,7 +103,7 @@ func TestReadingBeginsWhereItIsAskedTo(t *testing.T) {
 	}
 	pub := func(queue int64, bodies ...string) {
 		pack := packOf(bodies...)
-		pr, err := f.broker.Publish(context.Background(), &broker.Pack{Producer: 1, Sequence: uint64(time.Now().UnixNano()), Topic: record.Resource{Name: "t"}, Queue: queue, Records: pack})
+		pr, err := f.broker.Publish(context.Background(), &broker.Pack{Producer: 1, Sequence: uint64(time.Now().UnixNano()), Topic: record.Resource{Name: "t"}, Queue: queue, Records: [][]byte{pack}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -60,7 +60,7 @@ type publishing struct {
 type answer struct {
 	sequence uint64
 	bytes    int64
-	records  *stream.Buffer
+	held     *stream.Held
 	batch    *broker.Publishing
 	err      error
 }
@@ -196,7 +196,7 @@ func (p *publishing) answer(a answer) error {
 		}
 	}
 	if free {
-		a.records.Release()
+		a.held.Release()
 	}
 	r.Status = streamStatus(p.log, a.err)
 	p.flying.Add(-a.bytes)
@@ -283,12 +283,15 @@ func (p *publishing) read() error {
 
 // batch gives a batch its place in the log.
 func (p *publishing) batch(b *stream.Batch) error {
-	a := answer{sequence: b.Sequence, bytes: int64(len(b.Records)), records: b.Buffer}
+	a := answer{sequence: b.Sequence, held: b.Held}
+	for _, p := range b.Pieces {
+		a.bytes += int64(len(p))
+	}
 	n, flying := p.batches.Add(1), p.flying.Add(a.bytes)
 	if n > publishBatches || n > 1 && flying > int64(p.window.Bytes) {
 		return status.Errorf(codes.ResourceExhausted, "%d batches with %d bytes are in flight, the window is %d with %d", n, flying, p.window.Batches, p.window.Bytes)
 	}
-	pack := broker.Pack{Producer: p.open.ProducerId, Sequence: b.Sequence, Queue: b.Queue, Records: b.Records}
+	pack := broker.Pack{Producer: p.open.ProducerId, Sequence: b.Sequence, Queue: b.Queue, Records: wholeRecords(b.Pieces, b.Held)}
 	pack.Topic = p.topic(&gantryv1.StreamResource{Namespace: b.Namespace, Name: b.Topic})
 	if b.Compression == gantryv1.Compression_COMPRESSION_NONE {
 		a.batch, a.err = p.broker.Publish(p.stream.Context(), &pack)

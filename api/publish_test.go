@@ -371,7 +371,7 @@ func TestShutdownLosesNoBatchAndStoresNoneTwice(t *testing.T) {
 	}
 	last := <-sent
 	for sequence := uint64(1); sequence <= last; sequence++ {
-		pub, err := f.broker.Publish(context.Background(), &broker.Pack{Producer: 1, Sequence: sequence, Topic: record.Resource{Name: "t"}, Queue: -1, Records: packOf(fmt.Sprint(sequence))})
+		pub, err := f.broker.Publish(context.Background(), &broker.Pack{Producer: 1, Sequence: sequence, Topic: record.Resource{Name: "t"}, Queue: -1, Records: [][]byte{packOf(fmt.Sprint(sequence))}})
 		if status := broker.ReasonOf(err); err != nil && status == broker.PreconditionFailed {
 			continue // older than what is remembered, and answered long ago
 		}

@@ -25,8 +25,16 @@ type Pack struct {
 	// Queue is where messages go that no rule gives a queue; -1 = the broker chooses
 	// one.
 	Queue int64
-	// Records belong to the broker, which changes them in place, until Wait returned.
-	Records []byte
+	// Records are in pieces of whole records, as they came. They belong to the broker,
+	// which changes them in place, until Wait returned.
+	Records [][]byte
+}
+
+func (p *Pack) size() (n int) {
+	for _, r := range p.Records {
+		n += len(r)
+	}
+	return n
 }
 
 // Publishing is a pack on its way into the log.
@@ -112,13 +120,13 @@ func (b *Broker) Publish(ctx context.Context, pack *Pack) (*Publishing, error) {
 		return nil, err
 	}
 	tp, ok := b.topics.Lookup(pack.Topic)
-	switch {
+	switch size := pack.size(); {
 	case !ok:
 		return nil, topicNotFound(pack.Topic)
-	case len(pack.Records) == 0:
+	case size == 0:
 		return nil, Errorf(Corrupted, "no message was sent")
-	case len(pack.Records) > MaxPackBytes:
-		return nil, Errorf(BodyTooLarge, "the batch has %d bytes, the limit is %d", len(pack.Records), MaxPackBytes)
+	case size > MaxPackBytes:
+		return nil, Errorf(BodyTooLarge, "the batch has %d bytes, the limit is %d", size, MaxPackBytes)
 	case pack.Queue >= int64(tp.Queues):
 		return nil, Errorf(BadRequest, "queue %d of topic %q: it has queues 0 to %d", pack.Queue, tp.Name, tp.Queues-1)
 	case pack.Producer == 0 || pack.Sequence == 0:
@@ -187,7 +195,7 @@ func (p *Publishing) submit(ctx context.Context, pack *Pack) error {
 	p.mark = producer.AppendMark(p.mark[:0], &mark)
 	p.batch.Add(p.mark, nil)
 	p.first = p.batch.Len()
-	p.addPacks(pack.Records, entries)
+	p.addPacks(pack.Records)
 	err = p.b.append.Submit(&p.batch)
 	p.lite.end(err == nil)
 	return wrapAppend(err)
@@ -204,16 +212,15 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 	var liteAt []int
 	in := packReader{p: p}
 	m, out := &in.m, &in.out
-	for rest := pack.Records; len(rest) > 0; entries++ {
+	for ; in.more(pack.Records); entries++ {
 		if entries == MaxPackRecords {
 			return 0, Errorf(Corrupted, "more than %d messages in one batch", MaxPackRecords)
 		}
-		at := rest
-		rec, after, err := m.Cut(rest)
+		at := in.rest
+		rec, err := in.next()
 		if err != nil {
 			return 0, Errorf(Corrupted, "entry %d of the batch: %w", entries, err)
 		}
-		rest = after
 		if err := in.accept(); err != nil {
 			p.refused = append(p.refused, Refused{Entry: entries, Err: err})
 			p.left = append(p.left, entries)
@@ -253,16 +260,33 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 
 // packReader reads the entries of a pack, one after the other.
 type packReader struct {
-	p   *Publishing
-	m   record.Message // the entry
-	out Outgoing       // what it says
+	p     *Publishing
+	rest  []byte         // of the piece that is read
+	piece int            // the next one
+	m     record.Message // the entry
+	out   Outgoing       // what it says
 	// good is the last entry that was checked, as it came; all of it is good but
 	// maybe its body.
 	good    record.Message
 	hasGood bool
 }
 
-// accept reads the entry that was cut into m, and says why it is not stored.
+// more reports whether there is another entry.
+func (r *packReader) more(pieces [][]byte) bool {
+	for len(r.rest) == 0 && r.piece < len(pieces) {
+		r.rest = pieces[r.piece]
+		r.piece++
+	}
+	return len(r.rest) > 0
+}
+
+// next reads it into m. It returns its record.
+func (r *packReader) next() (rec []byte, err error) {
+	rec, r.rest, err = r.m.Cut(r.rest)
+	return rec, err
+}
+
+// accept reads what the entry in m says, and says why it is not stored.
 // Entries of a batch are often the same but for their bodies: then what was found
 // out about the one before, and is in out, holds for the next.
 func (r *packReader) accept() error {
@@ -313,34 +337,44 @@ func (p *Publishing) placed(entry int, m *record.Message, rec []byte, out *Outgo
 
 // addPacks adds the accepted records to the batch: what is between those that are
 // left out.
-func (p *Publishing) addPacks(records []byte, entries int) {
+func (p *Publishing) addPacks(pieces [][]byte) {
 	p.notes = slices.Grow(p.notes, len(p.left)+1) // the batch refers to them where they are
+	if len(p.left) == 0 {
+		p.addRun(pieces, 0)
+		return
+	}
+	var run [][]byte
+	entry, stored := 0, 0
 	left := p.left
-	from, at, stored := 0, 0, 0
-	if len(left) == 0 { // one pack, and nothing to walk for
-		at, entries = len(records), 0
-	}
-	for entry := range entries {
-		n := record.Padded(record.SizeOf(records[at:]))
-		if len(left) > 0 && left[0] == entry {
-			stored = p.addPack(records[from:at:at], stored)
-			from, left = at+n, left[1:]
+	for _, piece := range pieces {
+		from, at := 0, 0
+		for ; at < len(piece); entry++ {
+			n := record.Padded(record.SizeOf(piece[at:]))
+			if len(left) > 0 && left[0] == entry {
+				stored += p.addRun(append(run, piece[from:at:at]), stored)
+				run, from, left = run[:0], at+n, left[1:]
+			}
+			at += n
 		}
-		at += n
+		run = append(run, piece[from:at:at])
 	}
-	p.addPack(records[from:at:at], stored)
+	p.addRun(run, stored)
 }
 
-// addPack adds one, behind so many bytes of those before.
-func (p *Publishing) addPack(pack []byte, stored int) int {
-	switch {
-	case len(pack) == 0:
-	case len(p.pending) > 0 || p.topic.DedupWindow > 0: // the dispatcher has to read them
-		p.batch.AddPack(pack, nil)
-	default:
-		p.batch.AddPack(pack, p.takeNote(stored, len(pack)))
+// addRun adds what is between two entries that are left out, behind so many bytes
+// of those before. It returns its size.
+func (p *Publishing) addRun(pieces [][]byte, stored int) (size int) {
+	for _, piece := range pieces {
+		size += len(piece)
 	}
-	return stored + len(pack)
+	switch {
+	case size == 0:
+	case len(p.pending) > 0 || p.topic.DedupWindow > 0: // the dispatcher has to read them
+		p.batch.AddPacks(pieces, nil)
+	default:
+		p.batch.AddPacks(pieces, p.takeNote(stored, size))
+	}
+	return size
 }
 
 // Wait returns what became of the pack, when that is as durable as the broker's

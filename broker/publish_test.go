@@ -29,6 +29,24 @@ func packField(f record.Field, value string) func(*record.Message) {
 	return func(m *record.Message) { m.Properties = record.AppendField(m.Properties, f, value) }
 }
 
+// inPieces is a copy of records as they may come: at most three to a piece, and
+// an empty one in between.
+func inPieces(records []byte) (pieces [][]byte) {
+	records = bytes.Clone(records)
+	from, at := 0, 0
+	for n := 1; at < len(records); n++ {
+		_, rest, err := record.CutMessage(records[at:])
+		if err != nil {
+			break
+		}
+		if at = len(records) - len(rest); n%3 == 0 {
+			pieces = append(pieces, records[from:at:at], nil)
+			from = at
+		}
+	}
+	return append(pieces, records[from:])
+}
+
 func half(m *record.Message) { m.Kind = record.KindHalf }
 
 func dueIn(d time.Duration) func(*record.Message) {
@@ -37,7 +55,7 @@ func dueIn(d time.Duration) func(*record.Message) {
 
 func publish(t testing.TB, b *Broker, topic string, sequence uint64, records []byte) Published {
 	t.Helper()
-	p, err := b.Publish(t.Context(), &Pack{Producer: 1, Sequence: sequence, Topic: name(topic), Queue: -1, Records: bytes.Clone(records)})
+	p, err := b.Publish(t.Context(), &Pack{Producer: 1, Sequence: sequence, Topic: name(topic), Queue: -1, Records: inPieces(records)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +264,7 @@ func TestAPackPublishedFromManyPlacesAtOnceIsStoredOnce(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for s := range uint64(50) {
-				p, err := b.Publish(context.Background(), &Pack{Producer: 5, Sequence: s + 1, Topic: name("T"), Queue: -1, Records: bytes.Clone(pack)})
+				p, err := b.Publish(context.Background(), &Pack{Producer: 5, Sequence: s + 1, Topic: name("T"), Queue: -1, Records: inPieces(pack)})
 				if err != nil {
 					t.Error(err)
 					return
@@ -340,7 +358,7 @@ func FuzzPublish(f *testing.F) {
 			pack[int(at)%len(pack)] ^= flip
 		}
 		sequence++
-		p, err := b.Publish(t.Context(), &Pack{Producer: 1, Sequence: sequence, Topic: name("T"), Queue: -1, Records: bytes.Clone(pack)})
+		p, err := b.Publish(t.Context(), &Pack{Producer: 1, Sequence: sequence, Topic: name("T"), Queue: -1, Records: inPieces(pack)})
 		if err != nil {
 			if ReasonOf(err) == Internal {
 				t.Fatal(err)

@@ -33,7 +33,7 @@ type storedEntry struct {
 // claim finds out which entries were stored before, and holds the others until
 // they are applied. A pack is one commit, so it waits for entries that are being
 // stored for somebody else, and holds nothing meanwhile.
-func (p *Publishing) claim(ctx context.Context, records []byte) error {
+func (p *Publishing) claim(ctx context.Context, records [][]byte) error {
 	keys, err := p.identify(records)
 	if err != nil {
 		return err
@@ -57,11 +57,11 @@ func (p *Publishing) claim(ctx context.Context, records []byte) error {
 }
 
 // identify returns the entries' keys: none of those that will be refused.
-func (p *Publishing) identify(records []byte) (keys []dedup.Key, err error) {
+func (p *Publishing) identify(records [][]byte) (keys []dedup.Key, err error) {
 	in := packReader{p: p}
 	var identity []byte
-	for rest := records; len(rest) > 0; {
-		if _, rest, err = in.m.Cut(rest); err != nil {
+	for in.more(records) {
+		if _, err = in.next(); err != nil {
 			return nil, Errorf(Corrupted, "entry %d of the batch: %w", len(keys), err)
 		}
 		var key dedup.Key

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -172,7 +171,7 @@ func TestOneOfManyPublishersOfAMessageStoresIt(t *testing.T) {
 				if who%2 == 1 {
 					slices.Reverse(msgs) // each holds what the other waits for
 				}
-				p, err := b.Publish(context.Background(), &Pack{Producer: uint64(who + 1), Sequence: uint64(round + 1), Topic: name("T"), Queue: -1, Records: packOf(msgs...)})
+				p, err := b.Publish(context.Background(), &Pack{Producer: uint64(who + 1), Sequence: uint64(round + 1), Topic: name("T"), Queue: -1, Records: inPieces(packOf(msgs...))})
 				if err != nil {
 					t.Error(err)
 					return
@@ -214,11 +213,11 @@ func TestMessageIsReleasedWhenItIsApplied(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	records := packOf(msg("1", "x"))
-	slow, err := b.Publish(ctx, &Pack{Producer: 1, Sequence: 1, Topic: name("T"), Queue: -1, Records: bytes.Clone(records)})
+	slow, err := b.Publish(ctx, &Pack{Producer: 1, Sequence: 1, Topic: name("T"), Queue: -1, Records: inPieces(records)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	quick, err := b.Publish(ctx, &Pack{Producer: 2, Sequence: 1, Topic: name("T"), Queue: -1, Records: bytes.Clone(records)})
+	quick, err := b.Publish(ctx, &Pack{Producer: 2, Sequence: 1, Topic: name("T"), Queue: -1, Records: inPieces(records)})
 	if err != nil {
 		t.Fatal(err)
 	}

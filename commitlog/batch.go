@@ -33,6 +33,7 @@ type rec struct {
 	off        int // within the batch
 	pack       bool
 	note       any
+	noted      int // bytes from here on that note is about
 }
 
 // Reset empties the batch. It must not be called while the log has the batch: a
@@ -57,10 +58,24 @@ func (b *Batch) Add(head, body []byte) {
 // one record, which Pack tells from the others; it has no body. A note, unless it
 // is nil, may reach the reader that follows the log together with the pack: it
 // must be good until that reader has passed the batch.
-func (b *Batch) AddPack(pack []byte, note any) {
-	b.recs = append(b.recs, rec{head: pack, off: b.size, pack: true, note: note})
-	b.size += len(pack)
-	b.body = true // as far as a full disk is concerned
+func (b *Batch) AddPack(pack []byte, note any) { b.AddPacks([][]byte{pack}, note) }
+
+// AddPacks appends packs that follow each other as if they were one, with one
+// note, but for Len, Head and Position each counts.
+func (b *Batch) AddPacks(packs [][]byte, note any) {
+	first := len(b.recs)
+	start := b.size
+	for _, p := range packs {
+		if len(p) == 0 {
+			continue
+		}
+		b.recs = append(b.recs, rec{head: p, off: b.size, pack: true})
+		b.size += len(p)
+	}
+	if b.size > start {
+		b.recs[first].note, b.recs[first].noted = note, b.size-start
+		b.body = true // as far as a full disk is concerned
+	}
 }
 
 // Pack reports whether record i is a pack.

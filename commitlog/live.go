@@ -13,9 +13,9 @@ import (
 // that came with their packs. It is an offer: a reader that is not there, or has
 // fallen behind, finds everything in the frames themselves.
 
-// Note is what came with a pack, see Batch.AddPack.
+// Note is what came with packs, see Batch.AddPack.
 type Note struct {
-	Off, Len int // of the pack, within the frame's payload
+	Off, Len int // of the packs, within the frame's payload
 	Value    any
 }
 

@@ -162,7 +162,7 @@ func (w *writer) pack(b *Batch) error {
 	for i := range b.recs {
 		r := &b.recs[i]
 		if r.note != nil {
-			w.notes = append(w.notes, Note{Off: w.length + r.off, Len: len(r.head), Value: r.note})
+			w.notes = append(w.notes, Note{Off: w.length + r.off, Len: r.noted, Value: r.note})
 		}
 		w.add(r.head)
 		w.add(r.body)

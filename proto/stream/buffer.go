@@ -81,6 +81,23 @@ type lender Buffer
 func (*lender) Get(int) *[]byte { panic("stream: nothing is got from a lender") }
 func (l *lender) Put(*[]byte)   { (*Buffer)(l).Release() }
 
+// Held is the memory of records that were received. nil is none.
+type Held struct {
+	data   mem.BufferSlice
+	copied *Buffer
+}
+
+// Copy makes h hold b too, and Release release it.
+func (h *Held) Copy(b *Buffer) { h.copied = b }
+
+// Release gives the memory back. It is called once, after the last use.
+func (h *Held) Release() {
+	if h != nil {
+		h.data.Free()
+		h.copied.Release()
+	}
+}
+
 // gather copies what gRPC received into one piece of memory that is ours.
 func gather(data mem.BufferSlice) *Buffer {
 	n := data.Len()

@@ -79,7 +79,7 @@ func TestTheDocumentedBatchIsRead(t *testing.T) {
 	}
 	defer r.Release()
 	want := exampleRequest()
-	if r.Batch.Sequence != 7 || r.Batch.Topic != "orders" || r.Batch.Queue != AnyQueue || !bytes.Equal(r.Batch.Records, want.Batch.Records) {
+	if r.Batch.Sequence != 7 || r.Batch.Topic != "orders" || r.Batch.Queue != AnyQueue || !bytes.Equal(bytes.Join(r.Batch.Pieces, nil), want.Batch.Records) {
 		t.Fatalf("%+v", r.Batch)
 	}
 	var m gantryv1.PublishRequest

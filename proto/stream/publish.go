@@ -2,6 +2,7 @@ package stream
 
 import (
 	"math"
+	"slices"
 
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -31,15 +32,19 @@ type Batch struct {
 	Topic       string // "" = that of the open request
 	Queue       int64  // 0 to 2^32-1, or AnyQueue
 	Compression gantryv1.Compression
-	// Records alias Buffer: all of it when sent, a part when received.
+	// Records are what is sent: all of Buffer.
 	Records []byte
 	Buffer  *Buffer
+	// Pieces are the records that were received, where gRPC put them: they are cut
+	// anywhere. They are the receiver's, to change too, until Held is released.
+	Pieces [][]byte
+	Held   *Held
 }
 
 // Release gives back the records of a request that was received.
 func (r *PublishRequest) Release() {
-	r.Batch.Buffer.Release()
-	r.Batch.Buffer, r.Batch.Records = nil, nil
+	r.Batch.Held.Release()
+	r.Batch.Held, r.Batch.Pieces = nil, nil
 }
 
 // Numbers of fields, as in proto/gantry/v1/stream.proto.
@@ -81,12 +86,12 @@ func (r *PublishRequest) MarshalWire() (mem.BufferSlice, error) {
 
 // UnmarshalWire reads the request. Release it after use.
 func (r *PublishRequest) UnmarshalWire(data mem.BufferSlice) error {
-	buf := gather(data)
-	if inner, ok := content(buf.B, publishBatch); ok && r.Batch.read(inner) {
-		r.Other, r.Batch.Buffer = nil, buf
+	if r.Batch.cut(data) {
+		r.Other = nil
 		return nil
 	}
 	// Some other content, or a batch in an unusual encoding: the library knows.
+	buf := gather(data)
 	defer buf.Release()
 	m := new(gantryv1.PublishRequest)
 	if err := proto.Unmarshal(buf.B, m); err != nil {
@@ -96,7 +101,7 @@ func (r *PublishRequest) UnmarshalWire(data mem.BufferSlice) error {
 	if b := m.GetBatch(); b != nil {
 		*r = PublishRequest{Batch: Batch{
 			Sequence: b.Sequence, Namespace: b.Topic.GetNamespace(), Topic: b.Topic.GetName(),
-			Queue: AnyQueue, Compression: b.Compression, Records: b.Records,
+			Queue: AnyQueue, Compression: b.Compression, Pieces: [][]byte{b.Records},
 		}}
 		if b.Queue != nil {
 			r.Batch.Queue = int64(*b.Queue)
@@ -105,8 +110,49 @@ func (r *PublishRequest) UnmarshalWire(data mem.BufferSlice) error {
 	return nil
 }
 
-// read reports false for what it leaves to the library: unknown fields, fields
-// of another type, damage.
+// cut reads a request that is a batch with its records at the end, and leaves
+// those where they are.
+func (b *Batch) cut(data mem.BufferSlice) bool {
+	if len(data) == 0 {
+		return false
+	}
+	size, first := data.Len(), data[0].ReadOnlyData()
+	p, ok := message(first, publishBatch, size)
+	if !ok {
+		return false
+	}
+	head := p
+	for {
+		num, typ, n := protowire.ConsumeTag(p)
+		if n < 0 {
+			return false
+		}
+		if num == batchRecords {
+			break
+		}
+		skip := protowire.ConsumeFieldValue(num, typ, p[n:])
+		if skip < 0 {
+			return false
+		}
+		p = p[n+skip:]
+	}
+	head = head[:len(head)-len(p)]
+	records, ok := message(p, batchRecords, size-(len(first)-len(p)))
+	if !ok || !b.read(head) {
+		return false
+	}
+	data.Ref()
+	b.Held = &Held{data: slices.Clone(data)}
+	b.Pieces = make([][]byte, 1, len(data))
+	b.Pieces[0] = records
+	for _, d := range data[1:] {
+		b.Pieces = append(b.Pieces, d.ReadOnlyData())
+	}
+	return true
+}
+
+// read reads what precedes the records. It reports false for what it leaves to
+// the library: unknown fields, fields of another type, damage.
 func (b *Batch) read(p []byte) bool {
 	*b = Batch{Queue: AnyQueue}
 	return fields(p, func(num protowire.Number, v uint64) bool {
@@ -122,18 +168,11 @@ func (b *Batch) read(p []byte) bool {
 		}
 		return true
 	}, func(num protowire.Number, v []byte) bool {
-		switch num {
-		case batchTopic:
-			m := new(gantryv1.StreamResource)
-			if proto.Unmarshal(v, m) != nil {
-				return false
-			}
-			b.Namespace, b.Topic = m.Namespace, m.Name
-		case batchRecords:
-			b.Records = v[:len(v):len(v)]
-		default:
+		m := new(gantryv1.StreamResource)
+		if num != batchTopic || proto.Unmarshal(v, m) != nil {
 			return false
 		}
+		b.Namespace, b.Topic = m.Namespace, m.Name
 		return true
 	})
 }

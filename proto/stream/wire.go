@@ -13,14 +13,16 @@ func marshal(m proto.Message) (mem.BufferSlice, error) {
 }
 
 // content returns the bytes of field num of p, if that is all there is in p.
-func content(p []byte, num protowire.Number) ([]byte, bool) {
+func content(p []byte, num protowire.Number) ([]byte, bool) { return message(p, num, len(p)) }
+
+// message is content of something with size bytes that begins with p.
+func message(p []byte, num protowire.Number, size int) ([]byte, bool) {
 	got, typ, n := protowire.ConsumeTag(p)
 	if n < 0 || got != num || typ != protowire.BytesType {
 		return nil, false
 	}
-	p = p[n:]
-	size, n := protowire.ConsumeVarint(p)
-	if n < 0 || size != uint64(len(p)-n) {
+	inner, m := protowire.ConsumeVarint(p[n:])
+	if n += m; m < 0 || inner != uint64(size-n) {
 		return nil, false
 	}
 	return p[n:], true
