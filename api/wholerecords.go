@@ -14,7 +14,7 @@ func wholeRecords(pieces [][]byte, held *stream.Held) [][]byte {
 	if len(pieces) <= 1 {
 		return pieces
 	}
-	copied := stream.GetBuffer(len(pieces) << 10)
+	copied := stream.GetBuffer(len(pieces) << 10) // pieces are bounded, see stream.Batch
 	whole := make([][]byte, 0, 2*len(pieces))
 	var torn []int // those of whole that are in copied, in order
 	from := 0      // in copied, of the last

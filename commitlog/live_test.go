@@ -71,3 +71,48 @@ func TestAReaderThatFollowsFindsTheSameFramesAndTheNotesOfNewOnes(t *testing.T) 
 		})
 	}
 }
+
+func TestPacksThatFollowEachOtherShareANote(t *testing.T) {
+	l := openTest(t, Options{Durability: DurabilityUnsafeAsync})
+	r := l.Follow(l.First())
+	pack := func(i uint64) []byte {
+		head, body := makeRecord(i, 40)
+		return append(head, body...)
+	}
+	var b Batch
+	b.Add(makeRecord(0, 40))
+	b.AddPacks([][]byte{nil, pack(1), nil, append(pack(2), pack(3)...)}, "both")
+	b.AddPacks([][]byte{nil, {}}, "none")
+	b.AddPacks(nil, "none")
+	b.AddPacks([][]byte{pack(4)}, nil)
+	b.AddPack(pack(5), "one")
+	want := [][]byte{pack(0), pack(1), append(pack(2), pack(3)...), pack(4), pack(5)}
+	if b.Len() != len(want) || b.Size() != len(bytes.Join(want, nil)) {
+		t.Fatalf("%d records of %d bytes", b.Len(), b.Size())
+	}
+	if err := l.Append(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	f, err := r.Next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Release()
+	off := 0
+	for i, w := range want {
+		if b.Pack(i) != (i > 0) || i > 0 && !bytes.Equal(b.Head(i), w) || b.Position(i) != f.Base()+record.Position(off) {
+			t.Errorf("record %d: a pack %v, at %d", i, b.Pack(i), b.Position(i))
+		}
+		off += len(w)
+	}
+	if !bytes.Equal(f.Payload, bytes.Join(want, nil)) {
+		t.Error("other bytes than were added")
+	}
+	got := map[any]string{}
+	for _, n := range f.Notes {
+		got[n.Value] = string(f.Payload[n.Off : n.Off+n.Len])
+	}
+	if len(got) != 2 || got["both"] != string(append(want[1], want[2]...)) || got["one"] != string(pack(5)) {
+		t.Errorf("%d notes: %q", len(f.Notes), got)
+	}
+}

@@ -57,15 +57,16 @@ type Log struct {
 	queueBytes int64
 	plan       plan
 
-	pending      []*Batch // written, not yet committed
-	pendingSpare []*Batch
-	pendingTail  tail     // end of what is written
-	pendingSeg   *segment // where it is
-	durable      tail     // end of what is known durable
-	agreed       mark     // of a replicated log: the last committed frame
-	cuts         int      // how often TruncateAfter took something back
-	syncing      bool
-	tickDue      bool // SyncEvery has passed since the last sync began
+	pending       []*Batch // written, not yet committed
+	pendingSpare  []*Batch
+	pendingTail   tail      // end of what is written
+	pendingSeg    *segment  // where it is
+	durable       tail      // end of what is known durable
+	unsyncedSince time.Time // what is beyond durable was written then or later
+	agreed        mark      // of a replicated log: the last committed frame
+	cuts          int       // how often TruncateAfter took something back
+	syncing       bool
+	tickDue       bool // SyncEvery has passed since the last sync began
 
 	spares    []spare // segments to be, made by prepare, taken by write
 	nextSpare int     // number in the next spare's name

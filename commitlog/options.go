@@ -19,7 +19,9 @@ const (
 	DurabilitySync Durability = iota
 	// DurabilityUnsafeAsync: after the write to the page cache; a background sync
 	// begins within SyncEvery or 64 MiB. Survives the death of the process (kill
-	// -9), not of the machine: a power loss takes back acknowledged batches.
+	// -9), not of the machine: a power loss takes back acknowledged batches, those
+	// of the last 5 times SyncEvery or 256 MiB at most (one queue more of bytes),
+	// because callers wait for a disk that is so far behind.
 	DurabilityUnsafeAsync
 )
 
@@ -50,8 +52,8 @@ type Options struct {
 	// Durability is DurabilitySync unless something weaker is asked for.
 	Durability Durability
 
-	// SyncEvery bounds, in DurabilityUnsafeAsync, how long committed data may be in
-	// memory only. Zero means 200ms.
+	// SyncEvery is, in DurabilityUnsafeAsync, after what time a sync begins. Zero
+	// means 200ms.
 	SyncEvery time.Duration
 
 	// FrameBytes is the payload after which a frame is closed and the next batch

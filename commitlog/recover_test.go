@@ -195,6 +195,56 @@ func TestDamageToWhatWasDurableIsAnErrorAndChangesNothing(t *testing.T) {
 	}
 }
 
+// A bad frame may be followed by as much as was ever unsynced before there is one
+// that was written when the bad one was durable.
+func TestAFrameThatProvesDamageIsFoundAsFarAwayAsItCanBe(t *testing.T) {
+	for name, tt := range map[string]struct {
+		beyond int64
+		found  bool
+	}{
+		"next":             {0, true},
+		"a sync further":   {maxUnsynced, true},
+		"as far as it can": {asyncUnsynced + 32<<20, true},
+		"further":          {lookAheadBytes, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opt := Options{Dir: t.TempDir(), Logger: quiet, Fatal: func(error) {}} // on a disk: it is sparse there
+			l, err := Open(opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b Batch
+			b.Add(makeRecord(1, 100))
+			if err := l.Append(t.Context(), &b); err != nil {
+				t.Fatal(err)
+			}
+			s := l.last()
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			h := frameHeader{Index: 100, Term: 1, Hint: 2, Length: 8, Type: FrameRecords, Time: 1}
+			raw := make([]byte, frameHeaderLen)
+			h.encode(raw, s.nonce)
+			file, err := mmapfile.OS.Open(s.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := file.WriteAt(raw, int64(b.End()-s.base)+tt.beyond); err != nil {
+				t.Fatal(err)
+			}
+			file.Close()
+			l, err = Open(opt)
+			var corrupt *CorruptError
+			if found := errors.As(err, &corrupt) && corrupt.Pos == b.End() && errors.Is(err, ErrSequence); found != tt.found {
+				t.Errorf("found: %v, %v", found, err)
+			}
+			if err == nil {
+				l.Close()
+			}
+		})
+	}
+}
+
 // rewindCheckpoint makes Open scan from the start, as after a crash.
 func (im *logImage) rewindCheckpoint(t *testing.T) {
 	t.Helper()

@@ -35,6 +35,7 @@ func (l *Log) runSyncer() {
 		batches, end, seg, cuts := l.pending, l.pendingTail, l.pendingSeg, l.cuts
 		l.pending, l.pendingSpare = l.pendingSpare, nil
 		l.syncing, l.tickDue = true, false
+		began := time.Now()
 		// Held while mu says that seg is not durable yet: retention cannot have
 		// closed it.
 		seg.hold()
@@ -54,7 +55,7 @@ func (l *Log) runSyncer() {
 		l.mu.Lock()
 		l.syncing = false
 		if l.cuts == cuts { // or end may have been taken back, and something else be there
-			l.durable = end
+			l.durable, l.unsyncedSince = end, began
 			l.durableIndex.Store(end.index)
 		}
 		l.wakeWrite.Signal()

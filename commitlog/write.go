@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"path/filepath"
+	"time"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
@@ -19,13 +20,13 @@ const (
 	// to the page cache overlaps with the disk's work.
 	overlapBytes = 128 << 10
 
-	// maxUnsynced bounds what is written and not yet durable, give or take one
-	// queue, and asyncUnsynced does in DurabilityUnsafeAsync, where whoever waits for
-	// the disk waits for nothing: there it is more than a disk that keeps up ever
-	// has before it. Recovery looks this far beyond a bad frame for one that proves
-	// the bad one was committed.
+	// maxUnsynced bounds what is written and not yet durable, give or take one queue.
+	// In DurabilityUnsafeAsync it is asyncUnsynced, and no more than asyncAge times
+	// SyncEvery may have passed since the oldest of it was answered. Recovery looks
+	// this far beyond a bad frame for one that proves the bad one was committed.
 	maxUnsynced   = 16 << 20
 	asyncUnsynced = 256 << 20
+	asyncAge      = 5
 
 	// groupBytes and groupVecs bound one write.
 	groupBytes = 4 << 20
@@ -102,12 +103,7 @@ func (l *Log) take(done []*Batch) []*Batch {
 			return nil
 		}
 		if len(l.queue) > 0 {
-			busy, limit := l.syncing || len(l.pending) > 0, record.Position(maxUnsynced)
-			if l.opt.Durability != DurabilitySync {
-				busy, limit = false, asyncUnsynced
-			}
-			unsynced := l.pendingTail.pos - l.durable.pos
-			if unsynced == 0 || unsynced < limit && (!busy || l.queueBytes >= overlapBytes) {
+			if l.mayWrite() {
 				taken := l.queue
 				l.queue, l.queueSpare, l.queueBytes = l.queueSpare, nil, 0
 				l.wakeSubmit.Broadcast()
@@ -118,6 +114,20 @@ func (l *Log) take(done []*Batch) []*Batch {
 		}
 		l.wakeWrite.Wait()
 	}
+}
+
+// mayWrite reports whether what is queued may be written now, or has to wait for a
+// sync. It needs mu.
+func (l *Log) mayWrite() bool {
+	unsynced := l.pendingTail.pos - l.durable.pos
+	switch {
+	case unsynced == 0:
+		return true
+	case l.opt.Durability != DurabilitySync:
+		return unsynced < asyncUnsynced && time.Since(l.unsyncedSince) < asyncAge*l.opt.SyncEvery
+	}
+	busy := l.syncing || len(l.pending) > 0
+	return unsynced < maxUnsynced && (!busy || l.queueBytes >= overlapBytes)
 }
 
 // replan forgets the room that was planned for and not needed.
@@ -315,6 +325,9 @@ func (l *Log) handOver(w *writer) error {
 		err := l.err
 		l.mu.Unlock()
 		return err
+	}
+	if l.pendingTail.pos == l.durable.pos {
+		l.unsyncedSince = time.Now()
 	}
 	l.pendingTail, l.pendingSeg = w.tail, w.seg
 	if l.opt.Durability == DurabilitySync {

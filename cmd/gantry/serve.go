@@ -53,8 +53,9 @@ second signal ends it at once. Acknowledged messages survive either way.`,
 	flags.StringVar(&f.advertise, "advertise", "", "`HOST:PORT` that routes tell clients to dial (default: the address each client came by)")
 	flags.StringVar(&f.durability, "durability", "sync", "what an acknowledged message has survived:\n"+
 		"sync: it is on the disk (fdatasync, shared by all waiting senders)\n"+
-		"unsafe-async: it is in the page cache; a crash of the machine or a power cut loses\n"+
-		"the acknowledged messages of the last 200 ms, a crash of the broker alone none\n")
+		"unsafe-async: it is in the page cache, and a sync begins every 200 ms; a crash of the\n"+
+		"machine or a power cut loses what was acknowledged since the last one began, at most\n"+
+		"one second (senders wait for a disk that is slower), a crash of the broker alone none\n")
 	flags.DurationVar(&f.retentionAge, "retention-age", 0, "drop messages older than this, a segment at a time (0: keep)")
 	flags.DurationVar(&f.maxDelay, "max-delay", broker.DefaultMaxDelay, "refuse delivery times further ahead (the reference broker's limit is 24h)")
 	flags.Var(&f.retentionSize, "retention-size", "drop the oldest segments while the log is larger than this, as `SIZE` like 50GiB (0: keep)")

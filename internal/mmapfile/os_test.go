@@ -86,6 +86,43 @@ func TestAWriteBeyondTheSizeIsRefused(t *testing.T) {
 	}
 }
 
+func TestNextDataPassesOverNothingThatWasWritten(t *testing.T) {
+	const size = 8 << 20
+	f := create(t, size)
+	look := func(off, data int64) {
+		t.Helper()
+		// How much is passed over is the file system's business.
+		if next, err := f.NextData(off); err != nil || next < off || next > data {
+			t.Errorf("from %d on: %d, %v; there is data at %d", off, next, err, data)
+		}
+	}
+	look(0, size)
+	written := []int64{5000, 1 << 20, 1<<20 + 4096, size - 1}
+	for _, off := range written {
+		if _, err := f.WriteAt([]byte{1}, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		from := int64(0)
+		for _, off := range written {
+			look(from, off)
+			look(off, off)
+			from = off + 1
+		}
+		look(size, size)
+		if err := f.Datasync(); err != nil { // and once more when it is on the disk
+			t.Fatal(err)
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.NextData(0); err == nil {
+		t.Error("a closed file has data")
+	}
+}
+
 func TestAMappingShowsWritesAndAWritableOneMakesThem(t *testing.T) {
 	f := create(t, 64<<10)
 	r, err := f.Map()

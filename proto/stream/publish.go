@@ -36,7 +36,8 @@ type Batch struct {
 	Records []byte
 	Buffer  *Buffer
 	// Pieces are the records that were received, where gRPC put them: they are cut
-	// anywhere. They are the receiver's, to change too, until Held is released.
+	// anywhere, and 4 KiB or more on average. They are the receiver's, to change too,
+	// until Held is released.
 	Pieces [][]byte
 	Held   *Held
 }
@@ -110,13 +111,19 @@ func (r *PublishRequest) UnmarshalWire(data mem.BufferSlice) error {
 	return nil
 }
 
+// minPiece is how large pieces are on average that stay where they are: gRPC sends
+// 16 KiB in one. Those of who sends a byte at a time would hold far more memory
+// than they have bytes.
+const minPiece = 4 << 10
+
 // cut reads a request that is a batch with its records at the end, and leaves
 // those where they are.
 func (b *Batch) cut(data mem.BufferSlice) bool {
-	if len(data) == 0 {
+	size := data.Len()
+	if len(data) == 0 || len(data)-1 > size/minPiece {
 		return false
 	}
-	size, first := data.Len(), data[0].ReadOnlyData()
+	first := data[0].ReadOnlyData()
 	p, ok := message(first, publishBatch, size)
 	if !ok {
 		return false

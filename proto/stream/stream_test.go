@@ -34,7 +34,7 @@ func TestABatchIsWhatProtobufSaysItIs(t *testing.T) {
 			if err := proto.Unmarshal(raw, &got); err != nil || !proto.Equal(got.GetBatch(), want) {
 				t.Fatalf("protobuf reads %v, %v", got.GetBatch().GetSequence(), err)
 			}
-			for _, pieces := range []int{1, 3} {
+			for _, pieces := range []int{1, 3, len(raw)} {
 				var data mem.BufferSlice
 				for rest, i := raw, pieces; i > 0; i-- {
 					n := len(rest) / i
@@ -45,8 +45,8 @@ func TestABatchIsWhatProtobufSaysItIs(t *testing.T) {
 				if err := back.UnmarshalWire(data); err != nil {
 					t.Fatal(err)
 				}
-				if pieces == 1 && back.Batch.Held == nil {
-					t.Error("read by the library, not in place")
+				if large := pieces <= 1+len(raw)/minPiece; (back.Batch.Held != nil) != large {
+					t.Errorf("%d pieces, read in place: %v", pieces, !large)
 				}
 				sameBatch(t, &back.Batch, &b)
 				back.Release()
