@@ -183,8 +183,7 @@ func (b *Broker) rebuildIndex(ctx context.Context, snapshot []byte, to record.Po
 		case record.KindDelayed, record.KindTimerMove:
 			key := indexKey(rec, kind)
 			if _, seen := timers[key]; !seen {
-				// What was relocated before has a higher place if the bucket began anew.
-				timers[key] = max(record.OffsetOf(rec), moved.end(key))
+				timers[key] = record.OffsetOf(rec)
 			}
 		case record.KindRelocate:
 			return moved.collect(record.Command(rec), func(relocation) bool { return true })

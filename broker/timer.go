@@ -64,9 +64,8 @@ func (b *Broker) indexTimer(pos record.Position, rec []byte, kind record.Kind) e
 	if err != nil {
 		return err
 	}
-	if _, end, _ := b.index.Bounds(t.Key()); t.Place < end {
-		// The bucket had been let go of, and after a restart it began anew.
-		b.index.Delete(t.Key())
+	if _, end, ok := b.index.Bounds(t.Key()); ok && t.Place > end {
+		b.index.Delete(t.Key()) // the bucket had been let go of, and was made anew
 	}
 	return b.index.Put(t.Key(), t.Place, t.Entry())
 }

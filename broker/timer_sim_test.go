@@ -2,10 +2,9 @@ package broker
 
 import (
 	"context"
-	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,15 +14,23 @@ import (
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/internal/mmapfile/crashtest"
 )
 
 // Delayed messages under everything at once: a wall clock that jumps both ways,
 // recalls, other times, retention with segments of 64 KiB, restarts, kills, and
 // the loss of what can be made again. Each message is recalled or delivered once,
 // not before its time, and until then the broker says truly what it is.
+//
+//	go test ./broker -run WhateverHappens -timer-seed 123 -timer-rounds 20
+//
+// gives nearly the same run each time: the clock is the machine's.
 func TestDelayedMessagesWhateverHappens(t *testing.T) {
-	for range 3 {
-		seed := rand.Uint64()
+	for range *timerRounds {
+		seed := *timerSeed
+		if seed == 0 {
+			seed = rand.Uint64()
+		}
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			s := newTimerSim(t, seed)
 			for range 200 {
@@ -34,10 +41,15 @@ func TestDelayedMessagesWhateverHappens(t *testing.T) {
 	}
 }
 
+var (
+	timerRounds = flag.Int("timer-rounds", 3, "rounds of TestDelayedMessagesWhateverHappens")
+	timerSeed   = flag.Uint64("timer-seed", 0, "the seed of each round; 0 = a new one each time")
+)
+
 type timerSim struct {
 	t    *testing.T
 	rng  *rand.Rand
-	dir  string
+	disk *crashtest.FS
 	wall *wall
 	b    *Broker
 	n    int
@@ -54,7 +66,7 @@ type simTimer struct {
 }
 
 func newTimerSim(t *testing.T, seed uint64) *timerSim {
-	s := &timerSim{t: t, rng: rand.New(rand.NewPCG(seed, 4)), dir: t.TempDir(), wall: &wall{}, all: map[string]*simTimer{}}
+	s := &timerSim{t: t, rng: rand.New(rand.NewPCG(seed, 4)), disk: crashtest.New(), wall: &wall{}, all: map[string]*simTimer{}}
 	s.open()
 	makeTopic(t, s.b, "D", topic.Delay, 3)
 	makeTopic(t, s.b, "F", topic.Normal, 1)
@@ -62,7 +74,10 @@ func newTimerSim(t *testing.T, seed uint64) *timerSim {
 }
 
 func (s *timerSim) open() {
-	s.b = open(s.t, s.dir, retaining, s.wall.option, func(o *Options) { o.RetentionAge, o.RetentionSize = 0, 320<<10 })
+	s.b = open(s.t, "/data", retaining, s.wall.option, func(o *Options) {
+		o.FS, o.ArenaSize, o.KeySegmentEntries = s.disk, 64<<10, 64
+		o.RetentionAge, o.RetentionSize = 0, 320<<10
+	})
 }
 
 func (s *timerSim) step() {
@@ -204,22 +219,23 @@ func (s *timerSim) ask(id string) {
 func (s *timerSim) restart() {
 	lose := [][]string{nil, nil, {"consumequeue"}, {"keyindex"}, {"consumequeue", "keyindex"}}[s.rng.IntN(5)]
 	if s.rng.IntN(4) == 0 {
-		killed := s.t.TempDir() // the files as they are at this moment
-		for !s.b.checkpt.busy.CompareAndSwap(false, true) {
-			time.Sleep(time.Millisecond) // until a checkpoint is over
-		}
-		if err := os.CopyFS(killed, os.DirFS(s.dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			s.t.Fatal(err)
-		}
-		s.b.checkpt.busy.Store(false)
+		killed := s.disk.Kill()
 		closeBroker(s.t, s.b)
-		s.dir = killed
+		s.disk = killed
 	} else {
 		closeBroker(s.t, s.b)
+		s.disk = s.disk.Kill()
 	}
-	for _, l := range lose {
-		if err := os.RemoveAll(filepath.Join(s.dir, l)); err != nil {
+	for _, part := range lose {
+		dir := filepath.Join("/data", part)
+		names, err := s.disk.List(dir)
+		if err != nil {
 			s.t.Fatal(err)
+		}
+		for _, n := range names {
+			if err := s.disk.Remove(filepath.Join(dir, n)); err != nil {
+				s.t.Fatal(err)
+			}
 		}
 	}
 	s.open()

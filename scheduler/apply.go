@@ -26,7 +26,10 @@ func (s *Scheduler) add(t *Timer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.give(bucketOf(t.Due), t.Place)
-	b.mixed = b.mixed || t.Moved
+	if t.Moved {
+		b.mixed = true
+		s.moves++
+	}
 	b.pending++
 	s.pending++
 	s.plan(bucketOf(t.Due), b, t.Due, t.Place, t.To)
@@ -187,6 +190,7 @@ func (s *Scheduler) sweep(now int64) (gone []uint32) {
 // remove forgets a bucket, but for its queue in the index. Caller holds mu.
 func (s *Scheduler) remove(n uint32, b *bucket) {
 	s.forget(b)
+	s.gone = gone{max(s.gone.newest, n), max(s.gone.end, b.end)}
 	delete(s.buckets, n)
 	i, _ := slices.BinarySearch(s.order, n)
 	s.order = slices.Delete(s.order, i, i+1)

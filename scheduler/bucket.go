@@ -10,7 +10,7 @@ import (
 // Scheduler.mu guards it.
 type bucket struct {
 	// The state.
-	begin     record.QueueOffset // places before it were another bucket's, which was let go of
+	begin     record.QueueOffset // its first place: not 0 when it was let go of before, and made anew
 	end       record.QueueOffset // the places [begin, end) have been given
 	mixed     bool               // some entries have older positions than those before them
 	settled   settled            // fired, cancelled or moved; and what is before begin

@@ -26,7 +26,7 @@ var (
 func (s *Scheduler) Reserve(due int64, at record.QueueOffset) (Timer, error) {
 	n := bucketOf(due)
 	if err := s.take(n, at); err != nil {
-		return Timer{}, s.about(due, at, err)
+		return Timer{}, err
 	}
 	t, err := s.timerAt(n, at)
 	if err != nil {
@@ -51,7 +51,7 @@ func (s *Scheduler) Lookup(due int64, at record.QueueOffset) (Timer, error) {
 	err := s.status(n, at)
 	s.mu.Unlock()
 	if err != nil {
-		return Timer{}, s.about(due, at, err)
+		return Timer{}, err
 	}
 	t, err := s.timerAt(n, at)
 	if err != nil { // unless it was settled meanwhile
@@ -63,16 +63,6 @@ func (s *Scheduler) Lookup(due int64, at record.QueueOffset) (Timer, error) {
 		return Timer{}, ErrUnknown
 	}
 	return t, nil
-}
-
-// about returns what was decided about the timer at a place if it is due at due:
-// places are given again when a bucket has been let go of and the process
-// restarted.
-func (s *Scheduler) about(due int64, at record.QueueOffset, decided error) error {
-	if t, err := s.timerAt(bucketOf(due), at); err == nil && t.Due != due {
-		return ErrUnknown
-	}
-	return decided
 }
 
 func (s *Scheduler) timerAt(n uint32, at record.QueueOffset) (Timer, error) {
@@ -144,28 +134,39 @@ func (s *Scheduler) Each(from, to int64, f func(Timer) bool) error {
 }
 
 // Below calls f for the pending timers whose payload is below pos, until f
-// returns false.
+// returns false. None is passed over, though it be moved meanwhile from a bucket
+// that is still to be looked at into one that was: then f may be called for some
+// again.
 func (s *Scheduler) Below(pos record.Position, f func(Timer) bool) error {
 	more := true
 	var mem scanMemory
-	for _, n := range s.list() {
-		if !more {
-			break
-		}
-		err := s.scan(n, &mem, func(t Timer) bool {
-			if t.Position < pos {
-				more = f(t)
-				return more
+	for moves := -1; more && moves != s.countMoves(); {
+		moves = s.countMoves()
+		for _, n := range s.list() {
+			if !more {
+				break
 			}
-			// Positions ascend, but for those that were copied forward and, in a mixed
-			// bucket, those that were moved.
-			return t.Copied || s.isMixed(n)
-		})
-		if err != nil {
-			return err
+			err := s.scan(n, &mem, func(t Timer) bool {
+				if t.Position < pos {
+					more = f(t)
+					return more
+				}
+				// Positions ascend, but for those that were copied forward and, in a mixed
+				// bucket, those that were moved.
+				return t.Copied || s.isMixed(n)
+			})
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func (s *Scheduler) countMoves() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.moves
 }
 
 func (s *Scheduler) isMixed(n uint32) bool {

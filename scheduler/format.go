@@ -58,6 +58,8 @@ import (
 //	               uvarint n, then n words of 8 bytes for what follows
 //	    cancelled: uvarint n, then n words, from place 0 on; a subset of settled
 //	    no last word is 0, and the first of settled is not all ones
+//	uvarint the newest bucket that was let go of   missing in snapshots of
+//	uvarint the highest place given in one, + 1    older builds: 0
 const (
 	bucketBits = 20
 	bucketMs   = 1 << bucketBits
@@ -322,7 +324,7 @@ func (s *Scheduler) AppendSnapshot(dst []byte) []byte {
 		dst = b.cancelled.append(b.settled.rest.append(dst))
 		last = n
 	}
-	return dst
+	return binary.AppendUvarint(binary.AppendUvarint(dst, uint64(s.gone.newest)), uint64(s.gone.end))
 }
 
 // Restore replaces the state by what AppendSnapshot wrote. The caller checks d.
@@ -343,6 +345,9 @@ func (s *Scheduler) Restore(d *record.Decoder) {
 		}
 		s.insert(n, b)
 		s.pending += b.pending
+	}
+	if d.Len() > 0 {
+		s.gone = gone{d.Uint32(), record.QueueOffset(d.Uint32())}
 	}
 }
 

@@ -30,11 +30,23 @@ type Scheduler struct {
 	buckets map[uint32]*bucket
 	order   []uint32 // keys of buckets
 	pending int64
+	gone    gone
 	wheels  []*wheel // the earliest first
 	spare   *wheel
 	seen    int64 // the wall's newest time, Unix ms
 	wakeAt  int64 // when Run wakes by itself; 0 while it is awake
 	kick    chan struct{}
+	moves   int // timers that were moved in the life of the process
+}
+
+// gone is what is remembered of buckets that were let go of, so that a place is
+// given once, whatever the wall's clock does: bucket and place name a timer, in
+// records that a rebuild of the index reads long after. A bucket is let go of when
+// the records' time has passed it, and those times never go back; so a bucket after
+// the newest of them is new, and any other goes on where the longest of them ended.
+type gone struct {
+	newest uint32
+	end    record.QueueOffset // no place of a bucket that is gone is this or higher
 }
 
 // New returns a scheduler without timers that fires by the clock wall.
@@ -44,7 +56,7 @@ func New(index Index, wall func() time.Time) *Scheduler {
 
 // clear forgets everything. Caller holds mu.
 func (s *Scheduler) clear() {
-	s.buckets, s.order, s.pending, s.wheels, s.sweepAt = map[uint32]*bucket{}, nil, 0, nil, 0
+	s.buckets, s.order, s.pending, s.gone, s.wheels, s.sweepAt = map[uint32]*bucket{}, nil, 0, gone{}, nil, 0
 }
 
 // insert adds a bucket. Caller holds mu.
@@ -58,8 +70,12 @@ func (s *Scheduler) insert(n uint32, b *bucket) {
 func (s *Scheduler) Next(key record.QueueKey) record.QueueOffset {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b := s.buckets[key.Queue()]; b != nil {
+	n := key.Queue()
+	if b := s.buckets[n]; b != nil {
 		return b.end
+	}
+	if n <= s.gone.newest {
+		return s.gone.end
 	}
 	return 0
 }
