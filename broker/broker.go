@@ -230,11 +230,11 @@ func (b *Broker) open(ctx context.Context) error {
 	if cp.Position > b.wal.Committed() {
 		return fmt.Errorf("broker: the checkpoint is at %d but the log ends at %d: the log has lost its end", cp.Position, b.wal.Committed())
 	}
-	rebuild, err := b.restore(cp, found, len(skipped) == 0, indexDir)
+	rebuild, err := b.restore(cp, found, indexDir)
 	if err != nil {
 		return err
 	}
-	rebuildKeys, err := b.openKeys(cp, found, len(skipped) == 0, keysDir)
+	rebuildKeys, err := b.openKeys(cp, found, keysDir)
 	if err != nil {
 		return err
 	}

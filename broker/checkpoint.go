@@ -20,7 +20,7 @@ type checkpointer struct {
 	// second snapshot would let go, the first may still name.
 	busy atomic.Bool
 
-	last record.Position // newest written; the run goroutine's, then final's
+	last record.Position // newest that is good; the run goroutine's, then final's
 
 	// replayFrom is the checkpoint before the newest: a restart that finds the
 	// newest damaged replays from here, so older log is not needed.
@@ -66,10 +66,10 @@ func (c *checkpointer) write(cp dispatch.Checkpoint) error {
 	if err := c.b.keys.Flush(); err != nil {
 		return fmt.Errorf("broker: flush the key index: %w", err)
 	}
-	if err := dispatch.WriteCheckpoint(c.b.opts.FS, c.dir, cp); err != nil {
+	if err := dispatch.WriteCheckpoint(c.b.opts.FS, c.dir, cp, c.last); err != nil {
 		return err
 	}
-	if err := c.b.index.Persisted(); err != nil {
+	if err := c.b.index.Persisted(cp.Position); err != nil {
 		return fmt.Errorf("broker: %w", err)
 	}
 	if err := c.b.keys.Persisted(); err != nil {

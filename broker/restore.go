@@ -95,9 +95,9 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 }
 
 // restore loads a checkpoint. rebuild says that the index must be made again
-// from the log: its files are gone or damaged, or the checkpoint is not the
-// newest, and pages that were free later may belong to other queues by now.
-func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir string) (rebuild bool, err error) {
+// from the log: its files are gone or damaged, or the checkpoint is older than
+// another that there was, and the index has gone on with that.
+func (b *Broker) restore(cp dispatch.Checkpoint, found bool, indexDir string) (rebuild bool, err error) {
 	var indexSnapshot []byte
 	if found {
 		if n := len(cp.Sections); n < sectionsBefore || n > sectionCount {
@@ -129,15 +129,15 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found, newest bool, indexDir st
 		indexSnapshot = cp.Sections[sectionIndex]
 	}
 	opts := consumequeue.Options{FS: b.opts.FS, ArenaSize: b.opts.ArenaSize, Logger: b.log}
-	if found && newest {
-		if b.index, err = consumequeue.Open(indexDir, opts, indexSnapshot); err == nil {
+	if found {
+		if b.index, err = consumequeue.Open(indexDir, opts, indexSnapshot, cp.Position); err == nil {
 			return false, nil
 		}
 		b.log.Warn("the consume queues do not fit the checkpoint: they are rebuilt from the log", "error", err)
 	}
 	// What is there belongs to no checkpoint: without one Open removes it, and replay
 	// fills it.
-	b.index, err = consumequeue.Open(indexDir, opts, nil)
+	b.index, err = consumequeue.Open(indexDir, opts, nil, 0)
 	return found, err
 }
 

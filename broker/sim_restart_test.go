@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,11 +47,14 @@ func (s *sim) crash() {
 			s.lose(disk, part)
 		}
 	}
+	if s.r.IntN(4) == 0 {
+		s.loseCheckpoint(disk)
+	}
 	s.again(disk, want, index)
 }
 
-// lose removes a directory's files. When the log's beginning is gone the newest
-// checkpoint is damaged instead: without any there is no way back.
+// lose removes a directory's files. When the log's beginning is gone only the newest
+// checkpoint goes: without any there is no way back.
 func (s *sim) lose(disk *crashtest.FS, part string) {
 	dir := filepath.Join("/data", part)
 	names, err := disk.List(dir)
@@ -59,17 +63,7 @@ func (s *sim) lose(disk *crashtest.FS, part string) {
 	}
 	s.must(err)
 	if part == "state" && s.b.wal.Trimmed() {
-		if len(names) < 2 {
-			return
-		}
-		newest, older := names[len(names)-1], names[len(names)-2]
-		b, err := mmapfile.ReadFile(disk, filepath.Join(dir, older))
-		s.must(err)
-		if _, err := dispatch.ParseCheckpoint(b); err != nil {
-			return // damaged the last time
-		}
-		s.logf("with %s damaged", newest)
-		s.must(mmapfile.WriteFile(disk, filepath.Join(dir, newest), []byte("no checkpoint")))
+		s.loseCheckpoint(disk)
 		return
 	}
 	s.logf("without %s %v", part, names)
@@ -77,6 +71,26 @@ func (s *sim) lose(disk *crashtest.FS, part string) {
 		s.must(disk.Remove(filepath.Join(dir, n)))
 	}
 	s.must(disk.SyncDir(dir))
+}
+
+// loseCheckpoint removes or damages the newest checkpoint. The one before it, if
+// there was one, is good.
+func (s *sim) loseCheckpoint(disk *crashtest.FS) {
+	const dir = "/data/state"
+	names, err := disk.List(dir)
+	s.must(err)
+	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, ".ckpt") })
+	if len(names) < 2 {
+		return
+	}
+	newest := filepath.Join(dir, names[len(names)-1])
+	if s.r.IntN(2) == 0 {
+		s.logf("without %s", newest)
+		s.must(disk.Remove(newest))
+		return
+	}
+	s.logf("with %s damaged", newest)
+	s.must(mmapfile.WriteFile(disk, newest, []byte("no checkpoint")))
 }
 
 // again starts the broker on the disk, after a while if downtime is wanted, and

@@ -121,7 +121,7 @@ func (s *Store) addArena() error {
 		f.Close()
 		return errors.Join(err, s.fs.Remove(f.Name()))
 	}
-	encodeArenaHeader(b, name, s.arenaSize)
+	encodeArenaHeader(b, name, s.arenaSize, 0)
 	s.mapped.release(a)
 	a.dirty.Store(true)
 	s.entriesAdded.Store(true)

@@ -45,7 +45,7 @@ func (c *crashRun) recover() (*crashtest.FS, *Store) {
 	survival := crashtest.Survivals[c.r.IntN(len(crashtest.Survivals))]
 	c.crashes[survival]++
 	fs := c.fs.Crash(survival, c.r)
-	s, err := Open("/index", c.opts(fs), c.snapshot)
+	s, err := Open("/index", c.opts(fs), c.snapshot, record.Position(c.at))
 	if err != nil {
 		c.t.Fatalf("%v survives: %v", survival, err)
 	}
@@ -88,7 +88,7 @@ func TestAnyCrashIsRecoveredFromTheLastSnapshot(t *testing.T) {
 		c.steps(c.r.IntN(100))
 		c.snapshot, c.at = snapshot, at
 		c.steps(c.r.IntN(100))
-		if err := c.s.Persisted(); err != nil {
+		if err := c.s.Persisted(record.Position(at)); err != nil {
 			t.Fatal(err)
 		}
 		if c.r.IntN(3) == 0 { // go on in the world after the crash
@@ -125,7 +125,7 @@ func TestEveryFailedCallIsReportedAndHarmsNothing(t *testing.T) {
 			return broken
 		})
 		opts := Options{FS: fs, ArenaSize: smallArena, MaxMapped: smallArena}
-		s, err := Open("/index", opts, nil)
+		s, err := Open("/index", opts, nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestEveryFailedCallIsReportedAndHarmsNothing(t *testing.T) {
 				snap := s.AppendSnapshot(nil)
 				if err = s.Flush(); err == nil {
 					snapshot, at = snap, i+1
-					errs = append(errs, s.Persisted())
+					errs = append(errs, s.Persisted(record.Position(at)))
 				}
 			}
 			if err != nil {
@@ -155,7 +155,7 @@ func TestEveryFailedCallIsReportedAndHarmsNothing(t *testing.T) {
 			t.Fatalf("%+v failed: %v", *failed, err)
 		}
 		opts.FS = fs.Crash(crashtest.None, nil)
-		if s, err = Open("/index", opts, snapshot); err != nil {
+		if s, err = Open("/index", opts, snapshot, record.Position(at)); err != nil {
 			t.Fatalf("%+v failed: reopen: %v", *failed, err)
 		}
 		for j := at; j < 3000; j++ {

@@ -22,6 +22,7 @@
 //     cannot pass for another queue's entry.
 //   - Freed pages are not reused until a snapshot without them is durable
 //     ([Store.Persisted]): the one before would find another queue's entries there.
+//     The arena says so from then on, so that nobody opens it with that.
 //   - Entries are stored through a mapping, so Put makes no system call and cannot
 //     report a failed write: [Store.Flush] does, and is then final.
 //   - An empty queue has no pages, but keeps its bounds.

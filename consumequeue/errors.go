@@ -8,8 +8,9 @@ import (
 )
 
 var (
-	// ErrMissing: the snapshot names an arena that is not there, is short, or is
-	// another one. Open an empty store instead and replay the log.
+	// ErrMissing: the snapshot names an arena that is not there, is short, is
+	// another one, or has given pages to other queues since. Open an empty store
+	// instead and replay the log.
 	ErrMissing = errors.New("consumequeue: arena missing")
 	// ErrSnapshot: the bytes are not a snapshot of this format. As ErrMissing.
 	ErrSnapshot = errors.New("consumequeue: bad snapshot")

@@ -22,12 +22,17 @@ import (
 //
 //	off size
 //	 0   8   magic   "GANTRYCQ"
-//	 8   4   version 1
+//	 8   4   version 2
 //	12   4   id      the number in the file's name
 //	16   8   size    of the file in bytes
 //	24   8   nonce   random, also in the snapshot: a file of the same name from
 //	                 another life of the store is not this arena
-//	32   4   crc     CRC-32C of bytes [0, 32)
+//	32   8   floor   position in the log of the snapshot after which pages of the
+//	                 arena were last freed to be used again, 0 = never: older
+//	                 snapshots would find other queues' entries there
+//	40   4   crc     CRC-32C of bytes [0, 40)
+//
+// Version 1 had no floor. Its arenas are taken for missing.
 //
 // Entry:
 //
@@ -63,8 +68,8 @@ import (
 // Free space is not written: it is what no extent covers.
 const (
 	arenaMagic      = "GANTRYCQ"
-	arenaVersion    = 1
-	arenaHeaderLen  = 36
+	arenaVersion    = 2
+	arenaHeaderLen  = 44
 	snapshotMagic   = "GCQS"
 	snapshotVersion = 1
 
@@ -182,25 +187,30 @@ type arenaName struct {
 	nonce uint64
 }
 
-func encodeArenaHeader(b []byte, name arenaName, size int64) {
+func encodeArenaHeader(b []byte, name arenaName, size int64, floor record.Position) {
 	copy(b, arenaMagic)
 	le.PutUint32(b[8:], arenaVersion)
 	le.PutUint32(b[12:], name.id)
 	le.PutUint64(b[16:], uint64(size))
 	le.PutUint64(b[24:], name.nonce)
-	le.PutUint32(b[32:], record.CRC(b[:32]))
+	le.PutUint64(b[32:], uint64(floor))
+	le.PutUint32(b[40:], record.CRC(b[:40]))
 }
 
-func checkArenaHeader(b []byte, name arenaName, size int64) error {
+// checkArenaHeader checks that a header is of the arena that a snapshot as of at
+// names.
+func checkArenaHeader(b []byte, name arenaName, size int64, at record.Position) error {
 	switch {
 	case len(b) < arenaHeaderLen || string(b[:8]) != arenaMagic:
 		return errors.New("not an arena")
 	case le.Uint32(b[8:]) != arenaVersion:
 		return fmt.Errorf("version %d, this build reads %d", le.Uint32(b[8:]), arenaVersion)
-	case le.Uint32(b[32:]) != record.CRC(b[:32]):
+	case le.Uint32(b[40:]) != record.CRC(b[:40]):
 		return errors.New("header checksum mismatch")
 	case le.Uint32(b[12:]) != name.id || le.Uint64(b[16:]) != uint64(size) || le.Uint64(b[24:]) != name.nonce:
 		return errors.New("another arena than the snapshot names")
+	case record.Position(le.Uint64(b[32:])) > at:
+		return fmt.Errorf("pages were used again after a snapshot at %d, this one is at %d", le.Uint64(b[32:]), at)
 	}
 	return nil
 }

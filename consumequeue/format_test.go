@@ -66,19 +66,19 @@ func TestZeroesAreNoEntry(t *testing.T) {
 func TestEveryFlippedBitOfAnArenaHeaderIsDetected(t *testing.T) {
 	name := arenaName{7, 0x0123456789abcdef}
 	b := make([]byte, arenaHeaderLen)
-	encodeArenaHeader(b, name, 64<<20)
-	if err := checkArenaHeader(b, name, 64<<20); err != nil {
+	encodeArenaHeader(b, name, 64<<20, 100)
+	if err := checkArenaHeader(b, name, 64<<20, 100); err != nil {
 		t.Fatal(err)
 	}
 	for bit := range len(b) * 8 {
 		d := bytes.Clone(b)
 		d[bit/8] ^= 1 << (bit % 8)
-		if checkArenaHeader(d, name, 64<<20) == nil {
+		if checkArenaHeader(d, name, 64<<20, 100) == nil {
 			t.Errorf("bit %d flipped: not detected", bit)
 		}
 	}
 	for what, n := range map[string]arenaName{"id": {8, name.nonce}, "nonce": {7, 1}} {
-		if checkArenaHeader(b, n, 64<<20) == nil {
+		if checkArenaHeader(b, n, 64<<20, 100) == nil {
 			t.Errorf("accepted with another %s", what)
 		}
 	}

@@ -244,7 +244,7 @@ func TestStoreBehavesLikeAModel(t *testing.T) {
 	dir := t.TempDir()
 	r := testSeed(t)
 	opts := Options{ArenaSize: 256 << 10, MaxMapped: 4 << 20}
-	s, err := Open(dir, opts, nil)
+	s, err := Open(dir, opts, nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,14 +267,14 @@ func TestStoreBehavesLikeAModel(t *testing.T) {
 		case p < 10:
 			snapshot = s.AppendSnapshot(nil)
 			snapAt = len(log)
-			if err := errors.Join(s.Flush(), s.Persisted()); err != nil {
+			if err := errors.Join(s.Flush(), s.Persisted(0)); err != nil {
 				t.Fatal(err)
 			}
 		case p < 15:
 			compare(t, s, m)
 		case p < 17:
 			s.Close()
-			if s, err = Open(dir, opts, snapshot); err != nil {
+			if s, err = Open(dir, opts, snapshot, 0); err != nil {
 				t.Fatalf("reopen after %d: %v", i, err)
 			}
 			from := snapAt
@@ -299,7 +299,7 @@ func TestStoreBehavesLikeAModel(t *testing.T) {
 	// Nothing is left of a store that is emptied.
 	err = s.DropBefore(w.pos)
 	s.AppendSnapshot(nil)
-	if err := errors.Join(err, s.Persisted()); err != nil {
+	if err := errors.Join(err, s.Persisted(0)); err != nil {
 		t.Fatal(err)
 	}
 	if st := s.Stats(); st.Arenas != 0 || st.LivePages+st.FreePages+st.ParkedPages != 0 {
@@ -368,7 +368,7 @@ func TestEqualStatesGiveEqualSnapshots(t *testing.T) {
 	dir := t.TempDir()
 	r := testSeed(t)
 	opts := Options{FS: mmapfile.OS, ArenaSize: 256 << 10}
-	s, err := Open(dir, opts, nil)
+	s, err := Open(dir, opts, nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,10 +380,10 @@ func TestEqualStatesGiveEqualSnapshots(t *testing.T) {
 		apply(t, s, o)
 	}
 	first := s.AppendSnapshot(nil)
-	if err := errors.Join(s.Flush(), s.Persisted(), s.Close()); err != nil {
+	if err := errors.Join(s.Flush(), s.Persisted(0), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	s, err = Open(dir, opts, first)
+	s, err = Open(dir, opts, first, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

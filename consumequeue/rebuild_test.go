@@ -7,7 +7,7 @@ import (
 )
 
 func TestRebuiltQueueWithoutMessagesNumbersOn(t *testing.T) {
-	s, err := Open(t.TempDir(), Options{}, nil)
+	s, err := Open(t.TempDir(), Options{}, nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +24,7 @@ func TestRebuiltQueueWithoutMessagesNumbersOn(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	s, err = Open(t.TempDir(), Options{}, nil)
+	s, err = Open(t.TempDir(), Options{}, nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

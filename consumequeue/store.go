@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,14 +91,16 @@ type Store struct {
 }
 
 // Open opens the store in dir, which is made if need be. snapshot is what
-// AppendSnapshot returned before the last Persisted; nil makes an empty store.
-// Files that the snapshot does not name are removed: they are of no use to
-// anybody. The caller sees to it that only one store is open in dir.
+// AppendSnapshot returned, as of the position at, before the last Persisted; nil
+// makes an empty store. Files that the snapshot does not name are removed: they
+// are of no use to anybody. The caller sees to it that only one store is open in
+// dir.
 //
-// ErrMissing when a file that the snapshot names is not there or not the one it
-// names, ErrSnapshot when the snapshot is damaged. Then nothing was changed, and
-// the way out is to open with nil and replay the whole log.
-func Open(dir string, opts Options, snapshot []byte) (_ *Store, err error) {
+// ErrMissing when a file that the snapshot names is not there, not the one it
+// names, or no longer as an older snapshot needs it; ErrSnapshot when the snapshot
+// is damaged. Then nothing was changed, and the way out is to open with nil and
+// replay the whole log.
+func Open(dir string, opts Options, snapshot []byte, at record.Position) (_ *Store, err error) {
 	opts, err = opts.withDefaults()
 	if err != nil {
 		return nil, err
@@ -127,7 +130,7 @@ func Open(dir string, opts Options, snapshot []byte) (_ *Store, err error) {
 	if err := s.fs.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("consumequeue: %w", err)
 	}
-	if err := s.restore(img); err != nil {
+	if err := s.restore(img, at); err != nil {
 		return nil, err
 	}
 	if err := wipe(s.fs, dir, *s.table.Load()); err != nil {
@@ -136,10 +139,10 @@ func Open(dir string, opts Options, snapshot []byte) (_ *Store, err error) {
 	return s, nil
 }
 
-func (s *Store) restore(img *image) error {
+func (s *Store) restore(img *image, at record.Position) error {
 	var table []*arena
 	for _, name := range img.arenas {
-		f, err := s.openArena(name)
+		f, err := s.openArena(name, at)
 		if err != nil {
 			return err
 		}
@@ -166,7 +169,7 @@ func (s *Store) restore(img *image) error {
 	return nil
 }
 
-func (s *Store) openArena(name arenaName) (mmapfile.File, error) {
+func (s *Store) openArena(name arenaName, at record.Position) (mmapfile.File, error) {
 	path := filepath.Join(s.dir, arenaFile(name.id))
 	f, err := s.fs.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -184,7 +187,7 @@ func (s *Store) openArena(name arenaName) (mmapfile.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("consumequeue: %s: %w", path, err)
 	}
-	if err := checkArenaHeader(head[:], name, s.arenaSize); err != nil {
+	if err := checkArenaHeader(head[:], name, s.arenaSize, at); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%w: %s: %w", ErrMissing, path, err)
 	}
@@ -276,15 +279,31 @@ func (s *Store) sync() error {
 	return nil
 }
 
-// Persisted says that the snapshot appended last is durable and the one before
-// it will not be used again. Pages that it does not name can be given to other
-// queues from here on, and files that it does not name are removed. An error means
-// that a file could not be; the next Persisted tries again.
-func (s *Store) Persisted() error {
+// Persisted says that the snapshot appended last is durable, as of the position
+// at, and that those before it will not be needed again. Pages that it does not
+// name can be given to other queues from here on, and files that it does not name
+// are removed: Open refuses older snapshots then. An error of a removal is of no
+// consequence, the next Persisted tries again; any other is as of Flush.
+func (s *Store) Persisted(at record.Position) error {
 	s.checkpoint.Lock()
 	defer s.checkpoint.Unlock()
 	s.writer.Lock()
 	if err := s.failed; err != nil {
+		s.writer.Unlock()
+		return err
+	}
+	var reused []*arena
+	for _, r := range s.covered {
+		if a := s.arenaOf(r.page); !a.leaving && !slices.Contains(reused, a) {
+			reused = append(reused, a)
+		}
+	}
+	s.writer.Unlock()
+	err := s.raiseFloor(reused, at)
+	s.writer.Lock()
+	if err != nil {
+		err = fmt.Errorf("consumequeue: %w", err)
+		s.failed = err
 		s.writer.Unlock()
 		return err
 	}
@@ -316,6 +335,22 @@ func (s *Store) Persisted() error {
 		s.log.Debug("removed index arena", "arena", a.file.Name())
 	}
 	return errors.Join(errs...)
+}
+
+// raiseFloor makes it durable that snapshots from before at do not fit arenas any
+// more.
+func (s *Store) raiseFloor(arenas []*arena, at record.Position) error {
+	for _, a := range arenas {
+		var head [arenaHeaderLen]byte
+		encodeArenaHeader(head[:], a.arenaName, s.arenaSize, at)
+		if _, err := a.file.WriteAt(head[:], 0); err != nil {
+			return err
+		}
+		if err := a.file.Datasync(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Stats is a picture of a store for its operator.

@@ -18,7 +18,7 @@ const smallArena = 64 << 10
 
 func open(t testing.TB, dir string, opts Options, snapshot []byte) *Store {
 	t.Helper()
-	s, err := Open(dir, opts, snapshot)
+	s, err := Open(dir, opts, snapshot, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func checkRange(t testing.TB, s *Store, key record.QueueKey, from, to record.Que
 func checkpoint(t testing.TB, s *Store) []byte {
 	t.Helper()
 	snap := s.AppendSnapshot(nil)
-	if err := errors.Join(s.Flush(), s.Persisted()); err != nil {
+	if err := errors.Join(s.Flush(), s.Persisted(0)); err != nil {
 		t.Fatal(err)
 	}
 	return snap
@@ -228,7 +228,7 @@ func TestFreedPagesWaitForTheNextSnapshot(t *testing.T) {
 	}
 	fill(t, s, record.Key(2, 1), 0, 1)
 	want("before it is persisted", 2, all)
-	if err := s.Persisted(); err != nil {
+	if err := s.Persisted(0); err != nil {
 		t.Fatal(err)
 	}
 	want("persisted", 2, 1)
@@ -236,6 +236,52 @@ func TestFreedPagesWaitForTheNextSnapshot(t *testing.T) {
 		fill(t, s, record.Key(3, q), 0, 1)
 	}
 	want("reused", 2, 1)
+}
+
+// The one before the newest is needed when that is lost. It is good as long as
+// nothing was put where it says that something else is.
+func TestOlderSnapshotIsGoodUntilPagesAreUsedAgain(t *testing.T) {
+	dir := t.TempDir()
+	opts := Options{ArenaSize: smallArena}
+	s := open(t, dir, opts, nil)
+	persist := func(at record.Position) []byte {
+		t.Helper()
+		snap := s.AppendSnapshot(nil)
+		if err := errors.Join(s.Flush(), s.Persisted(at)); err != nil {
+			t.Fatal(err)
+		}
+		return snap
+	}
+	reopen := func(snap []byte, at record.Position) error {
+		s.Close()
+		again, err := Open(dir, opts, snap, at)
+		if err == nil {
+			s = again
+			t.Cleanup(func() { again.Close() })
+		}
+		return err
+	}
+	key, other := record.Key(1, 1), record.Key(1, 2)
+	fill(t, s, key, 0, 300)
+	fill(t, s, other, 0, 100)
+	first := persist(10)
+	fill(t, s, other, 100, 150)
+	persist(20)
+	if err := reopen(first, 10); err != nil {
+		t.Fatalf("nothing was freed: %v", err)
+	}
+	checkRange(t, s, key, 0, 300)
+	checkRange(t, s, other, 0, 100)
+	s.Delete(key)
+	third := persist(30)
+	fill(t, s, record.Key(1, 3), 0, 300) // where key was
+	if err := reopen(first, 10); !errors.Is(err, ErrMissing) {
+		t.Fatalf("got %v, want ErrMissing", err)
+	}
+	if err := reopen(third, 30); err != nil {
+		t.Fatal(err)
+	}
+	checkRange(t, s, other, 0, 100)
 }
 
 func TestAnArenaWithoutQueuesIsRemoved(t *testing.T) {
@@ -246,7 +292,7 @@ func TestAnArenaWithoutQueuesIsRemoved(t *testing.T) {
 	s.DeleteTopic(1)
 	snap := s.AppendSnapshot(nil)
 	fill(t, s, record.Key(3, 0), 0, 100) // not into an arena that leaves
-	if err := errors.Join(s.Flush(), s.Persisted()); err != nil {
+	if err := errors.Join(s.Flush(), s.Persisted(0)); err != nil {
 		t.Fatal(err)
 	}
 	names, err := mmapfile.OS.List(dir)
@@ -270,7 +316,7 @@ func TestOpenRefusesFilesTheSnapshotDoesNotMean(t *testing.T) {
 		"zeroes":  func(p string) error { return os.WriteFile(p, make([]byte, smallArena), 0o600) },
 		"another life": func(p string) error {
 			b := make([]byte, smallArena)
-			encodeArenaHeader(b, arenaName{0, 1}, smallArena)
+			encodeArenaHeader(b, arenaName{0, 1}, smallArena, 0)
 			return os.WriteFile(p, b, 0o600)
 		},
 	} {
@@ -284,7 +330,7 @@ func TestOpenRefusesFilesTheSnapshotDoesNotMean(t *testing.T) {
 			if err := damage(filepath.Join(dir, arenaFile(0))); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Open(dir, Options{}, snap); !errors.Is(err, ErrMissing) {
+			if _, err := Open(dir, Options{}, snap, 0); !errors.Is(err, ErrMissing) {
 				t.Fatalf("got %v, want ErrMissing", err)
 			}
 			s = open(t, dir, Options{ArenaSize: smallArena}, nil) // the way out
@@ -303,7 +349,7 @@ func TestOpenRefusesASnapshotThatGivesAPageTwice(t *testing.T) {
 	s.lookup(record.Key(1, 1)).extents()[0].page = s.lookup(record.Key(1, 2)).extents()[0].page
 	snap := s.AppendSnapshot(nil)
 	s.Close()
-	if _, err := Open(dir, Options{}, snap); !errors.Is(err, ErrSnapshot) {
+	if _, err := Open(dir, Options{}, snap, 0); !errors.Is(err, ErrSnapshot) {
 		t.Fatalf("got %v, want ErrSnapshot", err)
 	}
 }
@@ -454,7 +500,7 @@ func TestAClosedStoreSaysSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := s.Read(record.Key(1, 1), 0, make([]Entry, 1))
-	for what, err := range map[string]error{"read": err, "put": s.Put(record.Key(1, 1), 1, entryAt(1)), "flush": s.Flush(), "persisted": s.Persisted()} {
+	for what, err := range map[string]error{"read": err, "put": s.Put(record.Key(1, 1), 1, entryAt(1)), "flush": s.Flush(), "persisted": s.Persisted(0)} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -462,7 +508,7 @@ func TestAClosedStoreSaysSo(t *testing.T) {
 }
 
 func TestOptionsNameEveryBadField(t *testing.T) {
-	_, err := Open(t.TempDir(), Options{ArenaSize: 100 << 10, MaxMapped: -1}, nil)
+	_, err := Open(t.TempDir(), Options{ArenaSize: 100 << 10, MaxMapped: -1}, nil, 0)
 	if err == nil || !strings.Contains(err.Error(), "ArenaSize") || !strings.Contains(err.Error(), "MaxMapped") {
 		t.Fatal(err)
 	}

@@ -23,13 +23,12 @@ import (
 //	16   8   position: everything below is applied
 //	24   n   sections: each uvarint length and that many bytes
 //
-// The newest two are kept. The consume queues' files are flushed before a
-// checkpoint that describes them is written.
+// The newest and the one before it are kept. The consume queues' files are flushed
+// before a checkpoint that describes them is written.
 const (
 	checkpointMagic   = "GNTRYCKP"
 	checkpointVersion = 1
 	checkpointHeader  = 24
-	checkpointsKept   = 2
 )
 
 // Checkpoint is a decoded checkpoint. Sections alias the file's bytes.
@@ -79,17 +78,23 @@ func ParseCheckpoint(b []byte) (Checkpoint, error) {
 
 const checkpointSuffix = ".ckpt"
 
-// WriteCheckpoint makes c durable in dir and removes older ones than are kept.
-func WriteCheckpoint(fsys mmapfile.FS, dir string, c Checkpoint) error {
-	name := filepath.Join(dir, fmt.Sprintf("%020d%s", c.Position, checkpointSuffix))
-	if err := mmapfile.WriteFile(fsys, name, AppendCheckpoint(nil, c)); err != nil {
+func checkpointFile(at record.Position) string { return fmt.Sprintf("%020d%s", at, checkpointSuffix) }
+
+// WriteCheckpoint makes c durable in dir and removes all others but the one at
+// before, which is known to be good: a file that is damaged must not count.
+func WriteCheckpoint(fsys mmapfile.FS, dir string, c Checkpoint, before record.Position) error {
+	kept := []string{checkpointFile(c.Position), checkpointFile(before)}
+	if err := mmapfile.WriteFile(fsys, filepath.Join(dir, kept[0]), AppendCheckpoint(nil, c)); err != nil {
 		return fmt.Errorf("dispatch: write checkpoint: %w", err)
 	}
 	names, err := checkpoints(fsys, dir)
 	if err != nil {
 		return err
 	}
-	for _, old := range names[min(len(names), checkpointsKept):] {
+	for _, old := range names {
+		if slices.Contains(kept, old) {
+			continue
+		}
 		if err := fsys.Remove(filepath.Join(dir, old)); err != nil {
 			return fmt.Errorf("dispatch: %w", err)
 		}

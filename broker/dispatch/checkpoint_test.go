@@ -46,11 +46,11 @@ func TestNewestGoodCheckpointIsRead(t *testing.T) {
 		t.Fatal(found, err)
 	}
 	for at := record.Position(10); at <= 40; at += 10 {
-		if err := WriteCheckpoint(mmapfile.OS, dir, checkpoint(at)); err != nil {
+		if err := WriteCheckpoint(mmapfile.OS, dir, checkpoint(at), at-10); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if names, _ := checkpoints(mmapfile.OS, dir); len(names) != checkpointsKept {
+	if names, _ := checkpoints(mmapfile.OS, dir); len(names) != 2 {
 		t.Fatalf("%v are kept", names)
 	}
 	read := func() (record.Position, int) {
@@ -65,16 +65,29 @@ func TestNewestGoodCheckpointIsRead(t *testing.T) {
 	}
 	// A crash while the newest was written leaves a name without its bytes at
 	// worst; damage can hit any.
-	if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d.ckpt", 40)), []byte("GNTRYCKP"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, checkpointFile(40)), []byte("GNTRYCKP"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if at, skipped := read(); at != 30 || skipped != 1 {
 		t.Fatal(at, skipped)
 	}
-	if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d.ckpt", 30)), nil, 0o644); err != nil {
+	// Who went on from there keeps that, not the one that is damaged.
+	if err := WriteCheckpoint(mmapfile.OS, dir, checkpoint(50), 30); err != nil {
 		t.Fatal(err)
 	}
-	if at, skipped := read(); at != 0 || skipped != 2 {
+	if names, _ := checkpoints(mmapfile.OS, dir); fmt.Sprint(names) != fmt.Sprint([]string{checkpointFile(50), checkpointFile(30)}) {
+		t.Fatalf("%v are kept", names)
+	}
+	if err := os.Remove(filepath.Join(dir, checkpointFile(50))); err != nil {
+		t.Fatal(err)
+	}
+	if at, skipped := read(); at != 30 || skipped != 0 {
+		t.Fatal(at, skipped)
+	}
+	if err := os.WriteFile(filepath.Join(dir, checkpointFile(30)), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if at, skipped := read(); at != 0 || skipped != 1 {
 		t.Fatal(at, skipped)
 	}
 }
