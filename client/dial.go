@@ -13,6 +13,7 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -43,7 +44,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Hooks watch messages go by.
 	Hooks Hooks
-	// DialOptions are added to those of the gRPC connection.
+	// DialOptions are added to those of the gRPC connection. With any, as with TLS,
+	// consumers and readers use that connection, and not a faster one of their own.
 	DialOptions []grpc.DialOption
 }
 
@@ -55,6 +57,8 @@ type Client struct {
 
 	ctx    context.Context // ends when Close has given up waiting, or is done
 	cancel context.CancelFunc
+
+	http2 atomic.Bool // whoever answers takes no call without it
 
 	mu     sync.Mutex
 	closed bool
