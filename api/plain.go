@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/proto/stream"
@@ -33,6 +34,7 @@ type plainCall struct {
 	*stream.Conn
 	ctx    context.Context
 	cancel context.CancelFunc
+	silent *time.Timer // closes the connection, until a request comes
 }
 
 func newPlainCalls(serve func(*plainCall) error) *plainCalls {
@@ -42,21 +44,23 @@ func newPlainCalls(serve func(*plainCall) error) *plainCalls {
 // take serves a call on a connection whose first byte says that it is one. It
 // runs on the goroutine of the handshake, under its deadline.
 func (p *plainCalls) take(c *conn) error {
-	s, err := stream.Accept(c, c.Conn, maxRequestBytes)
+	s, err := stream.Accept(c, c.Conn)
 	if err != nil {
 		return err
 	}
-	call := &plainCall{Conn: s}
+	call := &plainCall{Conn: s, silent: time.AfterFunc(handshakeTimeout, func() { s.Close() })}
 	call.ctx, call.cancel = context.WithCancel(peer.NewContext(context.Background(), &peer.Peer{Addr: c.RemoteAddr(), LocalAddr: c.LocalAddr()}))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
+		call.silent.Stop()
 		call.cancel()
 		return net.ErrClosed
 	}
 	p.open[call] = struct{}{}
 	p.Go(func() {
 		err := p.serve(call)
+		call.silent.Stop()
 		call.cancel()
 		call.End(err) // if nobody hears it, nobody does
 		call.Linger(lastWords)
@@ -81,14 +85,14 @@ func (p *plainCalls) close() {
 func (c *plainCall) Context() context.Context               { return c.ctx }
 func (c *plainCall) Send(r *gantryv1.ConsumeResponse) error { return c.SendMsg(r) }
 
-// Recv receives a request. A connection that breaks ends the call.
+// Recv receives a request. A connection that breaks ends the call at once; of
+// everything else the client is told.
 func (c *plainCall) Recv() (*gantryv1.ConsumeRequest, error) {
 	r := new(gantryv1.ConsumeRequest)
-	if err := c.RecvMsg(r); err != nil {
-		if !errors.Is(err, io.EOF) {
-			c.cancel()
-		}
-		return nil, err
+	err := c.RecvMsg(r)
+	if _, told := status.FromError(err); !told && !errors.Is(err, io.EOF) {
+		c.cancel()
 	}
-	return r, nil
+	c.silent.Stop()
+	return r, err
 }

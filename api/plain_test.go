@@ -7,9 +7,12 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/gantry-mq/gantry/broker/topic"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
@@ -107,6 +110,37 @@ func TestACallWithoutHTTP2ThatIsNoneEnds(t *testing.T) {
 	if _, err := s.Recv(); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a call that does not subscribe: %v", err)
 	}
+}
+
+func TestACallWithoutHTTP2ThatAsksForNothingIsHungUpOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := bufconn.Listen(1 << 10)
+		s := New(nil, Options{Logger: discard})
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(l) }()
+		c, err := l.Dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		open := func() int {
+			synctest.Wait()
+			s.plain.mu.Lock()
+			defer s.plain.mu.Unlock()
+			return len(s.plain.open)
+		}
+		io.WriteString(c, "gantry.v1/Consume\n")
+		if n := open(); n != 1 {
+			t.Fatalf("%d calls", n)
+		}
+		time.Sleep(handshakeTimeout + time.Millisecond)
+		if n := open(); n != 0 {
+			t.Errorf("%d calls after a handshake's timeout", n)
+		}
+		if err := errors.Join(s.Shutdown(t.Context()), <-served); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestAShutdownCutsOffACallWithoutHTTP2ThatTakesNothing(t *testing.T) {

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"net"
 	"time"
 
-	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
@@ -40,6 +40,7 @@ type Conn struct {
 	c     net.Conn
 	in    *bufio.Reader
 	limit int // bytes of a message received
+	claim int // and of memory it gets before it came
 	head  [headLen]byte
 	vec   [][]byte
 }
@@ -56,10 +57,15 @@ const (
 
 	// readAhead is what is read with a head: of records little, because it is copied.
 	readAhead = 4 << 10
+
+	// requestLimit and requestClaim are limit and claim of a server. The largest
+	// request, a Settle of 65,536 ranges, takes less.
+	requestLimit = 4 << 20
+	requestClaim = 64 << 10
 )
 
 // Keepalive of both sides: a connection whose other end is silent, or takes
-// nothing, for about so long is over.
+// nothing of what was sent, for 40 s is over.
 const (
 	probeAfter = 30 * time.Second
 	probeEvery = 5 * time.Second
@@ -78,19 +84,19 @@ func Open(c net.Conn, limit int) (*Conn, error) {
 	if err := readOpening(c); err != nil {
 		return nil, errors.Join(ErrNotSpoken, err)
 	}
-	return newConn(c, limit), nil
+	return newConn(c, limit, limit), nil
 }
 
 // Accept takes a call that a client opened: it reads from r, which begins with
 // OpeningByte, and goes on with c. The caller bounds it by c's deadline.
-func Accept(r io.Reader, c net.Conn, limit int) (*Conn, error) {
+func Accept(r io.Reader, c net.Conn) (*Conn, error) {
 	if err := readOpening(r); err != nil {
 		return nil, err
 	}
 	if _, err := io.WriteString(c, opening); err != nil {
 		return nil, err
 	}
-	return newConn(c, limit), nil
+	return newConn(c, requestLimit, requestClaim), nil
 }
 
 func readOpening(r io.Reader) error {
@@ -104,11 +110,11 @@ func readOpening(r io.Reader) error {
 	return nil
 }
 
-func newConn(c net.Conn, limit int) *Conn {
+func newConn(c net.Conn, limit, claim int) *Conn {
 	if t, ok := c.(*net.TCPConn); ok {
 		tcp.Keepalive(t, probeAfter, probeEvery, probes) // what fails here fails at the first use as well
 	}
-	return &Conn{c: c, in: bufio.NewReaderSize(c, readAhead), limit: limit}
+	return &Conn{c: c, in: bufio.NewReaderSize(c, readAhead), limit: limit, claim: claim}
 }
 
 // SendMsg sends a message as a gRPC stream does.
@@ -147,44 +153,76 @@ func (c *Conn) send(kind byte, data mem.BufferSlice) error {
 }
 
 // RecvMsg receives a message as a gRPC stream does. io.EOF: the other side has
-// closed, or ended the call without an error.
+// closed, or ended the call without an error. What is wrong with a message, and
+// the error with which the other side ended the call, have a status; what is wrong
+// with the connection has none.
 func (c *Conn) RecvMsg(m any) error {
 	h, err := c.in.Peek(headLen)
 	if err != nil {
-		if len(h) > 0 && errors.Is(err, io.EOF) {
-			return io.ErrUnexpectedEOF
+		if len(h) > 0 {
+			err = cutShort(err)
 		}
 		return err
 	}
 	kind, n := h[0], int(binary.BigEndian.Uint32(h[1:]))
 	c.in.Discard(headLen)
-	if n > c.limit {
+	switch {
+	case kind != kindMessage && kind != kindEnd:
+		return status.Errorf(codes.InvalidArgument, "what came is of kind %d, neither a message nor an end", kind)
+	case n > c.limit:
 		return status.Errorf(codes.ResourceExhausted, "a message of %d bytes, the limit is %d", n, c.limit)
 	}
-	buf := GetBuffer(n)
-	buf.B = buf.B[:n]
-	if _, err := io.ReadFull(c.in, buf.B); err != nil {
-		buf.Release()
+	buf, err := c.read(n)
+	if err != nil {
 		return err
 	}
 	if r, ok := m.(*ConsumeResponse); ok && kind == kindMessage {
-		return r.read(buf)
+		return malformed(r.read(buf))
 	}
 	defer buf.Release()
-	switch kind {
-	case kindMessage:
-		return wire.Codec{}.Unmarshal(mem.BufferSlice{mem.SliceBuffer(buf.B)}, m)
-	case kindEnd:
-		var st spb.Status
-		if err := proto.Unmarshal(buf.B, &st); err != nil {
-			return err
-		}
-		if err := status.ErrorProto(&st); err != nil {
-			return err
-		}
-		return io.EOF
+	if kind == kindMessage {
+		return malformed(wire.Codec{}.Unmarshal(mem.BufferSlice{mem.SliceBuffer(buf.B)}, m))
 	}
-	return status.Errorf(codes.InvalidArgument, "what came is of kind %d, neither a message nor an end", kind)
+	end := status.New(codes.OK, "").Proto()
+	if err := proto.Unmarshal(buf.B, end); err != nil {
+		return malformed(err)
+	}
+	return cmp.Or(status.ErrorProto(end), io.EOF)
+}
+
+// read reads n bytes. They are not given memory for them all until some have come:
+// to announce them costs nothing.
+func (c *Conn) read(n int) (*Buffer, error) {
+	buf := GetBuffer(min(n, c.claim))
+	for len(buf.B) < n {
+		if len(buf.B) == cap(buf.B) {
+			more := GetBuffer(min(n, 2*len(buf.B)))
+			more.B = append(more.B, buf.B...)
+			buf.Release()
+			buf = more
+		}
+		from := len(buf.B)
+		buf.B = buf.B[:min(n, cap(buf.B))]
+		if _, err := io.ReadFull(c.in, buf.B[from:]); err != nil {
+			buf.Release()
+			return nil, cutShort(err)
+		}
+	}
+	return buf, nil
+}
+
+func cutShort(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func malformed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return status.Errorf(codes.InvalidArgument, "a message that cannot be read: %v", err)
 }
 
 // Close closes the connection. What was sent and is not received yet may be lost:
