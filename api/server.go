@@ -100,7 +100,6 @@ type Server struct {
 	health    *health.Server
 	messaging *messaging
 	pending   *pending
-	plain     *plainCalls
 	drain     context.CancelFunc
 	invalid   error // what is wrong with the options, told by Serve
 }
@@ -141,13 +140,9 @@ func New(b *broker.Broker, o Options) *Server {
 		}
 	}
 
-	streams := &streams{broker: b, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers}
-	s.plain = newPlainCalls(func(c *plainCall) error {
-		return s.guard(streamsPrefix+"Consume", func() error { return streams.consume(c) })
-	})
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(wire.Codec{}),
-		grpc.Creds(newSniffer(certificate, s.plain)),
+		grpc.Creds(newSniffer(certificate)),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxRecvMsgSize(maxRequestBytes),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
@@ -170,7 +165,7 @@ func New(b *broker.Broker, o Options) *Server {
 	gantryv1.RegisterMessagesServer(s.grpc, &messages{broker: b, log: s.log})
 	gantryv1.RegisterFiltersServer(s.grpc, &filters{broker: b, log: s.log})
 	gantryv1.RegisterGroupOpsServer(s.grpc, &groupOps{broker: b, log: s.log})
-	gantryv1.RegisterStreamsServer(s.grpc, streams)
+	gantryv1.RegisterStreamsServer(s.grpc, &streams{broker: b, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers})
 	gantryv1.RegisterTopicOpsServer(s.grpc, &topicOps{broker: b, log: s.log})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
@@ -201,7 +196,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	drained := make(chan struct{})
 	go func() {
 		s.grpc.GracefulStop()
-		s.plain.Wait() // none is taken any more
 		close(drained)
 	}()
 	var err error
@@ -210,7 +204,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 		s.grpc.Stop()
-		s.plain.close()
 		<-drained
 	}
 	s.messaging.readers.Wait()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"google.golang.org/grpc"
+
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/proto/stream"
 )
@@ -69,10 +71,12 @@ func (f *feed) wake() {
 	}
 }
 
+var consumeDesc = &gantryv1.Streams_ServiceDesc.Streams[1]
+
 func (f *feed) serve(ctx context.Context) (opened bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s, err := f.c.consume(ctx)
+	s, err := f.c.conn.NewStream(ctx, consumeDesc, gantryv1.Streams_Consume_FullMethodName)
 	if err != nil {
 		return false, err
 	}
@@ -104,7 +108,7 @@ func (f *feed) serve(ctx context.Context) (opened bool, err error) {
 	return true, err
 }
 
-func (f *feed) read(s duplex) error {
+func (f *feed) read(s grpc.ClientStream) error {
 	for {
 		var m stream.ConsumeResponse
 		if err := s.RecvMsg(&m); err != nil {
@@ -123,7 +127,7 @@ func (f *feed) read(s duplex) error {
 	}
 }
 
-func (f *feed) write(ctx context.Context, s duplex) error {
+func (f *feed) write(ctx context.Context, s grpc.ClientStream) error {
 	for {
 		if r := f.next(); r != nil {
 			if err := s.SendMsg(r); err != nil {

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -37,7 +36,7 @@ func (n *Node) turn(leads bool) {
 // Lead waits until this node leads and everything that was committed before is
 // committed here, too. The caller brings its state up to the log's Committed, and
 // then calls Begin. It is for one goroutine; the Term before must be Over. The
-// error is ErrClosed, ErrRemoved, or why ctx ended.
+// error is ErrClosed, or why ctx ended.
 func (n *Node) Lead(ctx context.Context) (*Term, error) {
 	for {
 		n.mu.Lock()
@@ -45,9 +44,7 @@ func (n *Node) Lead(ctx context.Context) (*Term, error) {
 		n.mu.Unlock()
 		select {
 		case <-leading:
-		case <-n.removed:
-			return nil, ErrRemoved
-		case <-n.ctx.Done():
+		case <-n.closing:
 			return nil, ErrClosed
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
@@ -55,15 +52,14 @@ func (n *Node) Lead(ctx context.Context) (*Term, error) {
 		if last != nil {
 			last.run.Wait() // raft is still to answer some of it
 		}
-		n.terms++
-		t := newTerm(n.raft.CurrentTerm(), n.terms, n.raft, n.opts.Log)
+		t := newTerm(n.raft.CurrentTerm(), n.raft, n.opts.Log)
 		// A barrier is an entry of this term: when it is applied, so is all before it.
 		if err := n.ask(func() raft.Future { return n.raft.Barrier(0) }); err == nil && n.hand(t, leading) {
 			return t, nil
 		}
 		select { // leadership is gone, or being handed over: the channel will be another
 		case <-time.After(10 * time.Millisecond):
-		case <-n.ctx.Done():
+		case <-n.closing:
 		case <-ctx.Done():
 		}
 	}
@@ -78,14 +74,4 @@ func (n *Node) hand(t *Term, leading chan struct{}) bool {
 	}
 	n.term = t
 	return true
-}
-
-// Verify asks a majority whether this node still leads: what it has committed when
-// that was asked is all that anybody was told of. ErrNotLeading, or ErrClosed.
-func (n *Node) Verify() error {
-	err := n.ask(func() raft.Future { return n.raft.VerifyLeader() })
-	if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipLost) {
-		return notLeading(err)
-	}
-	return err
 }
