@@ -32,7 +32,14 @@ const (
 	maxSettleEntries = 1 << 16
 )
 
-type consumeStream = grpc.BidiStreamingServer[gantryv1.ConsumeRequest, gantryv1.ConsumeResponse]
+// consumeStream is what a Consume call needs of gRPC's stream: a plainCall has it
+// too.
+type consumeStream interface {
+	Context() context.Context
+	Recv() (*gantryv1.ConsumeRequest, error)
+	Send(*gantryv1.ConsumeResponse) error
+	SendMsg(any) error
+}
 
 // source is what a Consume call reads from: messages under leases, or by offset.
 type source interface {
@@ -77,7 +84,11 @@ type consuming struct {
 }
 
 // Consume sends messages and takes what becomes of them.
-func (s *streams) Consume(st consumeStream) error {
+func (s *streams) Consume(st grpc.BidiStreamingServer[gantryv1.ConsumeRequest, gantryv1.ConsumeResponse]) error {
+	return s.consume(st)
+}
+
+func (s *streams) consume(st consumeStream) error {
 	first, err := st.Recv()
 	if err != nil {
 		return err

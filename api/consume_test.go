@@ -94,6 +94,24 @@ func TestMatchingNeighboursAreOneRun(t *testing.T) {
 	}
 }
 
+func TestATagWithTheHashOfAnotherIsNotRead(t *testing.T) {
+	const wanted, other = "liquid", "costarring"
+	if record.Hash32(wanted) != record.Hash32(other) {
+		t.Fatal("the two are told apart by their hashes")
+	}
+	f := start(t, Options{})
+	f.topic("t", topic.Normal, 1)
+	var pack []byte
+	for i, tag := range []string{other, wanted, wanted, other, wanted, other} {
+		pack = packed(pack, fmt.Sprint(i), field(record.FieldTag, tag))
+	}
+	f.publisher(context.Background(), 1, "t").good(pack)
+	frame, ms := f.consumer(context.Background(), "t", "", earliest(), tagged(wanted)).frame()
+	if got := texts(ms); !slices.Equal(got, []string{"1", "2", "4"}) || len(frame.Runs) != 2 {
+		t.Fatalf("%v in %d runs", got, len(frame.Runs))
+	}
+}
+
 func TestReadingBeginsWhereItIsAskedTo(t *testing.T) {
 	f := start(t, Options{})
 	f.topic("t", topic.Normal, 2)

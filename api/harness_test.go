@@ -57,6 +57,7 @@ type fixture struct {
 	broker *broker.Broker
 	server *Server
 	addr   string
+	plain  bool // consume without HTTP/2
 	admin  gantryv1.ManagementClient
 	dial   func(...grpc.DialOption) *grpc.ClientConn
 }
@@ -67,9 +68,11 @@ func start(t *testing.T, o Options) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serve(t, o, l, func(opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+	f := serve(t, o, l, func(opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 		return grpc.NewClient(l.Addr().String(), opts...)
 	})
+	f.plain = withoutHTTP2
+	return f
 }
 
 // startInBubble serves in memory, for tests whose time is virtual.

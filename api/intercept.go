@@ -63,13 +63,22 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 // stream does the same for streams. After a panic nothing is known of what was
 // already sent, so the stream ends with a gRPC error. Streams of other services,
 // such as a health watch, end when the server begins to shut down.
-func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	return s.guard(info.FullMethod, func() error { return s.handleStream(srv, stream, info, handle) })
+}
+
+// guard makes an error of a panic in handle.
+func (s *Server) guard(method string, handle func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.panicked(info.FullMethod, p)
+			s.panicked(method, p)
 			err = status.Error(codes.Internal, "internal error, the server's log has the reason")
 		}
 	}()
+	return handle()
+}
+
+func (s *Server) handleStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 	if strings.HasPrefix(info.FullMethod, messagingPrefix) {
 		if refused := identify(stream.Context()); refused != nil {
 			return stream.SendMsg(refusal(info.FullMethod, refused))

@@ -18,6 +18,8 @@ import (
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/gantry-mq/gantry/proto/stream"
 )
 
 // maxPending bounds connections that have not completed their handshake. More
@@ -134,13 +136,15 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// sniffer is the transport security of a port that serves TLS and plaintext: the
-// client's first byte decides, and nothing is sent before it came.
+// sniffer is the transport security of a port that serves TLS, plaintext and calls
+// without HTTP/2: the client's first byte decides, and nothing is sent before it
+// came.
 type sniffer struct {
 	tls, plain credentials.TransportCredentials
+	calls      *plainCalls // over connections of their own
 }
 
-func newSniffer(certificate *tls.Certificate) credentials.TransportCredentials {
+func newSniffer(certificate *tls.Certificate, calls *plainCalls) credentials.TransportCredentials {
 	return sniffer{
 		tls: credentials.NewTLS(&tls.Config{
 			Certificates: []tls.Certificate{*certificate},
@@ -148,6 +152,7 @@ func newSniffer(certificate *tls.Certificate) credentials.TransportCredentials {
 			MinVersion:   tls.VersionTLS12,
 		}),
 		plain: insecure.NewCredentials(),
+		calls: calls,
 	}
 }
 
@@ -161,8 +166,14 @@ func (s sniffer) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("api: connection ended before its first byte: %w", err)
 	}
-	if first == tlsHandshake {
+	switch first {
+	case tlsHandshake:
 		return s.tls.ServerHandshake(c)
+	case stream.OpeningByte:
+		if err := s.calls.take(c); err != nil {
+			return nil, nil, err
+		}
+		return nil, nil, credentials.ErrConnDispatched
 	}
 	return s.plain.ServerHandshake(c)
 }

@@ -100,6 +100,7 @@ type Server struct {
 	health    *health.Server
 	messaging *messaging
 	pending   *pending
+	plain     *plainCalls
 	drain     context.CancelFunc
 	invalid   error // what is wrong with the options, told by Serve
 }
@@ -140,9 +141,13 @@ func New(b *broker.Broker, o Options) *Server {
 		}
 	}
 
+	streams := &streams{broker: b, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers}
+	s.plain = newPlainCalls(func(c *plainCall) error {
+		return s.guard(streamsPrefix+"Consume", func() error { return streams.consume(c) })
+	})
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(wire.Codec{}),
-		grpc.Creds(newSniffer(certificate)),
+		grpc.Creds(newSniffer(certificate, s.plain)),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxRecvMsgSize(maxRequestBytes),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
@@ -165,7 +170,7 @@ func New(b *broker.Broker, o Options) *Server {
 	gantryv1.RegisterMessagesServer(s.grpc, &messages{broker: b, log: s.log})
 	gantryv1.RegisterFiltersServer(s.grpc, &filters{broker: b, log: s.log})
 	gantryv1.RegisterGroupOpsServer(s.grpc, &groupOps{broker: b, log: s.log})
-	gantryv1.RegisterStreamsServer(s.grpc, &streams{broker: b, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers})
+	gantryv1.RegisterStreamsServer(s.grpc, streams)
 	gantryv1.RegisterTopicOpsServer(s.grpc, &topicOps{broker: b, log: s.log})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
@@ -196,6 +201,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	drained := make(chan struct{})
 	go func() {
 		s.grpc.GracefulStop()
+		s.plain.Wait() // none is taken any more
 		close(drained)
 	}()
 	var err error
@@ -204,6 +210,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 		s.grpc.Stop()
+		s.plain.close()
 		<-drained
 	}
 	s.messaging.readers.Wait()

@@ -167,7 +167,7 @@ func sameMessages(t *testing.T, got []*v2.Message, want ...*v2.Message) {
 // consumer is one Consume stream.
 type consumer struct {
 	t      testing.TB
-	stream grpc.BidiStreamingClient[gantryv1.ConsumeRequest, gantryv1.ConsumeResponse]
+	stream consumeClient
 	opened *gantryv1.Subscribed
 	early  []*stream.ConsumeResponse // frames that came while an answer was awaited
 }
@@ -208,7 +208,13 @@ func (f *fixture) subscribe(ctx context.Context, topic, group string, change ...
 	f.t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	f.t.Cleanup(cancel)
-	st, err := f.streamsClient().Consume(ctx)
+	var st consumeClient
+	var err error
+	if f.plain {
+		st, err = dialPlain(ctx, f.addr)
+	} else {
+		st, err = f.streamsClient().Consume(ctx)
+	}
 	if err != nil {
 		f.t.Fatal(err)
 	}

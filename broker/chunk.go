@@ -59,7 +59,11 @@ func follows(last, e *consumequeue.Entry) bool {
 // addSpan adds those messages of a span that match. With check, which is nil when
 // the entries' hashes said enough, each is looked at. What retention has taken is
 // passed over.
-func (c *Chunk) addSpan(b *Broker, s span, check func(*record.Message) bool) error {
+//
+// A yes is believed of a record as it lies there: whoever gets it verifies it. A no
+// is believed of a verified head only, or damage would look like a message that
+// nobody wants.
+func (c *Chunk) addSpan(b *Broker, s span, check matcher) error {
 	first, last := &s.entries[0], &s.entries[len(s.entries)-1]
 	if first.Flags&consumequeue.FlagIndirect != 0 {
 		return c.addIndirect(b, s, check)
@@ -79,15 +83,14 @@ func (c *Chunk) addSpan(b *Broker, s span, check func(*record.Message) bool) err
 	}
 	from, begin := 0, 0 // of the run that is open
 	at := 0
-	var m record.Message // one for all: check makes it escape
 	for i := range s.entries {
 		e := &s.entries[i]
 		rec := v.Bytes()[at : at+int(e.Size)]
-		if m, err = verified(rec); err != nil {
-			return damaged(e.Position, err)
-		}
 		end := at + record.Padded(int(e.Size))
-		if !check(&m) {
+		if !check.MatchRecord(rec) {
+			if _, err := verified(rec); err != nil {
+				return damaged(e.Position, err)
+			}
 			c.cut(s, from, i, v.Bytes()[begin:at:at], begin)
 			from, begin = i+1, end
 		}
@@ -124,7 +127,7 @@ func verified(rec []byte) (record.Message, error) {
 }
 
 // addIndirect adds a dead letter.
-func (c *Chunk) addIndirect(b *Broker, s span, check func(*record.Message) bool) error {
+func (c *Chunk) addIndirect(b *Broker, s span, check matcher) error {
 	v, err := b.viewRecord(s.entries[0].Position, int(s.entries[0].Size))
 	if errors.Is(err, errTrimmed) {
 		return nil

@@ -19,6 +19,9 @@ type matcher interface {
 	// is certain, and spares a look at the log.
 	MatchHash(h uint32) bool
 	Match(*record.Message) bool
+	// MatchRecord is Match for a record of which nothing is verified, false for one
+	// that is no message.
+	MatchRecord(rec []byte) bool
 }
 
 type tagMatcher struct{ *filter.Tags }
@@ -31,9 +34,19 @@ func (t tagMatcher) Match(m *record.Message) bool {
 	return t.Tags.Match(tag)
 }
 
+func (t tagMatcher) MatchRecord(rec []byte) bool {
+	tag, ok := record.TagOf(rec)
+	return ok && t.Tags.Match(tag)
+}
+
 type sqlMatcher struct{ *sql92.Expr }
 
 func (sqlMatcher) MatchHash(uint32) bool { return true }
+
+func (s sqlMatcher) MatchRecord(rec []byte) bool {
+	m, err := record.ParseMessage(rec)
+	return err == nil && s.Match(&m)
+}
 
 // CheckFilter refuses an expression that does not compile: IllegalFilter.
 func (b *Broker) CheckFilter(t FilterType, expr string) error {

@@ -51,7 +51,7 @@ type Reader struct {
 	topic  topic.Topic
 	group  record.GroupID // 0 = none
 	filter matcher
-	check  func(*record.Message) bool // nil when a tag's hash says enough: of all
+	check  matcher // filter, or nil when that is all messages
 	queues []readQueue
 	turn   int
 	wait   *longpoll.Waiter
@@ -81,7 +81,7 @@ func (b *Broker) Read(ctx context.Context, req ReadRequest) (*Reader, error) {
 	}
 	r := &Reader{b: b, topic: tp, filter: f}
 	if tags, ok := f.(tagMatcher); !ok || !tags.All() {
-		r.check = f.Match
+		r.check = f
 	}
 	if req.Group.Name != "" {
 		g, err := b.EnsureGroup(ctx, req.Group)

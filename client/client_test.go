@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -682,5 +684,51 @@ func TestAReaderGoesOnWhereItsGroupCommitted(t *testing.T) {
 	}
 	if _, err := r.Next(ctx); !errors.Is(err, &client.Error{Code: client.CodeIllegalFilter}) {
 		t.Errorf("a broken filter: %v", err)
+	}
+}
+
+func TestReadersGoOverGRPCWhereNothingElsePasses(t *testing.T) {
+	s := brokertest.Start(t, broker.Options{})
+	s.CreateTopic("hello", gantryv1.TopicType_NORMAL, 1)
+	if _, err := producer(t, dial(t, s.Addr, client.Options{}), client.ProducerOptions{Topic: "hello"}).Send(deadline(t), &client.Message{Body: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var refused atomic.Int32
+	go func() { // passes on what begins like HTTP/2
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				first := make([]byte, 1)
+				if _, err := io.ReadFull(c, first); err != nil || first[0] != 'P' {
+					refused.Add(1)
+					return
+				}
+				to, err := net.Dial("tcp", s.Addr)
+				if err != nil {
+					return
+				}
+				defer to.Close()
+				to.Write(first)
+				go io.Copy(c, to)
+				io.Copy(to, c)
+			}()
+		}
+	}()
+	c := dial(t, l.Addr().String(), client.Options{})
+	for range 2 {
+		readAll(t, c, "hello", 1)
+	}
+	readAll(t, dial(t, l.Addr().String(), client.Options{DialOptions: []grpc.DialOption{grpc.WithUserAgent("ours")}}), "hello", 1)
+	if n := refused.Load(); n != 1 {
+		t.Errorf("%d attempts without HTTP/2, want 1 of the first reader", n)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
@@ -42,7 +44,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Hooks watch messages go by.
 	Hooks Hooks
-	// DialOptions are added to those of the gRPC connection.
+	// DialOptions are added to those of the gRPC connection. With any, as with TLS,
+	// consumers and readers use that connection, and not a faster one of their own.
 	DialOptions []grpc.DialOption
 }
 
@@ -54,6 +57,8 @@ type Client struct {
 
 	ctx    context.Context // ends when Close has given up waiting, or is done
 	cancel context.CancelFunc
+
+	http2 atomic.Bool // whoever answers takes no call without it
 
 	mu     sync.Mutex
 	closed bool
@@ -105,6 +110,7 @@ func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error
 		grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithReadBufferSize(ioBuffer),
 		grpc.WithWriteBufferSize(ioBuffer),
+		experimental.WithBufferPool(wire.Buffers),
 		grpc.WithDefaultCallOptions(
 			grpc.ForceCodecV2(wire.Codec{}),
 			grpc.MaxCallRecvMsgSize(maxMessage),

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/grpc"
-
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/proto/stream"
 )
@@ -71,12 +69,10 @@ func (f *feed) wake() {
 	}
 }
 
-var consumeDesc = &gantryv1.Streams_ServiceDesc.Streams[1]
-
 func (f *feed) serve(ctx context.Context) (opened bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s, err := f.c.conn.NewStream(ctx, consumeDesc, gantryv1.Streams_Consume_FullMethodName)
+	s, err := f.c.consume(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -108,7 +104,7 @@ func (f *feed) serve(ctx context.Context) (opened bool, err error) {
 	return true, err
 }
 
-func (f *feed) read(s grpc.ClientStream) error {
+func (f *feed) read(s duplex) error {
 	for {
 		var m stream.ConsumeResponse
 		if err := s.RecvMsg(&m); err != nil {
@@ -127,7 +123,7 @@ func (f *feed) read(s grpc.ClientStream) error {
 	}
 }
 
-func (f *feed) write(ctx context.Context, s grpc.ClientStream) error {
+func (f *feed) write(ctx context.Context, s duplex) error {
 	for {
 		if r := f.next(); r != nil {
 			if err := s.SendMsg(r); err != nil {

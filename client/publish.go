@@ -70,7 +70,7 @@ func (p *Producer) serve(ctx context.Context) (opened bool, err error) {
 
 // streamError returns what ended a stream on which sending failed: gRPC tells it
 // to the receiver.
-func streamError(s grpc.ClientStream, err error) error {
+func streamError(s duplex, err error) error {
 	var m gantryv1.PublishResponse
 	if recv := s.RecvMsg(&m); recv != nil {
 		return recv

@@ -272,8 +272,8 @@ func (b *Batch) Records() iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		w := walk{frame: &b.frame}
 		var rec Record
+		rec.store, rec.topic, rec.queue = b.store, b.r.opts.Topic, b.frame.Queue
 		for w.next(&rec.view) {
-			rec.store, rec.topic, rec.queue = b.store, b.r.opts.Topic, b.frame.Queue
 			if !yield(&rec, nil) {
 				return
 			}

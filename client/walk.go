@@ -33,24 +33,16 @@ func (w *walk) next(v *view) bool {
 	}
 	run := &w.frame.Runs[w.run-1]
 	offset := run.Offset + int64(run.Count-w.left)
-	rest := w.frame.Records[w.off:]
-	rec, after, err := record.CutMessage(rest)
-	var m record.Message
-	if err == nil {
-		m, err = record.ParseMessage(rec)
-	}
-	if err == nil {
-		err = m.VerifyBody()
-	}
+	padded, err := v.msg.Open(w.frame.Records[w.off:])
 	if err != nil {
 		w.err = fmt.Errorf("gantry: queue %d, offset %d: %w", w.frame.Queue, offset, err)
 		return false
 	}
-	*v = view{msg: m, pos: w.pos, offset: offset, attempt: run.Attempt}
+	v.pos, v.offset, v.attempt, v.origin = w.pos, offset, run.Attempt, nil
 	if run.Origin != nil {
 		v.origin = &Origin{Topic: run.Origin.Topic, MessageID: run.Origin.MessageId}
 	}
-	w.padded = len(rest) - len(after)
+	w.padded = padded
 	w.off += w.padded
 	w.pos += record.Position(w.padded)
 	w.left--

@@ -12,4 +12,39 @@
 // takes part in the agreement for as long as the process lives; a [Term] is the
 // time in which it leads, and the only thing that appends. What the broker
 // decides from memory is good for one Term: afterwards it is opened anew.
+//
+// # The life of a node
+//
+//	replicated, err := replica.Exists(dir)         // or this start bootstraps or joins
+//	log, err := commitlog.Open(... Replicated)
+//	node, err := replica.Open(ctx, replica.Options{Log: log, ...})
+//
+//	for {                                          // one goroutine
+//		term, err := node.Lead(ctx)                // ErrClosed, ErrRemoved: no more
+//		// state up to log.Committed(), then
+//		term.Begin(now, sequence)                  // Submit works from here on
+//		<-term.Over()                              // stop deciding, forget what was decided
+//	}
+//
+//	node.Leader()                                  // where to send clients meanwhile
+//	<-node.Removed()                               // the node is no member any more: stop
+//	node.Close()                                   // hands the leadership over first
+//	log.Close()
+//
+// A node begins its life in one of two ways. With Options.Bootstrap it is the first
+// of a new cluster; what its log holds already is the cluster's from then on. With
+// Options.Join it asks any node of a cluster, which names the leader; the leader
+// makes it a member that does not count, sends it the log, and lets it count when it
+// has caught up. Both are taken up where they were left when the process dies on the
+// way, and mean nothing to a node that is a member already, so they may stay on the
+// command line.
+//
+// A node's ID is its name and the random number of its data directory
+// ([peer.NewID]). A node that has lost its directory is another node: it neither
+// votes nor is taken for the one that did, and joins under the old name only after
+// that one was removed. A node that was removed, and finds out by being told or by
+// asking, stops.
+//
+// The membership says where each node is, for nodes and for clients; a node that
+// comes back at another address tells the leader.
 package replica

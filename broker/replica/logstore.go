@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -16,10 +15,11 @@ import (
 type logStore struct {
 	log   *commitlog.Log
 	fatal func(error)
+	calls calls
 
 	// The last proposal that was stored; raft's goroutine's. See stamp.
-	term, number uint64
-	entries      []commitlog.Entry
+	serial, number uint64
+	entries        []commitlog.Entry
 }
 
 var (
@@ -49,7 +49,7 @@ func (s *logStore) GetLog(index uint64, out *raft.Log) error {
 	}
 	*out = raft.Log{
 		Index: e.Index, Term: e.Term, Type: kind, Data: e.Payload,
-		Extensions: binary.LittleEndian.AppendUint64(nil, uint64(e.Time)), AppendedAt: time.Unix(0, e.Time),
+		Extensions: le.AppendUint64(nil, uint64(e.Time)), AppendedAt: time.Unix(0, e.Time),
 	}
 	return nil
 }
@@ -60,9 +60,10 @@ func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{
 // is full, or what was proposed does not belong here. After a failed write there
 // is no return: the process ends.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	defer s.calls.begin()()
 	s.entries = s.entries[:0]
 	defer func() { clear(s.entries) }()
-	term, number := s.term, s.number
+	serial, number := s.serial, s.number
 	for _, l := range logs {
 		kind, err := frameType(l.Type)
 		if err != nil {
@@ -70,15 +71,15 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		}
 		e := commitlog.Entry{Index: l.Index, Term: l.Term, Type: kind, Payload: l.Data, Time: l.AppendedAt.UnixNano()}
 		if len(l.Extensions) >= 8 {
-			e.Time = int64(binary.LittleEndian.Uint64(l.Extensions))
+			e.Time = int64(le.Uint64(l.Extensions))
 		}
 		if len(l.Extensions) == stampLen {
-			proposed, n := binary.LittleEndian.Uint64(l.Extensions[8:]), binary.LittleEndian.Uint64(l.Extensions[16:])
-			if proposed != term {
-				term, number = proposed, 0
+			proposed, of, n := le.Uint64(l.Extensions[8:]), le.Uint64(l.Extensions[16:]), le.Uint64(l.Extensions[24:])
+			if of > serial {
+				serial, number = of, 0
 			}
-			if number++; proposed != l.Term || n != number {
-				return fmt.Errorf("replica: proposal %d of term %d in term %d, want number %d: what it says of offsets may be wrong", n, proposed, l.Term, number)
+			if number++; proposed != l.Term || of != serial || n != number {
+				return fmt.Errorf("replica: proposal %d of term %d (%d) in term %d, want number %d of %d: what it says of offsets may be wrong", n, proposed, of, l.Term, number, serial)
 			}
 		}
 		s.entries = append(s.entries, e)
@@ -86,7 +87,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if err := s.log.Store(s.entries); err != nil {
 		return err
 	}
-	s.term, s.number = term, number
+	s.serial, s.number = serial, number
 	return nil
 }
 
@@ -96,6 +97,7 @@ func (s *logStore) DeleteRange(first, last uint64) error {
 	if last < s.log.LastIndex() {
 		return nil
 	}
+	defer s.calls.begin()()
 	err := s.log.TruncateAfter(first - 1)
 	if errors.Is(err, commitlog.ErrAgreed) {
 		// Two replicas disagree about what is committed: nothing good can follow.
@@ -104,25 +106,28 @@ func (s *logStore) DeleteRange(first, last uint64) error {
 	return err
 }
 
-// A proposal carries when it was made and, for its own node only, the term it was
-// made in and its number in that term, from 1:
+// A proposal carries when it was made and, for its own node only, of which Term it
+// is and its number in it, from 1:
 //
 //	off size
 //	 0   8   time, Unix ns: what every replica keeps as the frame's
-//	 8   8   term
-//	16   8   number
+//	 8   8   raft's term
+//	16   8   serial number of the Term in this process
+//	24   8   number
 //
 // A proposal gives queue offsets after those of the proposal before, as of a state
-// in which the leader had applied all terms before. So the leader itself stores
-// none out of its term, and none after one that raft has turned away, as it does
-// while leadership is being handed over: rather it steps down.
-const stampLen = 24
+// in which the leader had applied all before its Term. So the leader itself stores
+// none out of raft's term, none of a Term that another has followed, and none after
+// one that raft has turned away, as it does while leadership is being handed over:
+// rather it steps down.
+const stampLen = 32
 
-func stamp(time int64, term, number uint64) []byte {
+func stamp(time int64, term, serial, number uint64) []byte {
 	b := make([]byte, 0, stampLen)
-	b = binary.LittleEndian.AppendUint64(b, uint64(time))
-	b = binary.LittleEndian.AppendUint64(b, term)
-	return binary.LittleEndian.AppendUint64(b, number)
+	b = le.AppendUint64(b, uint64(time))
+	b = le.AppendUint64(b, term)
+	b = le.AppendUint64(b, serial)
+	return le.AppendUint64(b, number)
 }
 
 var frameTypes = map[raft.LogType]commitlog.FrameType{

@@ -1,156 +1,132 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/gantry-mq/gantry/broker/replica/peer"
 )
 
-// memberTimeout is how long a change of the membership may wait for a majority.
-const memberTimeout = 10 * time.Second
+// memberTimeout is how long a change of the membership may wait for the one before.
+const memberTimeout = 5 * time.Second
 
 // Member is a node of the cluster.
 type Member struct {
-	ID, Address string
-	Voter       bool // it counts for a majority
-	Leader      bool
+	Name   string
+	ID     string // its name and its directory
+	Peer   string // its address for nodes
+	Client string // and for clients
+	Voter  bool   // it counts for a majority
+	Leader bool   // as far as the node that was asked knows
 }
 
-// Bootstrap makes the node with opts the first and only member of a new cluster.
-// Its log may hold what was written before there was a cluster. A node that has
-// been a member already is refused.
-func Bootstrap(opts Options) error {
-	snaps, err := opts.Snapshots.List()
-	if err != nil {
-		return fmt.Errorf("replica: %w", err)
-	}
-	term, err := opts.Stable.GetUint64([]byte("CurrentTerm"))
-	if err != nil {
-		return fmt.Errorf("replica: %w", err)
-	}
-	if term > 0 || len(snaps) > 0 {
-		return fmt.Errorf("replica: %s: %w", opts.ID, raft.ErrCantBootstrap)
-	}
-	servers := raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(opts.ID), Address: opts.Transport.LocalAddr()}}}
-	last := opts.Log.LastIndex()
-	if last == 0 {
-		n := Node{opts: opts}
-		c := raft.DefaultConfig()
-		c.LocalID = raft.ServerID(opts.ID)
-		if err := raft.BootstrapCluster(c, &logStore{log: opts.Log, fatal: n.fatal}, opts.Stable, opts.Snapshots, opts.Transport, servers); err != nil {
-			return fmt.Errorf("replica: %w", err)
-		}
-		return nil
-	}
-	// All that is there is committed: the membership begins behind it.
-	e, err := opts.Log.Entry(last)
-	if err != nil {
-		return fmt.Errorf("replica: %w", err)
-	}
-	if committed := opts.Log.Index(); committed != last {
-		return fmt.Errorf("replica: the log has %d entries, of which only %d are known to be committed", last, committed)
-	}
-	sink, err := opts.Snapshots.Create(1, last, e.Term, servers, last, opts.Transport)
-	if err == nil {
-		err = sink.Close()
-	}
-	// The term is what says that this node is a member, so it comes last.
-	if err == nil {
-		err = opts.Stable.SetUint64([]byte("CurrentTerm"), e.Term)
-	}
-	if err != nil {
-		return fmt.Errorf("replica: %w", err)
-	}
-	return nil
-}
+// address is raft's.
+func (m Member) address() string { return peer.Address{Peer: m.Peer, Client: m.Client}.String() }
 
 // Members returns the nodes of the cluster, as far as this one knows.
-func (n *Node) Members() (out []Member) {
-	f := n.raft.GetConfiguration()
-	if f.Error() != nil {
-		return nil
-	}
-	_, leader := n.raft.LeaderWithID()
-	for _, s := range f.Configuration().Servers {
-		out = append(out, Member{ID: string(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter, Leader: s.ID == leader})
-	}
+func (n *Node) Members() []Member {
+	out, _ := n.membership()
 	return out
 }
 
-// Leader returns the node that leads, as far as this one knows; "" for none.
-func (n *Node) Leader() (id, address string) {
-	a, i := n.raft.LeaderWithID()
-	return string(i), string(a)
+// membership also returns the index of the entry that made it so.
+func (n *Node) membership() (out []Member, index uint64) {
+	f := n.raft.GetConfiguration() // answered at once, by memory
+	if f.Error() != nil {
+		return nil, 0
+	}
+	_, leader := n.raft.LeaderWithID()
+	for _, s := range f.Configuration().Servers {
+		at := peer.ParseAddress(string(s.Address))
+		out = append(out, Member{
+			Name: peer.NameOf(string(s.ID)), ID: string(s.ID), Peer: at.Peer, Client: at.Client,
+			Voter: s.Suffrage == raft.Voter, Leader: s.ID == leader,
+		})
+	}
+	return out, f.Index()
 }
 
-// voters is how many members count.
-func (n *Node) voters() (count int) {
+// Leader returns the node that leads, as far as this one knows.
+func (n *Node) Leader() (Member, bool) {
 	for _, m := range n.Members() {
-		if m.Voter {
-			count++
+		if m.Leader {
+			return m, true
 		}
 	}
-	return count
+	return Member{}, false
 }
 
-// Add makes a node a member that is sent the log and does not count for a
-// majority: see Promote. The leader does it.
-func (n *Node) Add(id, address string) error {
-	return n.change(func() raft.Future {
-		return n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(address), 0, memberTimeout)
-	})
-}
-
-// Promote lets a member count. It should hold all of the log: until it does, no
-// majority that needs it is reached.
-func (n *Node) Promote(id string) error {
-	m, err := n.member(id)
-	if err != nil {
-		return err
+// leaderFirst returns the other members in the order in which to ask them for the
+// leader.
+func (n *Node) leaderFirst() []Member {
+	others := slices.DeleteFunc(n.Members(), func(m Member) bool { return m.ID == n.parts.id })
+	if i := slices.IndexFunc(others, func(m Member) bool { return m.Leader }); i > 0 {
+		others[0], others[i] = others[i], others[0]
 	}
-	return n.change(func() raft.Future {
-		return n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(m.Address), 0, memberTimeout)
-	})
+	return others
 }
 
-// Remove takes a node out of the cluster. Under its name it never comes back.
-func (n *Node) Remove(id string) error {
-	return n.change(func() raft.Future { return n.raft.RemoveServer(raft.ServerID(id), 0, memberTimeout) })
-}
-
-// Transfer hands the leadership to another node: to id, or to the one that is
-// furthest for "".
-func (n *Node) Transfer(id string) error {
-	if id == "" {
-		return n.change(func() raft.Future { return n.raft.LeadershipTransfer() })
-	}
-	m, err := n.member(id)
-	if err != nil {
-		return err
-	}
-	return n.change(func() raft.Future {
-		return n.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(m.Address))
-	})
-}
-
-func (n *Node) member(id string) (Member, error) {
+func (n *Node) member(name string) (Member, error) {
 	for _, m := range n.Members() {
-		if m.ID == id {
+		if m.Name == name {
 			return m, nil
 		}
 	}
-	return Member{}, fmt.Errorf("replica: %s is no member", id)
+	return Member{}, fmt.Errorf("%w: %s", ErrNoMember, name)
 }
 
-func (n *Node) change(f func() raft.Future) error {
-	err := n.ask(f)
-	if errors.Is(err, raft.ErrNotLeader) {
-		return ErrNotLeading
+// Remove takes the node with that name out of the cluster; any member may be asked.
+// It finds out and stops. The name is free then, for a node with a new directory.
+// ErrNoMember, ErrNoLeader, or why the leader could not.
+func (n *Node) Remove(ctx context.Context, name string) error {
+	return n.command(ctx, question{Ask: askRemove, Node: name})
+}
+
+func (n *Node) command(ctx context.Context, q question) error {
+	a, err := n.put(ctx, q)
+	if err != nil {
+		return err
 	}
-	if err != nil && !errors.Is(err, ErrClosed) {
-		return fmt.Errorf("replica: %w", err)
+	return a.err(q.Node)
+}
+
+// decide answers what only a leader decides.
+func (n *Node) decide(q question) answer {
+	if n.raft.State() != raft.Leader {
+		return answer{Verdict: notLeader}
 	}
-	return err
+	var err error
+	switch q.Ask {
+	case askJoin, askUpdate:
+		err = n.admit(q)
+	case askRemove:
+		err = n.remove(q.Node)
+	case askTransfer:
+		err = n.transfer(q.Node)
+	}
+	switch {
+	case err == nil:
+		return answer{Verdict: granted, Cluster: n.parts.cluster}
+	case errors.Is(err, ErrNotLeading), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, ErrClosed):
+		return answer{Verdict: notLeader}
+	case errors.Is(err, ErrNoMember):
+		return answer{Verdict: noMember}
+	case errors.Is(err, ErrNameTaken):
+		return answer{Verdict: nameTaken}
+	}
+	return answer{Verdict: failed, Text: err.Error()}
+}
+
+func (n *Node) remove(name string) error {
+	m, err := n.member(name)
+	if err != nil {
+		return err
+	}
+	n.log.Info("a node is taken out of the cluster", "member", m.ID)
+	return n.ask(func() raft.Future { return n.raft.RemoveServer(raft.ServerID(m.ID), 0, memberTimeout) })
 }

@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,64 +11,101 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/gantry-mq/gantry/broker/replica/peer"
 	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/internal/pki"
 )
 
 // ErrClosed: the node was closed.
 var ErrClosed = errors.New("replica: the node is closed")
 
-// Options of a node. All but Timing, Logger and Fatal must be given.
+// Options of a node. Dir, Log, Name, Listen and Client must be given.
 type Options struct {
-	ID        string         // the node's name, never given to another
-	Log       *commitlog.Log // opened with Replicated
-	Stable    raft.StableStore
-	Snapshots raft.SnapshotStore
-	Transport raft.Transport // closed with the node if it has a Close
-	Timing    Timing
-	Logger    *slog.Logger
+	Dir  string         // for the node's own files: who it is, its vote, raft's snapshots
+	Log  *commitlog.Log // opened with Replicated
+	Name string         // see pki.CheckName; up to 46 characters
+
+	Listen       string        // the address for other nodes
+	Advertise    string        // under which they reach it; "" = the one that is listened on
+	Client       string        // under which clients reach this node
+	Certificates *pki.Identity // nil = plaintext, on loopback only
+
+	// How a node that is no member yet becomes one, see the package.
+	Bootstrap bool
+	Join      string // the peer address of any member
+
+	Timing Timing
+	Logger *slog.Logger // nil = none
 	// Fatal is called when this node can not go on; nil ends the process.
 	Fatal func(error)
 }
 
-// Timing is how long a node waits for others. Zero means the default.
+// Timing is how long a node waits. Zero means the default.
 type Timing struct {
 	Heartbeat time.Duration // without one for so long, a follower stands for election; 2 s
-	Lease     time.Duration // without a majority for so long, a leader steps down; 1.5 s
+	Lease     time.Duration // without a majority for so long, a leader steps down; 3/4 of Heartbeat
 	Commit    time.Duration // how late a follower may learn of the last commit when idle; 20 ms
+	Disk      time.Duration // when a write of the log takes so long, the node ends with ErrDiskHung; 15 s
 }
 
 // Node is this process's part in the agreement. All methods may be called
 // concurrently.
 type Node struct {
-	opts Options
-	raft *raft.Raft
-	log  *slog.Logger
+	opts  Options
+	parts parts
+	raft  *raft.Raft
+	log   *slog.Logger
 
-	notify  chan bool // raft's: whether this node leads
-	closing chan struct{}
-	down    chan struct{} // raft has ended
+	ctx     context.Context // until Close
+	cancel  context.CancelFunc
 	once    sync.Once
-	watcher sync.WaitGroup
+	notify  chan bool     // raft's: whether this node leads
+	down    chan struct{} // raft has ended
+	removed chan struct{}
+	run     sync.WaitGroup // until ctx ends
+	watcher sync.WaitGroup // until raft has
 	asking  sync.WaitGroup // see ask
+	terms   uint64         // how many Terms Lead has made
 
 	mu      sync.Mutex
-	closed  bool          // closing is closed
+	closed  bool
 	leading chan struct{} // closed while this node leads, replaced when it does no more
 	term    *Term         // the one that was handed out last
 }
 
-// Open lets the node take part, in a cluster that exists: see Bootstrap for the
-// first node of one.
-func Open(opts Options) (*Node, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
+// parts is what a node is made of, beside its options.
+type parts struct {
+	id        string
+	cluster   uint64
+	stable    raft.StableStore
+	snapshots raft.SnapshotStore
+	transport raft.Transport // closed with raft
+	address   string         // raft's, of this node
+	consult   func(ctx context.Context, id, address string, q question) (answer, error)
+	endpoint  *peer.Endpoint // nil in tests that have none
+}
+
+func (o *Options) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	t := &o.Timing
+	t.Heartbeat = cmp.Or(t.Heartbeat, 2*time.Second)
+	t.Lease = cmp.Or(t.Lease, t.Heartbeat*3/4)
+	t.Commit = cmp.Or(t.Commit, 20*time.Millisecond)
+	t.Disk = cmp.Or(t.Disk, 15*time.Second)
+}
+
+// start lets a node take part that is a member.
+func start(opts Options, p parts) (*Node, error) {
+	opts.setDefaults()
 	n := &Node{
-		opts: opts, log: opts.Logger.With("node", opts.ID), notify: make(chan bool, 64),
-		closing: make(chan struct{}), down: make(chan struct{}), leading: make(chan struct{}),
+		opts: opts, parts: p, log: opts.Logger.With("node", p.id), notify: make(chan bool, 64),
+		down: make(chan struct{}), removed: make(chan struct{}), leading: make(chan struct{}),
 	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
 	// What a snapshot stands for is committed, whatever the log itself can prove.
-	snaps, err := opts.Snapshots.List()
+	snaps, err := p.snapshots.List()
 	if err != nil {
 		return nil, fmt.Errorf("replica: %w", err)
 	}
@@ -76,29 +115,35 @@ func Open(opts Options) (*Node, error) {
 		}
 	}
 	store := &logStore{log: opts.Log, fatal: n.fatal}
-	n.raft, err = raft.NewRaft(n.config(), &fsm{log: opts.Log, fatal: n.fatal}, store, opts.Stable, opts.Snapshots, opts.Transport)
+	n.raft, err = raft.NewRaft(n.config(), &fsm{log: opts.Log, fatal: n.fatal}, store, p.stable, p.snapshots, p.transport)
 	if err != nil {
 		return nil, fmt.Errorf("replica: %w", err)
 	}
 	n.watcher.Go(n.watch)
+	n.watcher.Go(func() { n.guard(&store.calls) })
+	if p.endpoint != nil {
+		p.endpoint.Handle(control, n.serve)
+	}
+	n.run.Go(n.report)
 	return n, nil
 }
 
 func (n *Node) config() *raft.Config {
 	c := raft.DefaultConfig()
-	c.LocalID = raft.ServerID(n.opts.ID)
-	c.HeartbeatTimeout = 2 * time.Second
-	c.LeaderLeaseTimeout = 1500 * time.Millisecond
-	c.CommitTimeout = 20 * time.Millisecond
-	if t := n.opts.Timing; t.Heartbeat > 0 {
-		c.HeartbeatTimeout, c.LeaderLeaseTimeout, c.CommitTimeout = t.Heartbeat, t.Lease, t.Commit
-	}
-	c.ElectionTimeout = c.HeartbeatTimeout
+	c.LocalID = raft.ServerID(n.parts.id)
+	c.HeartbeatTimeout = n.opts.Timing.Heartbeat
+	c.ElectionTimeout = n.opts.Timing.Heartbeat
+	c.LeaderLeaseTimeout = n.opts.Timing.Lease
+	c.CommitTimeout = n.opts.Timing.Commit
 	c.BatchApplyCh = true
 	c.MaxAppendEntries = 32 // of up to 512 KiB each
+	// A snapshot holds nothing but the membership, and no entry goes when one is
+	// made. What it is good for: raft reads all entries behind it when it starts.
 	c.TrailingLogs = 1 << 62
-	c.ShutdownOnRemove = false // raft ends in Close alone: see ask
+	c.SnapshotInterval = 30 * time.Second
+	c.SnapshotThreshold = 256
 	c.NoSnapshotRestoreOnStart = true
+	c.ShutdownOnRemove = false // raft ends in Close alone: see ask
 	c.NoLegacyTelemetry = true
 	c.NotifyCh = n.notify
 	c.Logger = raftLogger(n.log)
@@ -129,30 +174,32 @@ func (n *Node) ask(f func() raft.Future) error {
 	return f().Error()
 }
 
+// Removed is closed when this node has heard that it is no member any more. It has
+// to be closed then.
+func (n *Node) Removed() <-chan struct{} { return n.removed }
+
 // Close takes this node out of the agreement, not out of the cluster. Nothing new
 // is proposed from then on; what was proposed is decided, which takes a leader
 // without a majority its lease; then a leader hands its leadership over, if
-// another node can take it.
-func (n *Node) Close() error {
+// another node can take it. The log is the caller's to close, after this.
+func (n *Node) Close() (err error) {
 	n.once.Do(func() {
 		n.mu.Lock()
 		n.closed = true
-		close(n.closing)
 		term := n.term
 		n.mu.Unlock()
+		n.cancel()
+		n.run.Wait()
 		if term != nil {
 			term.end(ErrClosed)
 			term.run.Wait()
 		}
 		n.asking.Wait()
-		if n.raft.State() == raft.Leader && n.voters() > 1 {
-			if err := n.raft.LeadershipTransfer().Error(); err != nil {
-				n.log.Warn("leadership could not be handed over", "error", err)
-			}
-		}
+		n.abdicate()
 		n.raft.Shutdown().Error() // never one
 		close(n.down)
 		n.watcher.Wait()
+		err = n.parts.close()
 	})
-	return nil
+	return err
 }

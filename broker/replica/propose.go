@@ -34,7 +34,8 @@ var ErrUnknown = errors.New("replica: leadership was lost, whether the append wi
 // Term is a time in which this node leads: what orders batches into the log
 // while it lasts. All methods may be called concurrently, after Begin.
 type Term struct {
-	number uint64
+	number uint64 // raft's
+	serial uint64 // among the node's Terms, of which one of raft's may have several
 	raft   *raft.Raft
 	log    *commitlog.Log
 
@@ -56,8 +57,8 @@ type proposal struct {
 	size    int
 }
 
-func newTerm(number uint64, r *raft.Raft, log *commitlog.Log) *Term {
-	t := &Term{number: number, raft: r, log: log, over: make(chan struct{}), settling: make(chan proposal, 64)}
+func newTerm(number, serial uint64, r *raft.Raft, log *commitlog.Log) *Term {
+	t := &Term{number: number, serial: serial, raft: r, log: log, over: make(chan struct{}), settling: make(chan proposal, 64)}
 	t.wake, t.room = sync.NewCond(&t.mu), sync.NewCond(&t.mu)
 	return t
 }
@@ -145,7 +146,7 @@ func (t *Term) propose(now func() int64, sequence func(now int64, b *commitlog.B
 				sequence(last/1e6, b)
 				payload = b.AppendPayload(payload)
 			}
-			f := t.raft.ApplyLog(raft.Log{Data: payload, Extensions: stamp(last, t.number, number)}, 0)
+			f := t.raft.ApplyLog(raft.Log{Data: payload, Extensions: stamp(last, t.number, t.serial, number)}, 0)
 			t.settling <- proposal{future: f, batches: batches[:n], size: size}
 			batches = batches[n:]
 			number++

@@ -167,6 +167,17 @@ func FuzzRecord(f *testing.F) {
 		Walk(b, 0, func(_ Position, rec []byte, kind Kind) error {
 			Verify(rec)
 			Move(rec)
+			if tag, ok := TagOf(rec); ok {
+				if m, err := ParseMessage(rec); err != nil {
+					t.Fatalf("a tag %q of what is no message: %v", tag, err)
+				} else if want, _ := m.Properties.Lookup(FieldTag); !bytes.Equal(tag, want) {
+					t.Fatalf("tag %q, want %q", tag, want)
+				}
+			}
+			var opened Message
+			if _, err := opened.Open(b); err == nil && Verify(b) != nil {
+				t.Fatal("a message with a damaged head was opened")
+			}
 			if m, err := ParseMessage(rec); err == nil {
 				m.VerifyBody()
 				m.Properties.Lookup(FieldTag)

@@ -178,6 +178,7 @@ func ParseMessage(rec []byte) (Message, error) {
 	return m, nil
 }
 
+// parse reads a record whose shape was checked, and which is all of rec.
 func (m *Message) parse(rec []byte, kind Kind, head int) {
 	h := rec[:messageHeaderLen]
 	m.Kind = kind
@@ -199,6 +200,35 @@ func (m *Message) parse(rec []byte, kind Kind, head int) {
 func (m *Message) SameButBody(o *Message) bool {
 	return m.Kind == o.Kind && m.Flags == o.Flags && m.DueTime == o.DueTime && m.Priority == o.Priority &&
 		bytes.Equal(m.Properties, o.Properties)
+}
+
+// TagOf returns the tag of a message record of which nothing is verified, nil when
+// it has none. false is a record that has not the shape of a message.
+func TagOf(rec []byte) (tag []byte, ok bool) {
+	if len(rec) < messageHeaderLen || !KindOf(rec).IsMessage() {
+		return nil, false
+	}
+	head := le.Uint32(rec[offHead:])
+	if head < messageHeaderLen || uint64(head) > uint64(len(rec)) {
+		return nil, false
+	}
+	for b := rec[messageHeaderLen:head]; len(b) > 0; {
+		field := Field(b[0])
+		b = b[1:]
+		if field == FieldUser {
+			if _, b, ok = cut(b); !ok {
+				return nil, false
+			}
+		}
+		var value []byte
+		if value, b, ok = cut(b); !ok {
+			return nil, false
+		}
+		if field == FieldTag {
+			return value, true
+		}
+	}
+	return nil, true
 }
 
 // VerifyBody checks the body against its checksum.

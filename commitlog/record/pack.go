@@ -70,6 +70,19 @@ func (m *Message) Cut(pack []byte) (rec, rest []byte, err error) {
 	return rec, pack[Padded(size):], nil
 }
 
+// Open is Cut for who was sent the pack: it verifies the record, head and body, and
+// returns how many bytes it takes with its padding.
+func (m *Message) Open(pack []byte) (padded int, err error) {
+	rec, rest, err := m.Cut(pack)
+	switch {
+	case err != nil:
+		return 0, err
+	case CRC(rec[8:messageHeaderLen+len(m.Properties)]) != le.Uint32(rec[offCRC:]):
+		return 0, fmt.Errorf("%w: head", ErrChecksum)
+	}
+	return len(pack) - len(rest), m.VerifyBody()
+}
+
 // Place gives a record that CutMessage returned what m says of its Kind, Flags,
 // Topic, Queue and BornTime. It leaves the checksum to Stamp.
 func Place(rec []byte, m *Message) {

@@ -78,7 +78,7 @@ func TestEachRuleFires(t *testing.T) {
 		{"protobuf in broker", "broker/session", "google.golang.org/protobuf/proto", false, "never heard of protobuf"},
 		{"wire types in broker", "broker", own("proto/rocketmqv2"), false, "stop at api"},
 		{"wire types in a broker test", "broker", own("proto/rocketmqv2"), true, "stop at api"},
-		{"system calls outside mmapfile", "commitlog", "golang.org/x/sys/unix", false, "one package"},
+		{"system calls outside mmapfile", "commitlog", "golang.org/x/sys/unix", false, "in one package"},
 		{"mmap outside mmapfile", "consumequeue", "github.com/edsrzf/mmap-go", false, "counted view"},
 		{"prometheus in broker", "broker", "github.com/prometheus/client_golang/prometheus", false, "exported names"},
 		{"raft below the replica", "broker/replica/peer", "github.com/hashicorp/raft", false, ""},

@@ -106,8 +106,10 @@ func (r *Run) append(b []byte) []byte {
 }
 
 // UnmarshalWire reads the response. Release it after use.
-func (r *ConsumeResponse) UnmarshalWire(data mem.BufferSlice) error {
-	buf := gather(data)
+func (r *ConsumeResponse) UnmarshalWire(data mem.BufferSlice) error { return r.read(gather(data)) }
+
+// read reads the response that buf holds, which is r's from then on.
+func (r *ConsumeResponse) read(buf *Buffer) error {
 	if inner, ok := content(buf.B, responseFrame); ok && r.Frame.read(inner) {
 		r.Other, r.Frame.Buffer = nil, buf
 		return nil

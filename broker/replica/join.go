@@ -1,0 +1,120 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/gantry-mq/gantry/broker/replica/peer"
+)
+
+// caughtUp is how many entries a node may lack when it begins to count: so many are
+// sent in a moment, and a busy leader is always a few ahead.
+const caughtUp = 64
+
+// join asks whoever is at address, and the leader it names, to make this node a
+// member, until that is decided or ctx ends. It returns the cluster's id.
+func (p *parts) join(ctx context.Context, address string, pause time.Duration, logger *slog.Logger) (cluster uint64, err error) {
+	q := question{Ask: askJoin, Node: p.id, Address: p.address}
+	for {
+		a, err := p.consult(ctx, "", address, q)
+		if err == nil && a.Verdict == notLeader && a.LeaderAddress != "" {
+			a, err = p.consult(ctx, "", a.LeaderAddress, q)
+		}
+		if err == nil {
+			err = a.err(p.id)
+		}
+		if err == nil {
+			return a.Cluster, nil
+		}
+		if refused := (*peer.RefusedError)(nil); errors.Is(err, ErrNameTaken) || errors.As(err, &refused) && refused.Reason != peer.NotServed && refused.Reason != peer.WrongCluster {
+			return 0, err
+		}
+		logger.Warn("not joined yet", "at", address, "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return 0, fmt.Errorf("replica: not joined: %w: %w", context.Cause(ctx), err)
+		}
+	}
+}
+
+// admit is the leader's part: it makes the node that asks a member, keeps its
+// address, and lets it count when it has caught up.
+func (n *Node) admit(q question) error {
+	if err := checkAddress(peer.ParseAddress(q.Address)); err != nil {
+		return err
+	}
+	members, index := n.membership()
+	// raft refuses a change when index is not the last: nobody changes the membership
+	// between this look at it and what follows from it.
+	add := func(how func(raft.ServerID, raft.ServerAddress, uint64, time.Duration) raft.IndexFuture, why string) error {
+		n.log.Info(why, "member", q.Node, "at", q.Address)
+		return n.ask(func() raft.Future {
+			return how(raft.ServerID(q.Node), raft.ServerAddress(q.Address), index, memberTimeout)
+		})
+	}
+	i := slices.IndexFunc(members, func(m Member) bool { return m.Name == peer.NameOf(q.Node) })
+	switch {
+	case i < 0 && q.Ask == askJoin:
+		return add(n.raft.AddNonvoter, "a node joins")
+	case i < 0: // an update
+	case members[i].ID != q.Node:
+		return ErrNameTaken
+	case members[i].address() != q.Address:
+		return add(n.raft.AddNonvoter, "a node has moved") // which leaves a voter one
+	case !members[i].Voter && q.Ask == askUpdate && q.Last+caughtUp >= n.opts.Log.LastIndex():
+		return add(n.raft.AddVoter, "a node has caught up and counts from now on")
+	default:
+		return nil
+	}
+	// Whoever hears this stops for good, so it must not come from one that only
+	// thinks it leads and does not know of the latest members.
+	if err := n.Verify(); err != nil {
+		return err
+	}
+	return ErrNoMember
+}
+
+// report tells the leader, now and then, what it should know of this node: where it
+// is, and, until it counts, how far it is. One that hears of no leader asks, too: it
+// may have been removed while it was away. It ends with the node.
+func (n *Node) report() {
+	for {
+		select {
+		case <-time.After(n.opts.Timing.Heartbeat / 2):
+		case <-n.ctx.Done():
+			return
+		}
+		if n.settled() || len(n.Members()) == 0 {
+			continue
+		}
+		a, err := n.put(n.ctx, question{Ask: askUpdate, Node: n.parts.id, Address: n.parts.address, Last: n.opts.Log.LastIndex()})
+		switch {
+		case err != nil:
+			n.log.Debug("the leader does not know of this node's state yet", "error", err)
+		case a.Verdict == noMember:
+			n.log.Error("this node was removed from the cluster")
+			close(n.removed)
+			return
+		case a.Verdict != granted:
+			n.log.Warn("the leader does not take this node as it is", "error", a.err(n.parts.id))
+		}
+	}
+}
+
+// settled reports whether the leader knows all it should.
+func (n *Node) settled() bool {
+	heard := n.raft.State() == raft.Leader || time.Since(n.raft.LastContact()) < 3*n.opts.Timing.Heartbeat
+	for _, m := range n.Members() {
+		if m.ID == n.parts.id {
+			return heard && m.Voter && m.address() == n.parts.address
+		}
+	}
+	return false
+}

@@ -1,0 +1,129 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/gantry-mq/gantry/broker/replica/peer"
+	"github.com/gantry-mq/gantry/broker/replica/stable"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
+)
+
+// voteFile is raft's stable store, beside the identity and the folder "snapshots".
+const voteFile = "vote"
+
+// Open lets the node take part in its cluster. One that is to join waits until it
+// is a member or ctx ends; afterwards ctx means nothing. Among the errors are
+// ErrNoMember, for a directory of no node and options that make it none,
+// ErrNameTaken, and stable.ErrCorrupt.
+func Open(ctx context.Context, opts Options) (*Node, error) {
+	opts.setDefaults()
+	if opts.Bootstrap && opts.Join != "" {
+		return nil, errors.New("replica: a node is the first of a cluster or joins one, not both")
+	}
+	if err := mmapfile.OS.MkdirAll(opts.Dir); err != nil {
+		return nil, fmt.Errorf("replica: %w", err)
+	}
+	own, err := ownIdentity(&opts)
+	if err != nil {
+		return nil, err
+	}
+	p := parts{id: own.id()}
+	n, err := p.open(ctx, &opts, own)
+	if err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return n, nil
+}
+
+func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, error) {
+	var err error
+	logger := opts.Logger.With("node", p.id)
+	p.endpoint, err = peer.Listen(opts.Listen, peer.Config{
+		Node: p.id, Cluster: own.cluster, Identity: opts.Certificates, Advertise: opts.Advertise, Client: opts.Client, Logger: logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("replica: %w", err)
+	}
+	if err := checkAddress(p.endpoint.Address()); err != nil {
+		return nil, err
+	}
+	p.address = p.endpoint.Address().String()
+	p.consult = func(ctx context.Context, id, address string, q question) (answer, error) {
+		return consult(ctx, p.endpoint, id, address, q)
+	}
+	if !own.member {
+		// It is asked for under this identity, so that must be there again after a crash.
+		if err := own.write(opts.Dir); err != nil {
+			return nil, err
+		}
+	}
+	if !own.member && opts.Join != "" {
+		if opts.Log.LastIndex() > 0 {
+			return nil, errors.New("replica: this node has a log of its own: it can be the first of a cluster, not join one")
+		}
+		if own.cluster, err = p.join(ctx, opts.Join, opts.Timing.Heartbeat/2, logger); err != nil {
+			return nil, err
+		}
+		p.endpoint.SetCluster(own.cluster)
+	}
+	p.cluster = own.cluster
+	vote := filepath.Join(opts.Dir, voteFile)
+	store, err := stable.Open(mmapfile.OS, vote, logger)
+	if errors.Is(err, fs.ErrNotExist) && !own.member {
+		store, err = stable.Create(mmapfile.OS, vote)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("replica: %w", err)
+	}
+	p.stable = store
+	if p.snapshots, err = raft.NewFileSnapshotStoreWithLogger(opts.Dir, 2, raftLogger(logger)); err != nil {
+		return nil, fmt.Errorf("replica: %w", err)
+	}
+	p.transport = p.endpoint.NewTransport(0, raftLogger(logger))
+	if !own.member {
+		if opts.Bootstrap {
+			if err := p.bootstrap(opts.Log); err != nil {
+				return nil, err
+			}
+		}
+		own.member = true
+		if err := own.write(opts.Dir); err != nil {
+			return nil, err
+		}
+	}
+	return start(*opts, *p)
+}
+
+// close gives back what was opened so far.
+func (p *parts) close() (err error) {
+	if p.transport != nil {
+		err = p.transport.(raft.WithClose).Close()
+	}
+	if p.endpoint != nil {
+		err = errors.Join(err, p.endpoint.Close())
+	}
+	if c, ok := p.stable.(io.Closer); ok {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
+
+// checkAddress reports what is wrong with where a node says it is.
+func checkAddress(a peer.Address) error {
+	for _, s := range []string{a.Peer, a.Client} {
+		host, _, err := net.SplitHostPort(s)
+		if ip := net.ParseIP(host); err != nil || host == "" || ip != nil && ip.IsUnspecified() || strings.ContainsAny(s, ",@") {
+			return fmt.Errorf("replica: address %q: want host:port that others can reach", s)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,67 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
+
+	"github.com/gantry-mq/gantry/proto/gantryv1"
+	"github.com/gantry-mq/gantry/proto/stream"
+)
+
+// duplex is a stream of messages both ways: gRPC's, or one without HTTP/2.
+type duplex interface {
+	SendMsg(m any) error
+	RecvMsg(m any) error
+}
+
+var consumeDesc = &gantryv1.Streams_ServiceDesc.Streams[1]
+
+// openTimeout bounds how long a connection may take to be taken as a call.
+const openTimeout = 3 * time.Second
+
+// consume opens a Consume call, which ends with ctx: on a connection of its own
+// where the broker takes that, else over gRPC.
+func (c *Client) consume(ctx context.Context) (duplex, error) {
+	if c.opts.TLS == nil && len(c.opts.DialOptions) == 0 && !c.http2.Load() {
+		s, err := c.plain(ctx)
+		if err == nil {
+			return s, nil
+		}
+		if ctx.Err() == nil && errors.Is(err, stream.ErrNotSpoken) {
+			c.http2.Store(true)
+			c.log.Info("gantry: messages come over gRPC: something before the broker, or the broker, takes nothing else", "error", err)
+		}
+	}
+	return c.conn.NewStream(ctx, consumeDesc, gantryv1.Streams_Consume_FullMethodName)
+}
+
+// plain opens a call without HTTP/2. Which address to dial is gRPC's to know.
+func (c *Client) plain(ctx context.Context) (*stream.Conn, error) {
+	var at peer.Peer
+	if _, err := gantryv1.NewManagementClient(c.conn).ServerInfo(ctx, &gantryv1.ServerInfoRequest{}, grpc.Peer(&at)); err != nil {
+		return nil, err
+	}
+	if at.Addr == nil {
+		return nil, errors.New("gantry: gRPC does not say who answered")
+	}
+	d := net.Dialer{Timeout: openTimeout}
+	conn, err := d.DialContext(ctx, at.Addr.Network(), at.Addr.String())
+	if err != nil {
+		return nil, fmt.Errorf("gantry: %w", err)
+	}
+	conn.SetDeadline(time.Now().Add(openTimeout))
+	s, err := stream.Open(conn, maxMessage)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	conn.SetDeadline(time.Time{})
+	context.AfterFunc(ctx, func() { conn.Close() })
+	return s, nil
+}

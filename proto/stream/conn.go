@@ -1,0 +1,242 @@
+package stream
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gantry-mq/gantry/internal/tcp"
+	"github.com/gantry-mq/gantry/proto/wire"
+)
+
+// Conn is one call of Streams.Consume on a connection of its own, without HTTP/2,
+// which cuts what it carries into frames of 16 KiB: each is copied into a write
+// buffer, out of a read buffer and together again. Here the kernel takes records
+// from the log's mapping, and the client has it put them into the memory where
+// they stay.
+//
+//	client  "gantry.v1/Consume\n"
+//	server  the same, when it speaks this; a server that does not closes, or sends HTTP/2
+//	then both, until one closes:
+//	  off size
+//	   0   1   kind    0 message, 1 end
+//	   1   4   length  of what follows, big-endian
+//	   5       a ConsumeRequest or ConsumeResponse; with kind 1 the google.rpc.Status
+//	           with which the server ends the call
+//
+// So a message is framed as gRPC frames it. One goroutine may send while another
+// receives.
+type Conn struct {
+	c     net.Conn
+	in    *bufio.Reader
+	limit int // bytes of a message received
+	claim int // and of memory it gets before it came
+	head  [headLen]byte
+	vec   [][]byte
+}
+
+const (
+	opening = "gantry.v1/Consume\n"
+
+	// OpeningByte is the first that a client sends. HTTP/2 begins with 'P', TLS with 0x16.
+	OpeningByte = 'g'
+
+	kindMessage = 0
+	kindEnd     = 1
+	headLen     = 5
+
+	// readAhead is what is read with a head: of records little, because it is copied.
+	readAhead = 4 << 10
+
+	// requestLimit and requestClaim are limit and claim of a server. The largest
+	// request, a Settle of 65,536 ranges, takes less.
+	requestLimit = 4 << 20
+	requestClaim = 64 << 10
+)
+
+// Keepalive of both sides: a connection whose other end is silent, or takes
+// nothing of what was sent, for 40 s is over.
+const (
+	probeAfter = 30 * time.Second
+	probeEvery = 5 * time.Second
+	probes     = 2
+)
+
+// ErrNotSpoken is a server that does not speak this.
+var ErrNotSpoken = errors.New("stream: the server takes no call without HTTP/2")
+
+// Open opens a call as a client does. The caller bounds it by c's deadline, and
+// closes c after an error.
+func Open(c net.Conn, limit int) (*Conn, error) {
+	if _, err := io.WriteString(c, opening); err != nil {
+		return nil, err
+	}
+	if err := readOpening(c); err != nil {
+		return nil, errors.Join(ErrNotSpoken, err)
+	}
+	return newConn(c, limit, limit), nil
+}
+
+// Accept takes a call that a client opened: it reads from r, which begins with
+// OpeningByte, and goes on with c. The caller bounds it by c's deadline.
+func Accept(r io.Reader, c net.Conn) (*Conn, error) {
+	if err := readOpening(r); err != nil {
+		return nil, err
+	}
+	if _, err := io.WriteString(c, opening); err != nil {
+		return nil, err
+	}
+	return newConn(c, requestLimit, requestClaim), nil
+}
+
+func readOpening(r io.Reader) error {
+	var b [len(opening)]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return err
+	}
+	if string(b[:]) != opening {
+		return fmt.Errorf("stream: the connection begins with %q", b)
+	}
+	return nil
+}
+
+func newConn(c net.Conn, limit, claim int) *Conn {
+	if t, ok := c.(*net.TCPConn); ok {
+		tcp.Keepalive(t, probeAfter, probeEvery, probes) // what fails here fails at the first use as well
+	}
+	return &Conn{c: c, in: bufio.NewReaderSize(c, readAhead), limit: limit, claim: claim}
+}
+
+// SendMsg sends a message as a gRPC stream does.
+func (c *Conn) SendMsg(m any) error {
+	data, err := wire.Codec{}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	defer data.Free()
+	return c.send(kindMessage, data)
+}
+
+// End tells the client with which error the call ends; nil is none.
+func (c *Conn) End(err error) error {
+	if err == nil {
+		return nil
+	}
+	b, err := proto.Marshal(status.Convert(err).Proto())
+	if err != nil {
+		return err
+	}
+	return c.send(kindEnd, mem.BufferSlice{mem.SliceBuffer(b)})
+}
+
+func (c *Conn) send(kind byte, data mem.BufferSlice) error {
+	c.head[0] = kind
+	binary.BigEndian.PutUint32(c.head[1:], uint32(data.Len()))
+	c.vec = append(c.vec[:0], c.head[:])
+	for _, b := range data {
+		c.vec = append(c.vec, b.ReadOnlyData())
+	}
+	v := net.Buffers(c.vec)
+	_, err := v.WriteTo(c.c)
+	clear(c.vec)
+	return err
+}
+
+// RecvMsg receives a message as a gRPC stream does. io.EOF: the other side has
+// closed, or ended the call without an error. What is wrong with a message, and
+// the error with which the other side ended the call, have a status; what is wrong
+// with the connection has none.
+func (c *Conn) RecvMsg(m any) error {
+	h, err := c.in.Peek(headLen)
+	if err != nil {
+		if len(h) > 0 {
+			err = cutShort(err)
+		}
+		return err
+	}
+	kind, n := h[0], int(binary.BigEndian.Uint32(h[1:]))
+	c.in.Discard(headLen)
+	switch {
+	case kind != kindMessage && kind != kindEnd:
+		return status.Errorf(codes.InvalidArgument, "what came is of kind %d, neither a message nor an end", kind)
+	case n > c.limit:
+		return status.Errorf(codes.ResourceExhausted, "a message of %d bytes, the limit is %d", n, c.limit)
+	}
+	buf, err := c.read(n)
+	if err != nil {
+		return err
+	}
+	if r, ok := m.(*ConsumeResponse); ok && kind == kindMessage {
+		return malformed(r.read(buf))
+	}
+	defer buf.Release()
+	if kind == kindMessage {
+		return malformed(wire.Codec{}.Unmarshal(mem.BufferSlice{mem.SliceBuffer(buf.B)}, m))
+	}
+	end := status.New(codes.OK, "").Proto()
+	if err := proto.Unmarshal(buf.B, end); err != nil {
+		return malformed(err)
+	}
+	return cmp.Or(status.ErrorProto(end), io.EOF)
+}
+
+// read reads n bytes. They are not given memory for them all until some have come:
+// to announce them costs nothing.
+func (c *Conn) read(n int) (*Buffer, error) {
+	buf := GetBuffer(min(n, c.claim))
+	for len(buf.B) < n {
+		if len(buf.B) == cap(buf.B) {
+			more := GetBuffer(min(n, 2*len(buf.B)))
+			more.B = append(more.B, buf.B...)
+			buf.Release()
+			buf = more
+		}
+		from := len(buf.B)
+		buf.B = buf.B[:min(n, cap(buf.B))]
+		if _, err := io.ReadFull(c.in, buf.B[from:]); err != nil {
+			buf.Release()
+			return nil, cutShort(err)
+		}
+	}
+	return buf, nil
+}
+
+func cutShort(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func malformed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return status.Errorf(codes.InvalidArgument, "a message that cannot be read: %v", err)
+}
+
+// Close closes the connection. What was sent and is not received yet may be lost:
+// see Linger.
+func (c *Conn) Close() error { return c.c.Close() }
+
+// Linger closes the connection when the client has closed it or the time is over,
+// so that it gets what was sent last: a connection closed with something unread
+// is reset.
+func (c *Conn) Linger(d time.Duration) error {
+	if t, ok := c.c.(*net.TCPConn); ok {
+		defer time.AfterFunc(d, func() { c.c.Close() }).Stop()
+		t.CloseWrite()
+		io.Copy(io.Discard, t)
+	}
+	return c.c.Close()
+}
