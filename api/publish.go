@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -45,6 +44,7 @@ type publishing struct {
 	stream publishStream
 	open   *gantryv1.PublishOpen
 	client session.Client
+	topics map[record.Resource]struct{} // client.Publishing, to look a topic up
 	window *gantryv1.PublishWindow
 
 	flying  atomic.Int64 // bytes of batches that are not answered
@@ -78,6 +78,7 @@ func (s *streams) Publish(st publishStream) error {
 		checks:  make(chan session.Command, commandBacklog),
 		doing:   make(chan struct{}, commandsAtOnce),
 		ended:   make(chan error, 1),
+		topics:  map[record.Resource]struct{}{},
 	}
 	switch {
 	case p.open == nil:
@@ -93,7 +94,8 @@ func (s *streams) Publish(st publishStream) error {
 	p.window = &gantryv1.PublishWindow{Bytes: uint64(min(max(publishMemory/n, publishWindowMin), publishWindowMax)), Batches: publishBatches}
 	p.client = session.Client{ID: s.sessionID(p.open.ClientId), Role: session.Producer, Remote: remoteAddr(st.Context())}
 	if p.open.Topic != nil {
-		p.client.Publishing = []record.Resource{streamResource(p.open.Topic)}
+		t := streamResource(p.open.Topic)
+		p.topics[t], p.client.Publishing = struct{}{}, []record.Resource{t}
 	}
 	sessions, id := s.broker.Sessions(), p.client.ID
 	sessions.Register(p.client)
@@ -309,7 +311,8 @@ func (p *publishing) topic(r *gantryv1.StreamResource) record.Resource {
 		return streamResource(p.open.Topic)
 	}
 	t := streamResource(r)
-	if !slices.Contains(p.client.Publishing, t) && len(p.client.Publishing) < maxPublishTopics {
+	if _, known := p.topics[t]; !known && len(p.topics) < maxPublishTopics {
+		p.topics[t] = struct{}{}
 		p.client.Publishing = append(p.client.Publishing, t)
 		p.broker.Sessions().Register(p.client)
 	}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"cmp"
+	"container/list"
 	"fmt"
 	"slices"
 	"sync"
@@ -21,8 +22,38 @@ type batch struct {
 	starts   []uint32 // of each record in buf
 	waiting  []waiting
 	sequence uint64
-	since    time.Time // when it was opened; from seal on, when it was sealed
-	tried    bool      // has been given to a stream: its outcome may be unknown
+	since    time.Time     // when it was opened; from seal on, when it was sealed
+	tried    bool          // has been given to a stream: its outcome may be unknown
+	open     *list.Element // in openBatches.all
+}
+
+// openBatches are those that take messages, one for each topic in use.
+type openBatches struct {
+	byTopic map[string]*batch
+	all     *list.List // of *batch, in the order in which they were opened
+}
+
+func newOpenBatches() openBatches { return openBatches{map[string]*batch{}, list.New()} }
+
+// of returns that of a topic, or nil.
+func (o *openBatches) of(topic string) *batch { return o.byTopic[topic] }
+
+func (o *openBatches) oldest() *batch {
+	if e := o.all.Front(); e != nil {
+		return e.Value.(*batch)
+	}
+	return nil
+}
+
+func (o *openBatches) add(b *batch) {
+	o.byTopic[b.topic] = b
+	b.open = o.all.PushBack(b)
+}
+
+func (o *openBatches) remove(b *batch) {
+	delete(o.byTopic, b.topic)
+	o.all.Remove(b.open)
+	b.open = nil
 }
 
 // waiting is who is told of one entry of a batch.

@@ -285,6 +285,45 @@ func TestSendingWaitsForRoomAndForItsContext(t *testing.T) {
 	}
 }
 
+func TestMessagesToManyTopicsInTurnArriveEachInOrder(t *testing.T) {
+	const topics, messages = 60, 40
+	s := brokertest.Start(t, broker.Options{})
+	c := dial(t, s.Addr, client.Options{})
+	for name, o := range map[string]client.ProducerOptions{
+		"much room":      {},
+		"little room":    {MaxBuffered: 20_000},
+		"small batches":  {BatchMessages: 3},
+		"without linger": {Linger: -1},
+		"long linger":    {Linger: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			topic := func(i int) string { return fmt.Sprintf("%s-%d", strings.ReplaceAll(name, " ", "-"), i) }
+			for i := range topics {
+				s.CreateTopic(topic(i), gantryv1.TopicType_NORMAL, 1)
+			}
+			p := producer(t, c, o)
+			ctx := deadline(t)
+			for m := range messages {
+				for i := range topics {
+					if err := p.Publish(ctx, &client.Message{Topic: topic(i), Body: fmt.Appendf(nil, "%d of %d", m, i)}, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if err := p.Close(ctx); err != nil {
+				t.Fatal(err)
+			}
+			for i := range topics {
+				for m, body := range readAll(t, c, topic(i), messages)[0] {
+					if want := fmt.Sprintf("%d of %d", m, i); body != want {
+						t.Fatalf("%s has %q as message %d, want %q", topic(i), body, m, want)
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestTransactions(t *testing.T) {
 	s := brokertest.Start(t, broker.Options{TransactionCheckAfter: time.Second, TransactionCheckEvery: time.Second})
 	s.CreateTopic("orders", gantryv1.TopicType_TRANSACTION, 1)

@@ -57,7 +57,7 @@ type Producer struct {
 	stop context.CancelFunc
 
 	mu       sync.Mutex
-	open     []*batch // one for each topic in use
+	open     openBatches
 	queue    []*batch // sealed, in order of sequence
 	sent     int      // queue[:sent] is on the stream, not answered
 	inFlight int      // bytes of queue[:sent]
@@ -91,7 +91,7 @@ func (c *Client) NewProducer(opts ProducerOptions) (*Producer, error) {
 	}
 	p := &Producer{
 		c: c, opts: opts, id: randomID(), done: make(chan struct{}),
-		changed: make(chan struct{}), kick: make(chan struct{}, 1),
+		changed: make(chan struct{}), kick: make(chan struct{}, 1), open: newOpenBatches(),
 	}
 	if err := c.adopt(p); err != nil {
 		return nil, err
@@ -238,33 +238,33 @@ func (p *Producer) maxBytes() int {
 
 // openBatch returns the batch that a message of about size bytes goes into.
 func (p *Producer) openBatch(topic string, size int) *batch {
-	for _, b := range p.open {
-		if b.topic != topic {
-			continue
-		}
+	if b := p.open.of(topic); b != nil {
 		if b.size()+size <= p.maxBytes() {
 			return b
 		}
 		p.seal(b)
-		break
 	}
-	// Room for one more message than fits, so that it rarely grows by copying.
-	b := newBatch(topic, p.opts.BatchBytes)
-	p.open = append(p.open, b)
+	// One of many that share MaxBuffered will not be filled: memory that is not used
+	// would still have to be fetched, page by page, into the processor's caches.
+	share := p.opts.MaxBuffered / (1 + len(p.queue) + p.open.all.Len())
+	b := newBatch(topic, max(min(p.opts.BatchBytes, share), size))
+	p.open.add(b)
 	return b
 }
 
 // seal gives an open batch its place among those that are sent.
 func (p *Producer) seal(b *batch) {
-	for i := range p.open {
-		if p.open[i] == b {
-			p.open = append(p.open[:i], p.open[i+1:]...)
-			break
-		}
-	}
+	p.open.remove(b)
 	p.sequence++
 	b.sequence, b.since = p.sequence, time.Now()
 	p.queue = append(p.queue, b)
+}
+
+// sealAll seals what is open, in the order in which it was opened.
+func (p *Producer) sealAll() {
+	for b := p.open.oldest(); b != nil; b = p.open.oldest() {
+		p.seal(b)
+	}
 }
 
 // Flush sends what is buffered without waiting for more and returns when all of
@@ -273,9 +273,7 @@ func (p *Producer) seal(b *batch) {
 func (p *Producer) Flush(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.open) > 0 {
-		p.seal(p.open[0])
-	}
+	p.sealAll()
 	upTo := p.sequence
 	p.flushing++
 	defer func() { p.flushing-- }()

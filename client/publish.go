@@ -135,24 +135,18 @@ func (p *Producer) next(req *stream.PublishRequest) (wait time.Duration, ok bool
 // sealDue seals the open batches that need not wait any more, and returns when
 // the first of the others will be due.
 func (p *Producer) sealDue() (wait time.Duration) {
-	if len(p.open) == 0 {
+	if p.sent == 0 || p.flushing > 0 || p.closed {
+		p.sealAll()
 		return 0
 	}
 	now := time.Now()
-	idle := p.sent == 0
-	for i := 0; i < len(p.open); {
-		b := p.open[i]
-		left := p.opts.Linger - now.Sub(b.since)
-		if idle || left <= 0 || p.flushing > 0 || p.closed {
-			p.seal(b)
-			continue
+	for b := p.open.oldest(); b != nil; b = p.open.oldest() {
+		if left := p.opts.Linger - now.Sub(b.since); left > 0 {
+			return left
 		}
-		if wait == 0 || left < wait {
-			wait = left
-		}
-		i++
+		p.seal(b)
 	}
-	return wait
+	return 0
 }
 
 // read handles the broker's answers until the stream ends.
@@ -219,8 +213,8 @@ func (p *Producer) expire(cause error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	for len(p.open) > 0 && now.Sub(p.open[0].since) > p.opts.Timeout {
-		p.seal(p.open[0])
+	for b := p.open.oldest(); b != nil && now.Sub(b.since) > p.opts.Timeout; b = p.open.oldest() {
+		p.seal(b)
 	}
 	n := 0
 	for n < len(p.queue) && now.Sub(p.queue[n].since) > p.opts.Timeout {
@@ -255,9 +249,7 @@ func (p *Producer) giveUp(err error) {
 	if !errors.Is(err, ErrUnknown) {
 		p.fatal = err
 	}
-	for len(p.open) > 0 {
-		p.seal(p.open[0])
-	}
+	p.sealAll()
 	p.failFirst(len(p.queue), err)
 	controls := p.controls
 	p.controls, p.ctlSent = nil, 0
