@@ -8,8 +8,8 @@ import (
 
 // Bounds of what raft reads from one connection between two of its own writes.
 const (
-	// MaxRPC has room for 64 entries of 1 MiB, as many as raft sends at once, and
-	// what is around them.
+	// MaxRPC has room for the entries that are sent at once, see maxAppend, or a single
+	// one of any size that the log takes, and what is around them.
 	MaxRPC = 80 << 20
 	// MaxSnapshot is for the RPC that a snapshot follows, the snapshot included.
 	MaxSnapshot = 4 << 30

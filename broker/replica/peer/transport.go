@@ -20,6 +20,10 @@ import (
 // has it once for every 256 KiB.
 const TransportTimeout = 10 * time.Second
 
+// maxAppend bounds the payloads of the entries in one AppendEntries, in bytes; a larger
+// entry goes alone. raft counts entries only, and an entry may have 16 MiB.
+const maxAppend = 16 << 20
+
 // connsPerPeer is how many idle connections to each node are kept: raft has one RPC
 // for entries, one for heartbeats and one for votes under way at a time.
 const connsPerPeer = 3
@@ -34,12 +38,14 @@ const connsPerPeer = 3
 //     timeouts must be longer than its slowest sync.
 //   - There is no pipeline: with a failed answer at the wrong moment it stops for
 //     ever while heartbeats go on (hashicorp/raft#612).
+//   - An AppendEntries is bounded in bytes, not in entries alone.
 //   - Nodes are dialled by name and address, so that who answers is checked.
 //   - Close ends the connections, of both directions, and waits until raft has let
 //     go of those that were accepted.
 type Transport struct {
 	*raft.NetworkTransport
-	stream *stream
+	stream    *stream
+	maxAppend int
 }
 
 var (
@@ -54,7 +60,7 @@ var (
 func (e *Endpoint) NewTransport(group uint64, logger hclog.Logger) *Transport {
 	s := newStream(e, Purpose{Kind: Raft, Group: group})
 	return &Transport{
-		stream: s,
+		stream: s, maxAppend: maxAppend,
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: s, MaxPool: connsPerPeer, MaxRPCsInFlight: 1, Timeout: TransportTimeout, Logger: logger,
 		}),
@@ -73,6 +79,8 @@ func (t *Transport) Close() error {
 }
 
 func (t *Transport) AppendEntries(id raft.ServerID, at raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	// raft goes on behind the last entry that it finds in args afterwards.
+	args.Entries = args.Entries[:within(args.Entries, t.maxAppend)]
 	return t.NetworkTransport.AppendEntries(id, named(id, at), args, resp)
 }
 
@@ -90,6 +98,17 @@ func (t *Transport) InstallSnapshot(id raft.ServerID, at raft.ServerAddress, arg
 
 func (t *Transport) TimeoutNow(id raft.ServerID, at raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	return t.NetworkTransport.TimeoutNow(id, named(id, at), args, resp)
+}
+
+// within returns how many of the first entries have no more than limit bytes, but at
+// least 1 if there is one.
+func within(entries []*raft.Log, limit int) int {
+	for i, e := range entries {
+		if limit -= len(e.Data); limit < 0 {
+			return max(i, 1)
+		}
+	}
+	return len(entries)
 }
 
 // named is a node's ID and address in the one string that raft passes to Dial. An

@@ -233,6 +233,52 @@ func TestARefusalDoesNotStopReplication(t *testing.T) {
 	})
 }
 
+// raft bounds the entries of an RPC, not their bytes: as many large ones as it sends
+// would be more than who receives them accepts, at every attempt.
+func TestLargeEntriesAreSentAFewAtATime(t *testing.T) {
+	const limit = 1000
+	n := startNode(t, func(e *Endpoint) raft.Transport {
+		trans := e.NewTransport(1, hclog.NewNullLogger())
+		trans.maxAppend = limit
+		return trans
+	}, idle, time.Millisecond)
+	sizes := []int{1, 900, 100, 1, 1, 1001, 1, 1000, 2, 700}
+	var mu sync.Mutex
+	got := map[uint64]int{} // by index
+	release := make(chan struct{})
+	n.follow(t, func(rpc raft.RPC) {
+		if c, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+			<-release // meanwhile a collects more than it may send
+			mu.Lock()
+			defer mu.Unlock()
+			bytes := 0
+			for _, e := range c.Entries {
+				if bytes += len(e.Data); e.Type == raft.LogCommand {
+					got[e.Index] = len(e.Data)
+				}
+			}
+			if bytes > limit && len(c.Entries) > 1 {
+				t.Errorf("%d entries of %d bytes", len(c.Entries), bytes)
+			}
+		}
+		agree(rpc)
+	})
+	n.lead(t)
+	var applied []raft.ApplyFuture
+	for _, size := range sizes {
+		applied = append(applied, n.raft.Apply(make([]byte, size), 0))
+	}
+	close(release)
+	for i, f := range applied {
+		err := f.Error()
+		mu.Lock()
+		if err != nil || got[f.Index()] != sizes[i] {
+			t.Errorf("entry of %d bytes: b got %d, %v", sizes[i], got[f.Index()], err)
+		}
+		mu.Unlock()
+	}
+}
+
 // A node that was cut off must not depose a good leader when it comes back, so it
 // asks first. raft does that if the transport can.
 func TestANodeAsksBeforeItStandsForElection(t *testing.T) {
