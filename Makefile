@@ -6,7 +6,7 @@ STORE_MB ?= 10000
 ROUNDS   ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint proto proto-check fuzz crash interop flights orders bench bench-smoke bench-peers
+.PHONY: help build test race lint proto proto-check fuzz crash interop dashboard flights orders bench bench-smoke bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ crash: ## power loss at every write, more often than in test; then ROUNDS (8) mi
 
 interop: ## official clients in Go, Java, Python and Node.js against the real binary
 	test/interop/run.sh
+
+dashboard: ## the dashboard in chromium: every page clicked through with real traffic (SHOTS=docs/screenshots keeps the pictures)
+	cd test/dashboard && $(GO) vet ./... && $(GO) test -count=1 -timeout 3m ./... $(if $(SHOTS),-shots $(abspath $(SHOTS)))
 
 flights: ## the flights example: 336,776 messages through an official client, a kill -9 in the middle, SQL filters checked against SQLite
 	examples/flights/run.sh

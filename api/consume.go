@@ -97,7 +97,7 @@ func (s *streams) consume(st consumeStream) error {
 	if sub == nil {
 		return status.Error(codes.InvalidArgument, "the first request is not subscribe")
 	}
-	if err := checkStreamClient(sub.ClientId); err != nil {
+	if err := checkStreamClient(sub.ClientId, sub.Agent); err != nil {
 		return err
 	}
 	c := &consuming{
@@ -138,10 +138,9 @@ func (c *consuming) open(sub *gantryv1.Subscribe, opened *gantryv1.Subscribed) e
 	if _, ok := sub.Filter.(*gantryv1.Subscribe_Sql); ok {
 		filterType, filter = broker.FilterSQL, sub.GetSql()
 	}
-	client := session.Client{
-		ID: c.id, Role: session.PushConsumer, Remote: remoteAddr(ctx), Group: group,
-		Subscriptions: []session.Subscription{{Topic: topic, SQL: filterType == broker.FilterSQL, Filter: filter}},
-	}
+	client := streamClient(ctx, c.id, sub.Agent)
+	client.Role, client.Group = session.PushConsumer, group
+	client.Subscriptions = []session.Subscription{{Topic: topic, SQL: filterType == broker.FilterSQL, Filter: filter}}
 	switch m := sub.Mode.(type) {
 	case *gantryv1.Subscribe_Offsets:
 		req := broker.ReadRequest{Topic: topic, Group: group, Start: startOf(m.Offsets.GetStart()), FilterType: filterType, Filter: filter}
@@ -386,10 +385,10 @@ func (c *consuming) settle(s *gantryv1.Settle) func() *gantryv1.ConsumeResponse 
 			var failures []broker.SettleFailure
 			failures, err = wait()
 			for _, f := range failures {
-				r.Failures = append(r.Failures, &gantryv1.SettleFailure{Queue: f.Queue, Offset: int64(f.Offset), Count: uint32(f.Count), Status: streamStatus(c.log, f.Err)})
+				r.Failures = append(r.Failures, &gantryv1.SettleFailure{Queue: f.Queue, Offset: int64(f.Offset), Count: uint32(f.Count), Status: c.told(c.id, "Consume", f.Err)})
 			}
 		}
-		r.Status = streamStatus(c.log, err)
+		r.Status = c.told(c.id, "Consume", err)
 		return &gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Settled{Settled: r}}
 	}
 }
@@ -415,7 +414,7 @@ func (c *consuming) commit(o *gantryv1.CommitOffset) func() *gantryv1.ConsumeRes
 		if err == nil {
 			err = wait()
 		}
-		return &gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Committed{Committed: &gantryv1.CommitResult{Id: o.Id, Status: streamStatus(c.log, err)}}}
+		return &gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Committed{Committed: &gantryv1.CommitResult{Id: o.Id, Status: c.told(c.id, "Consume", err)}}}
 	}
 }
 

@@ -26,7 +26,9 @@ func (m *messaging) receiveMessage(req *receiveRequest, stream grpc.ServerStream
 		return status.FromContextError(stream.Context().Err()).Err()
 	}
 	if err != nil {
-		if err := sendStatus(stream, statusFor(m.log, err)); err != nil {
+		st := statusFor(m.log, err)
+		m.refused(stream.Context(), v2.MessagingService_ReceiveMessage_FullMethodName, st)
+		if err := sendStatus(stream, st); err != nil {
 			return err
 		}
 		return sendDeliveryTime(stream)
@@ -128,7 +130,9 @@ func (m *messaging) ackMessage(ctx context.Context, req *ackRequest) *reply {
 	errs, err := m.broker.Ack(ctx, req.group, req.topic, req.entries)
 	r := newReply()
 	if err != nil {
-		r.buf = appendStatus(r.buf, 1, statusFor(m.log, err))
+		st := statusFor(m.log, err)
+		m.refused(ctx, v2.MessagingService_AckMessage_FullMethodName, st)
+		r.buf = appendStatus(r.buf, 1, st)
 		return r
 	}
 	var common agreed
@@ -144,6 +148,9 @@ func (m *messaging) ackMessage(ctx context.Context, req *ackRequest) *reply {
 		r.buf = wire.AppendString(r.buf, 2, e.Handle)
 		r.buf = appendStatus(r.buf, 3, st)
 		r.buf = wire.End(r.buf, start)
+	}
+	if common.failed != nil {
+		m.refused(ctx, v2.MessagingService_AckMessage_FullMethodName, common.failed)
 	}
 	st := common.status()
 	if st != statusOK {

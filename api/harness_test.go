@@ -89,6 +89,17 @@ func startInBubble(t *testing.T) *fixture {
 	})
 }
 
+// openBroker is for tests of the server alone.
+func openBroker(t *testing.T) *broker.Broker {
+	t.Helper()
+	b, err := broker.Open(t.Context(), broker.Options{Dir: t.TempDir(), SegmentSize: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
 func serve(t *testing.T, o Options, l net.Listener, dial func(...grpc.DialOption) (*grpc.ClientConn, error)) *fixture {
 	t.Helper()
 	b, err := broker.Open(context.Background(), broker.Options{Dir: t.TempDir(), SegmentSize: 16 << 20, AutoCreateGroups: true})

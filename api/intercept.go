@@ -57,7 +57,11 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 			return refusal(info.FullMethod, refused), nil
 		}
 	}
-	return handle(ctx, req)
+	resp, err = handle(ctx, req)
+	if told, ok := resp.(interface{ GetStatus() *v2.Status }); ok && messaging { // the others note it themselves
+		s.messaging.refused(ctx, info.FullMethod, told.GetStatus())
+	}
+	return resp, err
 }
 
 // stream does the same for streams. After a panic nothing is known of what was

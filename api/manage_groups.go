@@ -81,14 +81,7 @@ func (m *management) DescribeGroup(_ context.Context, req *gantryv1.DescribeGrou
 	}
 	resp := &gantryv1.DescribeGroupResponse{Group: wireGroup(g), Topics: groupTopics(queues)}
 	for _, c := range m.broker.Sessions().ByGroup(name) {
-		resp.Clients = append(resp.Clients, &gantryv1.Client{
-			Id:            c.ID,
-			Language:      c.Language,
-			Version:       c.Version,
-			Host:          c.Host,
-			RemoteAddress: c.Remote,
-			LastSeen:      timestamppb.New(c.LastSeen),
-		})
+		resp.Clients = append(resp.Clients, wireClient(&c))
 	}
 	return resp, nil
 }

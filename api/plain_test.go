@@ -115,7 +115,7 @@ func TestACallWithoutHTTP2ThatIsNoneEnds(t *testing.T) {
 func TestACallWithoutHTTP2ThatAsksForNothingIsHungUpOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := bufconn.Listen(1 << 10)
-		s := New(nil, Options{Logger: discard})
+		s := New(openBroker(t), Options{Logger: discard})
 		served := make(chan error, 1)
 		go func() { served <- s.Serve(l) }()
 		c, err := l.Dial()

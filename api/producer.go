@@ -16,6 +16,7 @@ func (m *messaging) sendMessage(ctx context.Context, req *sendRequest) *reply {
 	r := newReply()
 	if err != nil {
 		st := statusFor(m.log, err)
+		m.refused(ctx, v2.MessagingService_SendMessage_FullMethodName, st)
 		r.buf = appendStatus(r.buf, 1, st)
 		for range req.messages {
 			var start int
@@ -38,6 +39,9 @@ func (m *messaging) sendMessage(ctx context.Context, req *sendRequest) *reply {
 			r.buf = wire.AppendString(r.buf, 5, sent[i].RecallHandle)
 		}
 		r.buf = wire.End(r.buf, start)
+	}
+	if common.failed != nil {
+		m.refused(ctx, v2.MessagingService_SendMessage_FullMethodName, common.failed)
 	}
 	r.buf = appendStatus(r.buf, 1, common.status())
 	return r

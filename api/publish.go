@@ -86,13 +86,14 @@ func (s *streams) Publish(st publishStream) error {
 	case p.open.ProducerId == 0:
 		return status.Error(codes.InvalidArgument, "producer_id is 0")
 	}
-	if err := checkStreamClient(p.open.ClientId); err != nil {
+	if err := checkStreamClient(p.open.ClientId, p.open.Agent); err != nil {
 		return err
 	}
 	n := s.publishers.Add(1)
 	defer s.publishers.Add(-1)
 	p.window = &gantryv1.PublishWindow{Bytes: uint64(min(max(publishMemory/n, publishWindowMin), publishWindowMax)), Batches: publishBatches}
-	p.client = session.Client{ID: s.sessionID(p.open.ClientId), Role: session.Producer, Remote: remoteAddr(st.Context())}
+	p.client = streamClient(st.Context(), s.sessionID(p.open.ClientId), p.open.Agent)
+	p.client.Role = session.Producer
 	if p.open.Topic != nil {
 		t := streamResource(p.open.Topic)
 		p.topics[t], p.client.Publishing = struct{}{}, []record.Resource{t}
@@ -200,7 +201,7 @@ func (p *publishing) answer(a answer) error {
 	if free {
 		a.held.Release()
 	}
-	r.Status = streamStatus(p.log, a.err)
+	r.Status = p.told(p.client.ID, "Publish", a.err)
 	p.flying.Add(-a.bytes)
 	p.batches.Add(-1)
 	return p.stream.Send(&gantryv1.PublishResponse{Content: &gantryv1.PublishResponse_Result{Result: r}})
@@ -222,7 +223,7 @@ func (p *publishing) fill(r *gantryv1.PublishResult, done *broker.Published) {
 		r.RepeatedEntries = append(r.RepeatedEntries, &gantryv1.RepeatedEntry{Entry: uint32(e.Entry), MessageId: e.MessageID})
 	}
 	for _, e := range done.Refused {
-		r.Refused = append(r.Refused, &gantryv1.RefusedEntry{Entry: uint32(e.Entry), Status: streamStatus(p.log, e.Err)})
+		r.Refused = append(r.Refused, &gantryv1.RefusedEntry{Entry: uint32(e.Entry), Status: p.told(p.client.ID, "Publish", e.Err)})
 	}
 }
 
@@ -346,7 +347,7 @@ func (p *publishing) do(id uint64, f func(context.Context) error) error {
 		return status.FromContextError(ctx.Err()).Err()
 	}
 	p.readers.Go(func() {
-		d := &gantryv1.PublishDone{Id: id, Status: streamStatus(p.log, f(ctx))}
+		d := &gantryv1.PublishDone{Id: id, Status: p.told(p.client.ID, "Publish", f(ctx))}
 		select {
 		case p.done <- d:
 		case <-ctx.Done():

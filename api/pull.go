@@ -22,7 +22,9 @@ func (m *messaging) PullMessage(req *v2.PullMessageRequest, stream grpc.ServerSt
 	if gone := stream.Context().Err(); gone != nil {
 		return status.FromContextError(gone).Err()
 	}
-	if err := sendStatus(stream, statusFor(m.log, err)); err != nil {
+	st := statusFor(m.log, err)
+	m.refused(stream.Context(), v2.MessagingService_PullMessage_FullMethodName, st)
+	if err := sendStatus(stream, st); err != nil {
 		return err
 	}
 	if d == nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/gantry-mq/gantry/api/gateway"
 	"github.com/gantry-mq/gantry/broker"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
@@ -99,6 +101,8 @@ type Server struct {
 	grpc      *grpc.Server
 	health    *health.Server
 	messaging *messaging
+	observe   *observe
+	sampling  sync.Once
 	pending   *pending
 	plain     *plainCalls
 	drain     context.CancelFunc
@@ -114,7 +118,7 @@ type messaging struct {
 	log       *slog.Logger
 	advertise *v2.Endpoints   // nil: as the client came
 	draining  context.Context // done when shutdown begins
-	readers   sync.WaitGroup  // of command streams; they end with their stream
+	readers   sync.WaitGroup  // of command streams, which end with their stream; and who samples
 }
 
 // New makes a server of b. It starts nothing; mistakes in o are told by Serve.
@@ -165,16 +169,33 @@ func New(b *broker.Broker, o Options) *Server {
 		grpc.StreamInterceptor(s.stream),
 	)
 	s.messaging.serveOn(s.grpc)
-	gantryv1.RegisterManagementServer(s.grpc, newManagement(b, s.log, o))
-	gantryv1.RegisterDeadLettersServer(s.grpc, &deadLetters{broker: b, log: s.log})
-	gantryv1.RegisterMessagesServer(s.grpc, &messages{broker: b, log: s.log})
-	gantryv1.RegisterFiltersServer(s.grpc, &filters{broker: b, log: s.log})
-	gantryv1.RegisterGroupOpsServer(s.grpc, &groupOps{broker: b, log: s.log})
+	s.observe = &observe{broker: b, log: s.log, management: newManagement(b, s.log, o)}
+	s.operations(s.grpc)
 	gantryv1.RegisterStreamsServer(s.grpc, streams)
-	gantryv1.RegisterTopicOpsServer(s.grpc, &topicOps{broker: b, log: s.log})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	return s
+}
+
+// HTTP returns the handler of /api/: what operators do, as JSON (api/gateway). hosts
+// are names by which it may be called beside localhost and addresses.
+func (s *Server) HTTP(hosts ...string) http.Handler {
+	g := gateway.New(s.unary, s.stream, hosts...)
+	s.operations(g)
+	return g
+}
+
+// operations registers the services of gantry.v1 that operators use: all of them but
+// Streams.
+func (s *Server) operations(r grpc.ServiceRegistrar) {
+	b := s.messaging.broker
+	gantryv1.RegisterManagementServer(r, s.observe.management)
+	gantryv1.RegisterDeadLettersServer(r, &deadLetters{broker: b, log: s.log})
+	gantryv1.RegisterMessagesServer(r, &messages{broker: b, log: s.log})
+	gantryv1.RegisterFiltersServer(r, &filters{broker: b, log: s.log})
+	gantryv1.RegisterGroupOpsServer(r, &groupOps{broker: b, log: s.log})
+	gantryv1.RegisterTopicOpsServer(r, &topicOps{broker: b, log: s.log})
+	gantryv1.RegisterObserveServer(r, s.observe)
 }
 
 // Serve accepts connections on l, TLS and plaintext alike, until Shutdown, and
@@ -184,6 +205,9 @@ func (s *Server) Serve(l net.Listener) error {
 		l.Close()
 		return s.invalid
 	}
+	s.sampling.Do(func() {
+		s.messaging.readers.Go(func() { s.observe.history.run(s.messaging.draining, s.messaging.broker.Stats) })
+	})
 	err := s.grpc.Serve(&listener{Listener: l, pending: s.pending})
 	if err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("api: serve %v: %w", l.Addr(), err)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/session"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
 
@@ -83,6 +85,19 @@ func statusFor(log *slog.Logger, err error) *v2.Status {
 	return &v2.Status{Code: v2.Code_INTERNAL_SERVER_ERROR, Message: "internal error, the server's log has the reason"}
 }
 
+// noteRefusal keeps what a client was refused where operators see it. That a receive
+// found nothing is no refusal.
+func noteRefusal(r *session.Registry, client, method string, code v2.Code, text string) {
+	if code != v2.Code_OK && code != v2.Code_MESSAGE_NOT_FOUND && code != v2.Code_UNRECOGNIZED_CLIENT_TYPE {
+		r.Refused(client, session.Refusal{Method: method, Code: code.String(), Text: text})
+	}
+}
+
+// refused is noteRefusal for a call of a messaging client.
+func (m *messaging) refused(ctx context.Context, fullMethod string, st *v2.Status) {
+	noteRefusal(m.broker.Sessions(), clientID(ctx), strings.TrimPrefix(fullMethod, messagingPrefix), st.GetCode(), st.GetMessage())
+}
+
 // rpcError is err as an operator sees it.
 func rpcError(log *slog.Logger, err error) error {
 	var told *broker.Error
@@ -103,13 +118,17 @@ func rpcError(log *slog.Logger, err error) error {
 
 // agreed is the status of a request with entries: theirs if they agree.
 type agreed struct {
-	first *v2.Status
-	mixed bool
+	first  *v2.Status
+	failed *v2.Status // the first that is not OK, nil = none
+	mixed  bool
 }
 
 func (a *agreed) add(st *v2.Status) {
 	if a.first == nil {
 		a.first = st
+	}
+	if a.failed == nil && st != statusOK {
+		a.failed = st
 	}
 	a.mixed = a.mixed || st.Code != a.first.Code
 }

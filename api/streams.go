@@ -11,8 +11,10 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
+	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
 
 // streamTouch is how often a stream says for its client that it lives.
@@ -40,9 +42,25 @@ func (s *streams) sessionID(client string) string {
 	return fmt.Sprintf("%s#%d", client, s.opened.Add(1))
 }
 
-func checkStreamClient(id string) error {
-	if id == "" || len(id) > maxClientID {
+// streamClient is what is known of whoever opened a stream.
+func streamClient(ctx context.Context, id string, a *gantryv1.ClientAgent) session.Client {
+	return session.Client{
+		ID: id, Language: a.GetLanguage(), Version: a.GetVersion(), Host: a.GetHost(), Remote: remoteAddr(ctx),
+	}
+}
+
+// Limits of what a stream's client says of itself.
+const (
+	maxAgentWord = 64
+	maxAgentHost = 255
+)
+
+func checkStreamClient(id string, a *gantryv1.ClientAgent) error {
+	switch {
+	case id == "" || len(id) > maxClientID:
 		return status.Errorf(codes.InvalidArgument, "client_id has %d bytes, it must be 1 to %d", len(id), maxClientID)
+	case len(a.GetLanguage()) > maxAgentWord, len(a.GetVersion()) > maxAgentWord, len(a.GetHost()) > maxAgentHost:
+		return status.Errorf(codes.InvalidArgument, "agent: language and version have at most %d bytes, host %d", maxAgentWord, maxAgentHost)
 	}
 	return nil
 }
@@ -54,6 +72,15 @@ func streamStatus(log *slog.Logger, err error) *gantryv1.StreamStatus {
 	}
 	st := statusFor(log, err)
 	return &gantryv1.StreamStatus{Code: int32(st.Code), Message: st.Message}
+}
+
+// told is streamStatus for a client that is connected, where operators see it too.
+func (s *streams) told(client, method string, err error) *gantryv1.StreamStatus {
+	st := streamStatus(s.log, err)
+	if st != nil {
+		noteRefusal(s.broker.Sessions(), client, method, v2.Code(st.Code), st.Message)
+	}
+	return st
 }
 
 func streamResource(r *gantryv1.StreamResource) record.Resource {

@@ -85,10 +85,15 @@ func parseDeadLetter(rec []byte) (deadLetter, error) {
 	return dl, d.Err()
 }
 
+// dlqName is the name of a group's dead-letter topic.
+func dlqName(group record.Resource) record.Resource {
+	return record.Resource{Namespace: group.Namespace, Name: DLQPrefix + group.Name}
+}
+
 // dlqTopic returns the group's dead-letter topic, which comes into being with
 // its first dead letter.
 func (b *Broker) dlqTopic(ctx context.Context, g group.Group) (topic.Topic, error) {
-	name := record.Resource{Namespace: g.Name.Namespace, Name: DLQPrefix + g.Name.Name}
+	name := dlqName(g.Name)
 	if tp, ok := b.topics.Lookup(name); ok {
 		return tp, nil
 	}

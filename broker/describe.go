@@ -26,7 +26,7 @@ func (b *Broker) DescribeTopic(name record.Resource) (TopicDescription, error) {
 		return TopicDescription{}, err
 	}
 	d := TopicDescription{TopicStatus: b.topicStatus(tp), Remembered: b.dedup.Status(tp.ID)}
-	d.Bytes, d.Estimated, err = b.topicBytes(tp)
+	d.Bytes, d.Estimated, err = b.topicBytes(tp, sizedEntries)
 	return d, err
 }
 
@@ -34,7 +34,28 @@ func (b *Broker) DescribeTopic(name record.Resource) (TopicDescription, error) {
 // topics with more it reads as many, evenly spread.
 const sizedEntries = 256 << 10
 
-func (b *Broker) topicBytes(tp topic.Topic) (bytes int64, estimated bool, err error) {
+// TopicBytes estimates the size of every topic from as many index entries, of all
+// of them together, as one description reads; of each it reads 128 if it has them.
+func (b *Broker) TopicBytes() (map[record.TopicID]TopicSize, error) {
+	topics := b.topics.List()
+	sizes := make(map[record.TopicID]TopicSize, len(topics))
+	for _, tp := range topics {
+		bytes, estimated, err := b.topicBytes(tp, sizedEntries/int64(len(topics)))
+		if err != nil {
+			return nil, err
+		}
+		sizes[tp.ID] = TopicSize{bytes, estimated}
+	}
+	return sizes, nil
+}
+
+// TopicSize is the bytes of a topic's records.
+type TopicSize struct {
+	Bytes     int64
+	Estimated bool
+}
+
+func (b *Broker) topicBytes(tp topic.Topic, budget int64) (bytes int64, estimated bool, err error) {
 	queues := b.allQueues(tp)
 	total := int64(0)
 	for _, q := range queues {
@@ -42,7 +63,8 @@ func (b *Broker) topicBytes(tp topic.Topic) (bytes int64, estimated bool, err er
 		total += int64(high - low)
 	}
 	var e [128]consumequeue.Entry
-	step := max(1, (total+sizedEntries-1)/sizedEntries) // of that many pages one is read
+	budget = max(budget, int64(len(e)))
+	step := max(1, (total+budget-1)/budget) // of that many pages one is read
 	var seen int64
 	page := int64(0)
 	for _, q := range queues {

@@ -179,6 +179,18 @@ func (g *filterGuard) use(key inflight.SubKey, client string, t FilterType, expr
 	return nil
 }
 
+// inForce returns the filter that a group receives with; false when nobody has
+// since the start.
+func (g *filterGuard) inForce(key inflight.SubKey) (filterText, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	u := g.subs[key]
+	if u == nil {
+		return filterText{}, false
+	}
+	return u.current, true
+}
+
 // drop forgets what is said of a deleted topic or group.
 func (g *filterGuard) drop(gone func(inflight.SubKey) bool) {
 	g.mu.Lock()

@@ -32,6 +32,7 @@ type Stats struct {
 	Index          consumequeue.Stats
 	Topics         []TopicStats
 	Groups         []GroupStats
+	GroupCount     int // also those that consume nothing
 }
 
 // TopicStats is one topic.
@@ -109,6 +110,7 @@ func (b *Broker) Stats() Stats {
 		Checkpoints: c.checkpoints.Load(), CheckpointTime: time.Duration(c.checkpointNanos.Load()),
 		Log: b.wal.Stats(), Index: b.index.Stats(),
 	}
+	st.GroupCount = len(b.groups.List())
 	st.HalfOpen, st.HalfParked = b.transactions.Counts()
 	st.Delayed = b.timers.Stats().Pending
 	for _, tp := range b.topics.List() {

@@ -140,6 +140,7 @@ func (co *Consumer) subscribe() *gantryv1.Subscribe {
 		lease.Invisible = durationpb.New(co.opts.Invisible)
 	}
 	s := &gantryv1.Subscribe{
+		Agent:    agent(),
 		ClientId: co.feed.c.opts.ID, Group: co.feed.c.resource(co.opts.Group), Topic: co.feed.c.resource(co.opts.Topic),
 		Mode: &gantryv1.Subscribe_Lease{Lease: lease},
 		Credit: &gantryv1.ConsumeCredit{

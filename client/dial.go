@@ -12,6 +12,8 @@ import (
 	"math"
 	mathrand "math/rand/v2"
 	"os"
+	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -135,6 +137,26 @@ func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error
 		return nil, fmt.Errorf("gantry: dial %v: %w", addresses, err)
 	}
 	return c, nil
+}
+
+// agent says with each stream what its client is, for operators to see.
+var agent = sync.OnceValue(func() *gantryv1.ClientAgent {
+	host, _ := os.Hostname()
+	return &gantryv1.ClientAgent{Language: "GO", Version: version(), Host: host}
+})
+
+// version is that of this module in the program it is part of.
+func version() string {
+	const module = "github.com/gantry-mq/gantry"
+	v := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range append(info.Deps, &info.Main) {
+			if m.Path == module {
+				v = m.Version
+			}
+		}
+	}
+	return strings.TrimSpace("gantry " + v)
 }
 
 // Close closes everything made of the client, as its own Close would, and the

@@ -33,6 +33,7 @@ func (p *Producer) serve(ctx context.Context) (opened bool, err error) {
 		return false, err
 	}
 	open := &gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Open{Open: &gantryv1.PublishOpen{
+		Agent:      agent(),
 		ProducerId: p.id, ClientId: p.c.opts.ID,
 	}}}
 	if p.opts.Topic != "" {

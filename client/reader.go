@@ -140,6 +140,7 @@ func (r *Reader) subscribe() *gantryv1.Subscribe {
 		mode.Queues = append(mode.Queues, &gantryv1.QueueStart{Queue: q, Start: &gantryv1.StartAt{At: &gantryv1.StartAt_Offset{Offset: r.next[q]}}})
 	}
 	s := &gantryv1.Subscribe{
+		Agent:    agent(),
 		ClientId: r.feed.c.opts.ID, Topic: r.feed.c.resource(r.opts.Topic),
 		Mode: &gantryv1.Subscribe_Offsets{Offsets: mode}, FrameBytes: uint32(r.opts.FrameBytes),
 	}

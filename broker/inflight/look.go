@@ -34,3 +34,18 @@ func (s *Sub) HandedOut(queue uint32, offset record.QueueOffset, n int) (out []H
 	}
 	return out
 }
+
+// HeldBy counts the leases of each client at a time, in Unix ms.
+func (s *Sub) HeldBy(now int64) map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := map[string]int{}
+	for _, q := range s.queues {
+		for l := range q.out.leases() {
+			if l.id != 0 && !l.ghost && l.deadline > now {
+				held[l.owner]++
+			}
+		}
+	}
+	return held
+}

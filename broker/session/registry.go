@@ -43,14 +43,29 @@ func New(expiry time.Duration, gone func(Client)) *Registry {
 }
 
 // Register makes c live, or replaces what was known of it: clients send their
-// whole description each time. LastSeen and Streaming of c are ignored.
+// whole description each time.
 func (r *Registry) Register(c Client) {
 	c.Publishing = slices.Clone(c.Publishing)
 	c.Subscriptions = slices.Clone(c.Subscriptions)
 	c.LastSeen = time.Now()
+	c.Connected, c.Refused = c.LastSeen, Refusal{}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if before := r.clients[c.ID]; before != nil {
+		c.Connected, c.Refused = before.Connected, before.Refused
+	}
 	r.clients[c.ID] = &c
+}
+
+// Refused notes what a client was last refused, for operators to see. Its time is
+// now. A client that is not live is ignored.
+func (r *Registry) Refused(id string, f Refusal) {
+	f.Time = time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.clients[id]; c != nil {
+		c.Refused = f
+	}
 }
 
 // Touch keeps a client live. It reports false for one that is not: it must

@@ -37,8 +37,18 @@ type Client struct {
 	// it did not say.
 	RequestTimeout time.Duration
 
+	// The registry's own, ignored by Register.
+	Connected time.Time // first registered, of this life
 	LastSeen  time.Time
-	Streaming bool // has an open command stream
+	Streaming bool    // has an open command stream
+	Refused   Refusal // the last one
+}
+
+// Refusal is a call of a client that was answered with a failure. The zero value
+// is none.
+type Refusal struct {
+	Time               time.Time
+	Method, Code, Text string
 }
 
 // Subscription is one topic a consumer takes, as it told us.

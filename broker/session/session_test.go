@@ -219,3 +219,24 @@ func TestRegistryKeepsItsOwnCopy(t *testing.T) {
 		t.Fatal("the caller's slice is the registry's slice")
 	}
 }
+
+func TestAClientsLastRefusalOutlivesItsSettingsAndNotItsLife(t *testing.T) {
+	r := session.New(expiry, nil)
+	r.Refused("c", session.Refusal{Code: "TOPIC_NOT_FOUND"}) // nobody yet
+	r.Register(consumer("c", "g"))
+	first, _ := r.Get("c")
+	if first.Refused != (session.Refusal{}) {
+		t.Fatalf("a new client was refused %+v", first.Refused)
+	}
+	r.Refused("c", session.Refusal{Method: "ReceiveMessage", Code: "TOPIC_NOT_FOUND", Text: "no"})
+	r.Register(consumer("c", "g"))
+	c, _ := r.Get("c")
+	if c.Refused.Code != "TOPIC_NOT_FOUND" || c.Refused.Time.IsZero() || !c.Connected.Equal(first.Connected) {
+		t.Fatalf("after its settings came again: %+v", c)
+	}
+	r.Terminate("c")
+	r.Register(consumer("c", "g"))
+	if c, _ := r.Get("c"); c.Refused != (session.Refusal{}) {
+		t.Fatalf("a new life begins with %+v", c.Refused)
+	}
+}

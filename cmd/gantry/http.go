@@ -13,12 +13,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/gantry-mq/gantry/api/dashboard"
+	"github.com/gantry-mq/gantry/api/gateway"
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/metrics"
 )
 
 // web is the HTTP port: for people, probes and scrapers, never for clients.
 //
+//	/         the dashboard
+//	/api/     what it calls: gantry.v1 as JSON
 //	/healthz  200 while the process runs
 //	/readyz   200 when clients are served, else 503 and why not
 //	/metrics  Prometheus
@@ -27,6 +31,7 @@ type web struct {
 	server   *http.Server
 	registry *prometheus.Registry
 	broker   atomic.Pointer[broker.Broker] // nil until recovery is over
+	calls    atomic.Pointer[http.Handler]  // of /api/, nil until then
 	done     chan struct{}                 // closed when Serve returned
 }
 
@@ -45,6 +50,8 @@ func listenHTTP(addr string, withPprof bool, logger *slog.Logger) (*web, error) 
 	mux.Handle("GET /metrics", promhttp.HandlerFor(w.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelError)}))
 	mux.HandleFunc("GET /healthz", func(out http.ResponseWriter, _ *http.Request) { fmt.Fprintln(out, "ok") })
 	mux.HandleFunc("GET /readyz", w.readyz)
+	mux.Handle("/", dashboard.Handler())
+	mux.HandleFunc(gateway.Prefix, w.call)
 	if withPprof {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -67,10 +74,22 @@ func listenHTTP(addr string, withPprof bool, logger *slog.Logger) (*web, error) 
 
 func (w *web) addr() net.Addr { return w.listener.Addr() }
 
-// ready connects the broker: /readyz asks it, /metrics shows it.
-func (w *web) ready(b *broker.Broker) {
+// ready connects the broker: /readyz asks it, /metrics shows it, calls operates it.
+func (w *web) ready(b *broker.Broker, calls http.Handler) {
 	w.registry.MustRegister(metrics.NewCollector(b.Stats))
+	w.calls.Store(&calls)
 	w.broker.Store(b)
+}
+
+func (w *web) call(out http.ResponseWriter, r *http.Request) {
+	calls := w.calls.Load()
+	if calls == nil {
+		out.Header().Set("Content-Type", "application/json")
+		out.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(out, `{"code":"UNAVAILABLE","message":"the broker is recovering"}`)
+		return
+	}
+	(*calls).ServeHTTP(out, r)
 }
 
 func (w *web) readyz(out http.ResponseWriter, _ *http.Request) {

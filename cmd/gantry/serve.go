@@ -49,7 +49,7 @@ second signal ends it at once. Acknowledged messages survive either way.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.data, "data", "./gantry-data", "directory that holds everything; made when missing")
 	flags.StringVar(&f.listen, "listen", defaultAddr, "`HOST:PORT` for clients: gRPC, TLS and plaintext alike (port 0: any)")
-	flags.StringVar(&f.http, "http", "127.0.0.1:8082", "`HOST:PORT` for /metrics, /healthz and /readyz (port 0: any)")
+	flags.StringVar(&f.http, "http", "127.0.0.1:8082", "`HOST:PORT` for the dashboard, /metrics, /healthz and /readyz (port 0: any)")
 	flags.StringVar(&f.advertise, "advertise", "", "`HOST:PORT` that routes tell clients to dial (default: the address each client came by)")
 	flags.StringVar(&f.durability, "durability", "sync", "what an acknowledged message has survived:\n"+
 		"sync: it is on the disk (fdatasync, shared by all waiting senders)\n"+
@@ -130,7 +130,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		Advertise: f.advertise, Logger: logger, Version: built.version, Commit: built.commit,
 		DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
 	})
-	web.ready(b)
+	web.ready(b, server.HTTP(f.hosts()...))
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(clients) }()
 
@@ -149,6 +149,19 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		err = errors.Join(err, <-served)
 	}
 	return errors.Join(err, b.Close())
+}
+
+// hosts are the names by which the dashboard may be called.
+func (f *serveFlags) hosts() (names []string) {
+	for _, addr := range []string{f.http, f.advertise} {
+		if host, _, err := splitAddr(addr); err == nil && host != "" {
+			names = append(names, host)
+		}
+	}
+	if name, err := os.Hostname(); err == nil {
+		names = append(names, name)
+	}
+	return names
 }
 
 // inUse says in an operator's words that another broker has the directory.
@@ -174,7 +187,7 @@ func (f *serveFlags) greet(cmd *cobra.Command, dir string, clients, web net.Addr
 	fmt.Fprintf(cmd.OutOrStdout(), `gantry %s
   data     %s (durability %s)
   clients  %s
-  http     http://%s/metrics
+  http     http://%s
 ready in %d ms. To try it, in another terminal:
 
   %[7]s topic create hello%[8]s

@@ -421,6 +421,7 @@ type PublishOpen struct {
 	ClientId string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	// Of batches that name none.
 	Topic         *StreamResource `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`
+	Agent         *ClientAgent    `protobuf:"bytes,4,opt,name=agent,proto3" json:"agent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -476,6 +477,77 @@ func (x *PublishOpen) GetTopic() *StreamResource {
 	return nil
 }
 
+func (x *PublishOpen) GetAgent() *ClientAgent {
+	if x != nil {
+		return x.Agent
+	}
+	return nil
+}
+
+// What a client is, for operators to see. It decides nothing.
+type ClientAgent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in apache.rocketmq.v2: GO, JAVA, ... Up to 64 bytes, as is version.
+	Language string `protobuf:"bytes,1,opt,name=language,proto3" json:"language,omitempty"`
+	// Of its library.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// That it runs on. Up to 255 bytes.
+	Host          string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientAgent) Reset() {
+	*x = ClientAgent{}
+	mi := &file_gantry_v1_stream_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientAgent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientAgent) ProtoMessage() {}
+
+func (x *ClientAgent) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_stream_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientAgent.ProtoReflect.Descriptor instead.
+func (*ClientAgent) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ClientAgent) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
+func (x *ClientAgent) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ClientAgent) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
 type PublishBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1, 2, 3, ... of this producer. A sequence that was answered OK and is sent
@@ -497,7 +569,7 @@ type PublishBatch struct {
 
 func (x *PublishBatch) Reset() {
 	*x = PublishBatch{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[4]
+	mi := &file_gantry_v1_stream_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -509,7 +581,7 @@ func (x *PublishBatch) String() string {
 func (*PublishBatch) ProtoMessage() {}
 
 func (x *PublishBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[4]
+	mi := &file_gantry_v1_stream_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -522,7 +594,7 @@ func (x *PublishBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishBatch.ProtoReflect.Descriptor instead.
 func (*PublishBatch) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{4}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PublishBatch) GetSequence() uint64 {
@@ -577,7 +649,7 @@ type EndTransaction struct {
 
 func (x *EndTransaction) Reset() {
 	*x = EndTransaction{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[5]
+	mi := &file_gantry_v1_stream_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +661,7 @@ func (x *EndTransaction) String() string {
 func (*EndTransaction) ProtoMessage() {}
 
 func (x *EndTransaction) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[5]
+	mi := &file_gantry_v1_stream_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +674,7 @@ func (x *EndTransaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndTransaction.ProtoReflect.Descriptor instead.
 func (*EndTransaction) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{5}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EndTransaction) GetId() uint64 {
@@ -647,7 +719,7 @@ type RecallMessage struct {
 
 func (x *RecallMessage) Reset() {
 	*x = RecallMessage{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[6]
+	mi := &file_gantry_v1_stream_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +731,7 @@ func (x *RecallMessage) String() string {
 func (*RecallMessage) ProtoMessage() {}
 
 func (x *RecallMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[6]
+	mi := &file_gantry_v1_stream_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +744,7 @@ func (x *RecallMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallMessage.ProtoReflect.Descriptor instead.
 func (*RecallMessage) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{6}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RecallMessage) GetId() uint64 {
@@ -712,7 +784,7 @@ type PublishResponse struct {
 
 func (x *PublishResponse) Reset() {
 	*x = PublishResponse{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[7]
+	mi := &file_gantry_v1_stream_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +796,7 @@ func (x *PublishResponse) String() string {
 func (*PublishResponse) ProtoMessage() {}
 
 func (x *PublishResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[7]
+	mi := &file_gantry_v1_stream_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +809,7 @@ func (x *PublishResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResponse.ProtoReflect.Descriptor instead.
 func (*PublishResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{7}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PublishResponse) GetContent() isPublishResponse_Content {
@@ -839,7 +911,7 @@ type PublishDone struct {
 
 func (x *PublishDone) Reset() {
 	*x = PublishDone{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[8]
+	mi := &file_gantry_v1_stream_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +923,7 @@ func (x *PublishDone) String() string {
 func (*PublishDone) ProtoMessage() {}
 
 func (x *PublishDone) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[8]
+	mi := &file_gantry_v1_stream_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +936,7 @@ func (x *PublishDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishDone.ProtoReflect.Descriptor instead.
 func (*PublishDone) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{8}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PublishDone) GetId() uint64 {
@@ -896,7 +968,7 @@ type CheckTransaction struct {
 
 func (x *CheckTransaction) Reset() {
 	*x = CheckTransaction{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[9]
+	mi := &file_gantry_v1_stream_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +980,7 @@ func (x *CheckTransaction) String() string {
 func (*CheckTransaction) ProtoMessage() {}
 
 func (x *CheckTransaction) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[9]
+	mi := &file_gantry_v1_stream_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +993,7 @@ func (x *CheckTransaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckTransaction.ProtoReflect.Descriptor instead.
 func (*CheckTransaction) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{9}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CheckTransaction) GetTopic() *StreamResource {
@@ -966,7 +1038,7 @@ type PublishOpened struct {
 
 func (x *PublishOpened) Reset() {
 	*x = PublishOpened{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[10]
+	mi := &file_gantry_v1_stream_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1050,7 @@ func (x *PublishOpened) String() string {
 func (*PublishOpened) ProtoMessage() {}
 
 func (x *PublishOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[10]
+	mi := &file_gantry_v1_stream_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1063,7 @@ func (x *PublishOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishOpened.ProtoReflect.Descriptor instead.
 func (*PublishOpened) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{10}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PublishOpened) GetStoreId() uint64 {
@@ -1037,7 +1109,7 @@ type PublishWindow struct {
 
 func (x *PublishWindow) Reset() {
 	*x = PublishWindow{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[11]
+	mi := &file_gantry_v1_stream_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1121,7 @@ func (x *PublishWindow) String() string {
 func (*PublishWindow) ProtoMessage() {}
 
 func (x *PublishWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[11]
+	mi := &file_gantry_v1_stream_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1134,7 @@ func (x *PublishWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishWindow.ProtoReflect.Descriptor instead.
 func (*PublishWindow) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{11}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PublishWindow) GetBytes() uint64 {
@@ -1106,7 +1178,7 @@ type PublishResult struct {
 
 func (x *PublishResult) Reset() {
 	*x = PublishResult{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[12]
+	mi := &file_gantry_v1_stream_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1190,7 @@ func (x *PublishResult) String() string {
 func (*PublishResult) ProtoMessage() {}
 
 func (x *PublishResult) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[12]
+	mi := &file_gantry_v1_stream_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1203,7 @@ func (x *PublishResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResult.ProtoReflect.Descriptor instead.
 func (*PublishResult) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{12}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PublishResult) GetSequence() uint64 {
@@ -1202,7 +1274,7 @@ type PublishRun struct {
 
 func (x *PublishRun) Reset() {
 	*x = PublishRun{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[13]
+	mi := &file_gantry_v1_stream_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1286,7 @@ func (x *PublishRun) String() string {
 func (*PublishRun) ProtoMessage() {}
 
 func (x *PublishRun) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[13]
+	mi := &file_gantry_v1_stream_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1299,7 @@ func (x *PublishRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishRun.ProtoReflect.Descriptor instead.
 func (*PublishRun) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{13}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PublishRun) GetEntry() uint32 {
@@ -1277,7 +1349,7 @@ type RepeatedEntry struct {
 
 func (x *RepeatedEntry) Reset() {
 	*x = RepeatedEntry{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[14]
+	mi := &file_gantry_v1_stream_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1361,7 @@ func (x *RepeatedEntry) String() string {
 func (*RepeatedEntry) ProtoMessage() {}
 
 func (x *RepeatedEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[14]
+	mi := &file_gantry_v1_stream_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1374,7 @@ func (x *RepeatedEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepeatedEntry.ProtoReflect.Descriptor instead.
 func (*RepeatedEntry) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{14}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RepeatedEntry) GetEntry() uint32 {
@@ -1329,7 +1401,7 @@ type RefusedEntry struct {
 
 func (x *RefusedEntry) Reset() {
 	*x = RefusedEntry{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[15]
+	mi := &file_gantry_v1_stream_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1413,7 @@ func (x *RefusedEntry) String() string {
 func (*RefusedEntry) ProtoMessage() {}
 
 func (x *RefusedEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[15]
+	mi := &file_gantry_v1_stream_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1426,7 @@ func (x *RefusedEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedEntry.ProtoReflect.Descriptor instead.
 func (*RefusedEntry) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{15}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RefusedEntry) GetEntry() uint32 {
@@ -1386,7 +1458,7 @@ type PendingEntry struct {
 
 func (x *PendingEntry) Reset() {
 	*x = PendingEntry{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[16]
+	mi := &file_gantry_v1_stream_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1470,7 @@ func (x *PendingEntry) String() string {
 func (*PendingEntry) ProtoMessage() {}
 
 func (x *PendingEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[16]
+	mi := &file_gantry_v1_stream_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1483,7 @@ func (x *PendingEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingEntry.ProtoReflect.Descriptor instead.
 func (*PendingEntry) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{16}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PendingEntry) GetEntry() uint32 {
@@ -1458,7 +1530,7 @@ type ConsumeRequest struct {
 
 func (x *ConsumeRequest) Reset() {
 	*x = ConsumeRequest{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[17]
+	mi := &file_gantry_v1_stream_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1542,7 @@ func (x *ConsumeRequest) String() string {
 func (*ConsumeRequest) ProtoMessage() {}
 
 func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[17]
+	mi := &file_gantry_v1_stream_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1555,7 @@ func (x *ConsumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRequest.ProtoReflect.Descriptor instead.
 func (*ConsumeRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{17}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ConsumeRequest) GetContent() isConsumeRequest_Content {
@@ -1597,14 +1669,15 @@ type Subscribe struct {
 	Credit *ConsumeCredit `protobuf:"bytes,8,opt,name=credit,proto3" json:"credit,omitempty"`
 	// The most a frame should carry, in bytes of records; one message always may.
 	// 0: 256 KiB. At most 1 MiB.
-	FrameBytes    uint32 `protobuf:"varint,9,opt,name=frame_bytes,json=frameBytes,proto3" json:"frame_bytes,omitempty"`
+	FrameBytes    uint32       `protobuf:"varint,9,opt,name=frame_bytes,json=frameBytes,proto3" json:"frame_bytes,omitempty"`
+	Agent         *ClientAgent `protobuf:"bytes,10,opt,name=agent,proto3" json:"agent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Subscribe) Reset() {
 	*x = Subscribe{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[18]
+	mi := &file_gantry_v1_stream_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1689,7 @@ func (x *Subscribe) String() string {
 func (*Subscribe) ProtoMessage() {}
 
 func (x *Subscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[18]
+	mi := &file_gantry_v1_stream_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1702,7 @@ func (x *Subscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribe.ProtoReflect.Descriptor instead.
 func (*Subscribe) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{18}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Subscribe) GetClientId() string {
@@ -1717,6 +1790,13 @@ func (x *Subscribe) GetFrameBytes() uint32 {
 	return 0
 }
 
+func (x *Subscribe) GetAgent() *ClientAgent {
+	if x != nil {
+		return x.Agent
+	}
+	return nil
+}
+
 type isSubscribe_Filter interface {
 	isSubscribe_Filter()
 }
@@ -1766,7 +1846,7 @@ type LeaseMode struct {
 
 func (x *LeaseMode) Reset() {
 	*x = LeaseMode{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[19]
+	mi := &file_gantry_v1_stream_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +1858,7 @@ func (x *LeaseMode) String() string {
 func (*LeaseMode) ProtoMessage() {}
 
 func (x *LeaseMode) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[19]
+	mi := &file_gantry_v1_stream_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +1871,7 @@ func (x *LeaseMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseMode.ProtoReflect.Descriptor instead.
 func (*LeaseMode) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{19}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LeaseMode) GetInvisible() *durationpb.Duration {
@@ -1821,7 +1901,7 @@ type OffsetMode struct {
 
 func (x *OffsetMode) Reset() {
 	*x = OffsetMode{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[20]
+	mi := &file_gantry_v1_stream_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +1913,7 @@ func (x *OffsetMode) String() string {
 func (*OffsetMode) ProtoMessage() {}
 
 func (x *OffsetMode) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[20]
+	mi := &file_gantry_v1_stream_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1846,7 +1926,7 @@ func (x *OffsetMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OffsetMode.ProtoReflect.Descriptor instead.
 func (*OffsetMode) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{20}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OffsetMode) GetQueues() []*QueueStart {
@@ -1873,7 +1953,7 @@ type QueueStart struct {
 
 func (x *QueueStart) Reset() {
 	*x = QueueStart{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[21]
+	mi := &file_gantry_v1_stream_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +1965,7 @@ func (x *QueueStart) String() string {
 func (*QueueStart) ProtoMessage() {}
 
 func (x *QueueStart) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[21]
+	mi := &file_gantry_v1_stream_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +1978,7 @@ func (x *QueueStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueStart.ProtoReflect.Descriptor instead.
 func (*QueueStart) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{21}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *QueueStart) GetQueue() uint32 {
@@ -1929,7 +2009,7 @@ type StartAt struct {
 
 func (x *StartAt) Reset() {
 	*x = StartAt{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[22]
+	mi := &file_gantry_v1_stream_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2021,7 @@ func (x *StartAt) String() string {
 func (*StartAt) ProtoMessage() {}
 
 func (x *StartAt) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[22]
+	mi := &file_gantry_v1_stream_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2034,7 @@ func (x *StartAt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartAt.ProtoReflect.Descriptor instead.
 func (*StartAt) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{22}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StartAt) GetAt() isStartAt_At {
@@ -2029,7 +2109,7 @@ type ConsumeCredit struct {
 
 func (x *ConsumeCredit) Reset() {
 	*x = ConsumeCredit{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[23]
+	mi := &file_gantry_v1_stream_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2121,7 @@ func (x *ConsumeCredit) String() string {
 func (*ConsumeCredit) ProtoMessage() {}
 
 func (x *ConsumeCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[23]
+	mi := &file_gantry_v1_stream_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2134,7 @@ func (x *ConsumeCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeCredit.ProtoReflect.Descriptor instead.
 func (*ConsumeCredit) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{23}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ConsumeCredit) GetBytes() uint64 {
@@ -2079,7 +2159,7 @@ type StopConsuming struct {
 
 func (x *StopConsuming) Reset() {
 	*x = StopConsuming{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[24]
+	mi := &file_gantry_v1_stream_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2171,7 @@ func (x *StopConsuming) String() string {
 func (*StopConsuming) ProtoMessage() {}
 
 func (x *StopConsuming) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[24]
+	mi := &file_gantry_v1_stream_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2184,7 @@ func (x *StopConsuming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopConsuming.ProtoReflect.Descriptor instead.
 func (*StopConsuming) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{24}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{25}
 }
 
 type ConsumeResponse struct {
@@ -2123,7 +2203,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[25]
+	mi := &file_gantry_v1_stream_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2215,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[25]
+	mi := &file_gantry_v1_stream_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2228,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{25}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ConsumeResponse) GetContent() isConsumeResponse_Content {
@@ -2251,7 +2331,7 @@ type Subscribed struct {
 
 func (x *Subscribed) Reset() {
 	*x = Subscribed{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[26]
+	mi := &file_gantry_v1_stream_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2343,7 @@ func (x *Subscribed) String() string {
 func (*Subscribed) ProtoMessage() {}
 
 func (x *Subscribed) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[26]
+	mi := &file_gantry_v1_stream_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2356,7 @@ func (x *Subscribed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribed.ProtoReflect.Descriptor instead.
 func (*Subscribed) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{26}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Subscribed) GetStoreId() uint64 {
@@ -2314,7 +2394,7 @@ type ConsumeFrame struct {
 
 func (x *ConsumeFrame) Reset() {
 	*x = ConsumeFrame{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[27]
+	mi := &file_gantry_v1_stream_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2406,7 @@ func (x *ConsumeFrame) String() string {
 func (*ConsumeFrame) ProtoMessage() {}
 
 func (x *ConsumeFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[27]
+	mi := &file_gantry_v1_stream_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2419,7 @@ func (x *ConsumeFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeFrame.ProtoReflect.Descriptor instead.
 func (*ConsumeFrame) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{27}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ConsumeFrame) GetQueue() uint32 {
@@ -2405,7 +2485,7 @@ type ConsumeRun struct {
 
 func (x *ConsumeRun) Reset() {
 	*x = ConsumeRun{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[28]
+	mi := &file_gantry_v1_stream_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2497,7 @@ func (x *ConsumeRun) String() string {
 func (*ConsumeRun) ProtoMessage() {}
 
 func (x *ConsumeRun) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[28]
+	mi := &file_gantry_v1_stream_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2510,7 @@ func (x *ConsumeRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeRun.ProtoReflect.Descriptor instead.
 func (*ConsumeRun) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{28}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ConsumeRun) GetOffset() int64 {
@@ -2485,7 +2565,7 @@ type StreamOrigin struct {
 
 func (x *StreamOrigin) Reset() {
 	*x = StreamOrigin{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[29]
+	mi := &file_gantry_v1_stream_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2577,7 @@ func (x *StreamOrigin) String() string {
 func (*StreamOrigin) ProtoMessage() {}
 
 func (x *StreamOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[29]
+	mi := &file_gantry_v1_stream_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2590,7 @@ func (x *StreamOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOrigin.ProtoReflect.Descriptor instead.
 func (*StreamOrigin) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{29}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StreamOrigin) GetTopic() string {
@@ -2539,7 +2619,7 @@ type Settle struct {
 
 func (x *Settle) Reset() {
 	*x = Settle{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[30]
+	mi := &file_gantry_v1_stream_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2631,7 @@ func (x *Settle) String() string {
 func (*Settle) ProtoMessage() {}
 
 func (x *Settle) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[30]
+	mi := &file_gantry_v1_stream_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2564,7 +2644,7 @@ func (x *Settle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settle.ProtoReflect.Descriptor instead.
 func (*Settle) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{30}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Settle) GetId() uint64 {
@@ -2602,7 +2682,7 @@ type SettleEntry struct {
 
 func (x *SettleEntry) Reset() {
 	*x = SettleEntry{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[31]
+	mi := &file_gantry_v1_stream_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +2694,7 @@ func (x *SettleEntry) String() string {
 func (*SettleEntry) ProtoMessage() {}
 
 func (x *SettleEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[31]
+	mi := &file_gantry_v1_stream_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +2707,7 @@ func (x *SettleEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleEntry.ProtoReflect.Descriptor instead.
 func (*SettleEntry) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{31}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SettleEntry) GetAction() SettleAction {
@@ -2699,7 +2779,7 @@ type SettleResult struct {
 
 func (x *SettleResult) Reset() {
 	*x = SettleResult{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[32]
+	mi := &file_gantry_v1_stream_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2791,7 @@ func (x *SettleResult) String() string {
 func (*SettleResult) ProtoMessage() {}
 
 func (x *SettleResult) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[32]
+	mi := &file_gantry_v1_stream_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +2804,7 @@ func (x *SettleResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResult.ProtoReflect.Descriptor instead.
 func (*SettleResult) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{32}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SettleResult) GetId() uint64 {
@@ -2760,7 +2840,7 @@ type SettleFailure struct {
 
 func (x *SettleFailure) Reset() {
 	*x = SettleFailure{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[33]
+	mi := &file_gantry_v1_stream_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +2852,7 @@ func (x *SettleFailure) String() string {
 func (*SettleFailure) ProtoMessage() {}
 
 func (x *SettleFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[33]
+	mi := &file_gantry_v1_stream_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +2865,7 @@ func (x *SettleFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleFailure.ProtoReflect.Descriptor instead.
 func (*SettleFailure) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{33}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SettleFailure) GetQueue() uint32 {
@@ -2827,7 +2907,7 @@ type CommitOffset struct {
 
 func (x *CommitOffset) Reset() {
 	*x = CommitOffset{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[34]
+	mi := &file_gantry_v1_stream_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +2919,7 @@ func (x *CommitOffset) String() string {
 func (*CommitOffset) ProtoMessage() {}
 
 func (x *CommitOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[34]
+	mi := &file_gantry_v1_stream_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +2932,7 @@ func (x *CommitOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitOffset.ProtoReflect.Descriptor instead.
 func (*CommitOffset) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{34}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CommitOffset) GetId() uint64 {
@@ -2880,7 +2960,7 @@ type CommitResult struct {
 
 func (x *CommitResult) Reset() {
 	*x = CommitResult{}
-	mi := &file_gantry_v1_stream_proto_msgTypes[35]
+	mi := &file_gantry_v1_stream_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +2972,7 @@ func (x *CommitResult) String() string {
 func (*CommitResult) ProtoMessage() {}
 
 func (x *CommitResult) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_stream_proto_msgTypes[35]
+	mi := &file_gantry_v1_stream_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +2985,7 @@ func (x *CommitResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResult.ProtoReflect.Descriptor instead.
 func (*CommitResult) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{35}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CommitResult) GetId() uint64 {
@@ -2938,12 +3018,17 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\x05batch\x18\x02 \x01(\v2\x17.gantry.v1.PublishBatchH\x00R\x05batch\x12-\n" +
 	"\x03end\x18\x03 \x01(\v2\x19.gantry.v1.EndTransactionH\x00R\x03end\x122\n" +
 	"\x06recall\x18\x04 \x01(\v2\x18.gantry.v1.RecallMessageH\x00R\x06recallB\t\n" +
-	"\acontent\"|\n" +
+	"\acontent\"\xaa\x01\n" +
 	"\vPublishOpen\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\x06R\n" +
 	"producerId\x12\x1b\n" +
 	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12/\n" +
-	"\x05topic\x18\x03 \x01(\v2\x19.gantry.v1.StreamResourceR\x05topic\"\xd4\x01\n" +
+	"\x05topic\x18\x03 \x01(\v2\x19.gantry.v1.StreamResourceR\x05topic\x12,\n" +
+	"\x05agent\x18\x04 \x01(\v2\x16.gantry.v1.ClientAgentR\x05agent\"W\n" +
+	"\vClientAgent\x12\x1a\n" +
+	"\blanguage\x18\x01 \x01(\tR\blanguage\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\"\xd4\x01\n" +
 	"\fPublishBatch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05topic\x18\x02 \x01(\v2\x19.gantry.v1.StreamResourceR\x05topic\x12\x19\n" +
@@ -3017,7 +3102,7 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\x06settle\x18\x03 \x01(\v2\x11.gantry.v1.SettleH\x00R\x06settle\x121\n" +
 	"\x06commit\x18\x04 \x01(\v2\x17.gantry.v1.CommitOffsetH\x00R\x06commit\x12.\n" +
 	"\x04stop\x18\x05 \x01(\v2\x18.gantry.v1.StopConsumingH\x00R\x04stopB\t\n" +
-	"\acontent\"\xf8\x02\n" +
+	"\acontent\"\xa6\x03\n" +
 	"\tSubscribe\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12/\n" +
 	"\x05group\x18\x02 \x01(\v2\x19.gantry.v1.StreamResourceR\x05group\x12/\n" +
@@ -3028,7 +3113,9 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\aoffsets\x18\a \x01(\v2\x15.gantry.v1.OffsetModeH\x01R\aoffsets\x120\n" +
 	"\x06credit\x18\b \x01(\v2\x18.gantry.v1.ConsumeCreditR\x06credit\x12\x1f\n" +
 	"\vframe_bytes\x18\t \x01(\rR\n" +
-	"frameBytesB\b\n" +
+	"frameBytes\x12,\n" +
+	"\x05agent\x18\n" +
+	" \x01(\v2\x16.gantry.v1.ClientAgentR\x05agentB\b\n" +
 	"\x06filterB\x06\n" +
 	"\x04mode\"e\n" +
 	"\tLeaseMode\x127\n" +
@@ -3145,7 +3232,7 @@ func file_gantry_v1_stream_proto_rawDescGZIP() []byte {
 }
 
 var file_gantry_v1_stream_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_gantry_v1_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_gantry_v1_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_gantry_v1_stream_proto_goTypes = []any{
 	(Compression)(0),              // 0: gantry.v1.Compression
 	(StartPolicy)(0),              // 1: gantry.v1.StartPolicy
@@ -3154,107 +3241,110 @@ var file_gantry_v1_stream_proto_goTypes = []any{
 	(*StreamResource)(nil),        // 4: gantry.v1.StreamResource
 	(*PublishRequest)(nil),        // 5: gantry.v1.PublishRequest
 	(*PublishOpen)(nil),           // 6: gantry.v1.PublishOpen
-	(*PublishBatch)(nil),          // 7: gantry.v1.PublishBatch
-	(*EndTransaction)(nil),        // 8: gantry.v1.EndTransaction
-	(*RecallMessage)(nil),         // 9: gantry.v1.RecallMessage
-	(*PublishResponse)(nil),       // 10: gantry.v1.PublishResponse
-	(*PublishDone)(nil),           // 11: gantry.v1.PublishDone
-	(*CheckTransaction)(nil),      // 12: gantry.v1.CheckTransaction
-	(*PublishOpened)(nil),         // 13: gantry.v1.PublishOpened
-	(*PublishWindow)(nil),         // 14: gantry.v1.PublishWindow
-	(*PublishResult)(nil),         // 15: gantry.v1.PublishResult
-	(*PublishRun)(nil),            // 16: gantry.v1.PublishRun
-	(*RepeatedEntry)(nil),         // 17: gantry.v1.RepeatedEntry
-	(*RefusedEntry)(nil),          // 18: gantry.v1.RefusedEntry
-	(*PendingEntry)(nil),          // 19: gantry.v1.PendingEntry
-	(*ConsumeRequest)(nil),        // 20: gantry.v1.ConsumeRequest
-	(*Subscribe)(nil),             // 21: gantry.v1.Subscribe
-	(*LeaseMode)(nil),             // 22: gantry.v1.LeaseMode
-	(*OffsetMode)(nil),            // 23: gantry.v1.OffsetMode
-	(*QueueStart)(nil),            // 24: gantry.v1.QueueStart
-	(*StartAt)(nil),               // 25: gantry.v1.StartAt
-	(*ConsumeCredit)(nil),         // 26: gantry.v1.ConsumeCredit
-	(*StopConsuming)(nil),         // 27: gantry.v1.StopConsuming
-	(*ConsumeResponse)(nil),       // 28: gantry.v1.ConsumeResponse
-	(*Subscribed)(nil),            // 29: gantry.v1.Subscribed
-	(*ConsumeFrame)(nil),          // 30: gantry.v1.ConsumeFrame
-	(*ConsumeRun)(nil),            // 31: gantry.v1.ConsumeRun
-	(*StreamOrigin)(nil),          // 32: gantry.v1.StreamOrigin
-	(*Settle)(nil),                // 33: gantry.v1.Settle
-	(*SettleEntry)(nil),           // 34: gantry.v1.SettleEntry
-	(*SettleResult)(nil),          // 35: gantry.v1.SettleResult
-	(*SettleFailure)(nil),         // 36: gantry.v1.SettleFailure
-	(*CommitOffset)(nil),          // 37: gantry.v1.CommitOffset
-	(*CommitResult)(nil),          // 38: gantry.v1.CommitResult
-	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(*QueueOffset)(nil),           // 41: gantry.v1.QueueOffset
+	(*ClientAgent)(nil),           // 7: gantry.v1.ClientAgent
+	(*PublishBatch)(nil),          // 8: gantry.v1.PublishBatch
+	(*EndTransaction)(nil),        // 9: gantry.v1.EndTransaction
+	(*RecallMessage)(nil),         // 10: gantry.v1.RecallMessage
+	(*PublishResponse)(nil),       // 11: gantry.v1.PublishResponse
+	(*PublishDone)(nil),           // 12: gantry.v1.PublishDone
+	(*CheckTransaction)(nil),      // 13: gantry.v1.CheckTransaction
+	(*PublishOpened)(nil),         // 14: gantry.v1.PublishOpened
+	(*PublishWindow)(nil),         // 15: gantry.v1.PublishWindow
+	(*PublishResult)(nil),         // 16: gantry.v1.PublishResult
+	(*PublishRun)(nil),            // 17: gantry.v1.PublishRun
+	(*RepeatedEntry)(nil),         // 18: gantry.v1.RepeatedEntry
+	(*RefusedEntry)(nil),          // 19: gantry.v1.RefusedEntry
+	(*PendingEntry)(nil),          // 20: gantry.v1.PendingEntry
+	(*ConsumeRequest)(nil),        // 21: gantry.v1.ConsumeRequest
+	(*Subscribe)(nil),             // 22: gantry.v1.Subscribe
+	(*LeaseMode)(nil),             // 23: gantry.v1.LeaseMode
+	(*OffsetMode)(nil),            // 24: gantry.v1.OffsetMode
+	(*QueueStart)(nil),            // 25: gantry.v1.QueueStart
+	(*StartAt)(nil),               // 26: gantry.v1.StartAt
+	(*ConsumeCredit)(nil),         // 27: gantry.v1.ConsumeCredit
+	(*StopConsuming)(nil),         // 28: gantry.v1.StopConsuming
+	(*ConsumeResponse)(nil),       // 29: gantry.v1.ConsumeResponse
+	(*Subscribed)(nil),            // 30: gantry.v1.Subscribed
+	(*ConsumeFrame)(nil),          // 31: gantry.v1.ConsumeFrame
+	(*ConsumeRun)(nil),            // 32: gantry.v1.ConsumeRun
+	(*StreamOrigin)(nil),          // 33: gantry.v1.StreamOrigin
+	(*Settle)(nil),                // 34: gantry.v1.Settle
+	(*SettleEntry)(nil),           // 35: gantry.v1.SettleEntry
+	(*SettleResult)(nil),          // 36: gantry.v1.SettleResult
+	(*SettleFailure)(nil),         // 37: gantry.v1.SettleFailure
+	(*CommitOffset)(nil),          // 38: gantry.v1.CommitOffset
+	(*CommitResult)(nil),          // 39: gantry.v1.CommitResult
+	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
+	(*QueueOffset)(nil),           // 42: gantry.v1.QueueOffset
 }
 var file_gantry_v1_stream_proto_depIdxs = []int32{
 	6,  // 0: gantry.v1.PublishRequest.open:type_name -> gantry.v1.PublishOpen
-	7,  // 1: gantry.v1.PublishRequest.batch:type_name -> gantry.v1.PublishBatch
-	8,  // 2: gantry.v1.PublishRequest.end:type_name -> gantry.v1.EndTransaction
-	9,  // 3: gantry.v1.PublishRequest.recall:type_name -> gantry.v1.RecallMessage
+	8,  // 1: gantry.v1.PublishRequest.batch:type_name -> gantry.v1.PublishBatch
+	9,  // 2: gantry.v1.PublishRequest.end:type_name -> gantry.v1.EndTransaction
+	10, // 3: gantry.v1.PublishRequest.recall:type_name -> gantry.v1.RecallMessage
 	4,  // 4: gantry.v1.PublishOpen.topic:type_name -> gantry.v1.StreamResource
-	4,  // 5: gantry.v1.PublishBatch.topic:type_name -> gantry.v1.StreamResource
-	0,  // 6: gantry.v1.PublishBatch.compression:type_name -> gantry.v1.Compression
-	4,  // 7: gantry.v1.EndTransaction.topic:type_name -> gantry.v1.StreamResource
-	4,  // 8: gantry.v1.RecallMessage.topic:type_name -> gantry.v1.StreamResource
-	13, // 9: gantry.v1.PublishResponse.opened:type_name -> gantry.v1.PublishOpened
-	15, // 10: gantry.v1.PublishResponse.result:type_name -> gantry.v1.PublishResult
-	14, // 11: gantry.v1.PublishResponse.window:type_name -> gantry.v1.PublishWindow
-	11, // 12: gantry.v1.PublishResponse.done:type_name -> gantry.v1.PublishDone
-	12, // 13: gantry.v1.PublishResponse.check:type_name -> gantry.v1.CheckTransaction
-	3,  // 14: gantry.v1.PublishDone.status:type_name -> gantry.v1.StreamStatus
-	4,  // 15: gantry.v1.CheckTransaction.topic:type_name -> gantry.v1.StreamResource
-	14, // 16: gantry.v1.PublishOpened.window:type_name -> gantry.v1.PublishWindow
-	3,  // 17: gantry.v1.PublishResult.status:type_name -> gantry.v1.StreamStatus
-	16, // 18: gantry.v1.PublishResult.runs:type_name -> gantry.v1.PublishRun
-	18, // 19: gantry.v1.PublishResult.refused:type_name -> gantry.v1.RefusedEntry
-	19, // 20: gantry.v1.PublishResult.pending:type_name -> gantry.v1.PendingEntry
-	17, // 21: gantry.v1.PublishResult.repeated_entries:type_name -> gantry.v1.RepeatedEntry
-	3,  // 22: gantry.v1.RefusedEntry.status:type_name -> gantry.v1.StreamStatus
-	21, // 23: gantry.v1.ConsumeRequest.subscribe:type_name -> gantry.v1.Subscribe
-	26, // 24: gantry.v1.ConsumeRequest.credit:type_name -> gantry.v1.ConsumeCredit
-	33, // 25: gantry.v1.ConsumeRequest.settle:type_name -> gantry.v1.Settle
-	37, // 26: gantry.v1.ConsumeRequest.commit:type_name -> gantry.v1.CommitOffset
-	27, // 27: gantry.v1.ConsumeRequest.stop:type_name -> gantry.v1.StopConsuming
-	4,  // 28: gantry.v1.Subscribe.group:type_name -> gantry.v1.StreamResource
-	4,  // 29: gantry.v1.Subscribe.topic:type_name -> gantry.v1.StreamResource
-	22, // 30: gantry.v1.Subscribe.lease:type_name -> gantry.v1.LeaseMode
-	23, // 31: gantry.v1.Subscribe.offsets:type_name -> gantry.v1.OffsetMode
-	26, // 32: gantry.v1.Subscribe.credit:type_name -> gantry.v1.ConsumeCredit
-	39, // 33: gantry.v1.LeaseMode.invisible:type_name -> google.protobuf.Duration
-	24, // 34: gantry.v1.OffsetMode.queues:type_name -> gantry.v1.QueueStart
-	25, // 35: gantry.v1.OffsetMode.start:type_name -> gantry.v1.StartAt
-	25, // 36: gantry.v1.QueueStart.start:type_name -> gantry.v1.StartAt
-	1,  // 37: gantry.v1.StartAt.policy:type_name -> gantry.v1.StartPolicy
-	40, // 38: gantry.v1.StartAt.time:type_name -> google.protobuf.Timestamp
-	29, // 39: gantry.v1.ConsumeResponse.subscribed:type_name -> gantry.v1.Subscribed
-	30, // 40: gantry.v1.ConsumeResponse.frame:type_name -> gantry.v1.ConsumeFrame
-	35, // 41: gantry.v1.ConsumeResponse.settled:type_name -> gantry.v1.SettleResult
-	38, // 42: gantry.v1.ConsumeResponse.committed:type_name -> gantry.v1.CommitResult
-	3,  // 43: gantry.v1.ConsumeResponse.status:type_name -> gantry.v1.StreamStatus
-	41, // 44: gantry.v1.Subscribed.queues:type_name -> gantry.v1.QueueOffset
-	31, // 45: gantry.v1.ConsumeFrame.runs:type_name -> gantry.v1.ConsumeRun
-	32, // 46: gantry.v1.ConsumeRun.origin:type_name -> gantry.v1.StreamOrigin
-	34, // 47: gantry.v1.Settle.entries:type_name -> gantry.v1.SettleEntry
-	2,  // 48: gantry.v1.SettleEntry.action:type_name -> gantry.v1.SettleAction
-	39, // 49: gantry.v1.SettleEntry.delay:type_name -> google.protobuf.Duration
-	36, // 50: gantry.v1.SettleResult.failures:type_name -> gantry.v1.SettleFailure
-	3,  // 51: gantry.v1.SettleResult.status:type_name -> gantry.v1.StreamStatus
-	3,  // 52: gantry.v1.SettleFailure.status:type_name -> gantry.v1.StreamStatus
-	41, // 53: gantry.v1.CommitOffset.queues:type_name -> gantry.v1.QueueOffset
-	3,  // 54: gantry.v1.CommitResult.status:type_name -> gantry.v1.StreamStatus
-	5,  // 55: gantry.v1.Streams.Publish:input_type -> gantry.v1.PublishRequest
-	20, // 56: gantry.v1.Streams.Consume:input_type -> gantry.v1.ConsumeRequest
-	10, // 57: gantry.v1.Streams.Publish:output_type -> gantry.v1.PublishResponse
-	28, // 58: gantry.v1.Streams.Consume:output_type -> gantry.v1.ConsumeResponse
-	57, // [57:59] is the sub-list for method output_type
-	55, // [55:57] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	7,  // 5: gantry.v1.PublishOpen.agent:type_name -> gantry.v1.ClientAgent
+	4,  // 6: gantry.v1.PublishBatch.topic:type_name -> gantry.v1.StreamResource
+	0,  // 7: gantry.v1.PublishBatch.compression:type_name -> gantry.v1.Compression
+	4,  // 8: gantry.v1.EndTransaction.topic:type_name -> gantry.v1.StreamResource
+	4,  // 9: gantry.v1.RecallMessage.topic:type_name -> gantry.v1.StreamResource
+	14, // 10: gantry.v1.PublishResponse.opened:type_name -> gantry.v1.PublishOpened
+	16, // 11: gantry.v1.PublishResponse.result:type_name -> gantry.v1.PublishResult
+	15, // 12: gantry.v1.PublishResponse.window:type_name -> gantry.v1.PublishWindow
+	12, // 13: gantry.v1.PublishResponse.done:type_name -> gantry.v1.PublishDone
+	13, // 14: gantry.v1.PublishResponse.check:type_name -> gantry.v1.CheckTransaction
+	3,  // 15: gantry.v1.PublishDone.status:type_name -> gantry.v1.StreamStatus
+	4,  // 16: gantry.v1.CheckTransaction.topic:type_name -> gantry.v1.StreamResource
+	15, // 17: gantry.v1.PublishOpened.window:type_name -> gantry.v1.PublishWindow
+	3,  // 18: gantry.v1.PublishResult.status:type_name -> gantry.v1.StreamStatus
+	17, // 19: gantry.v1.PublishResult.runs:type_name -> gantry.v1.PublishRun
+	19, // 20: gantry.v1.PublishResult.refused:type_name -> gantry.v1.RefusedEntry
+	20, // 21: gantry.v1.PublishResult.pending:type_name -> gantry.v1.PendingEntry
+	18, // 22: gantry.v1.PublishResult.repeated_entries:type_name -> gantry.v1.RepeatedEntry
+	3,  // 23: gantry.v1.RefusedEntry.status:type_name -> gantry.v1.StreamStatus
+	22, // 24: gantry.v1.ConsumeRequest.subscribe:type_name -> gantry.v1.Subscribe
+	27, // 25: gantry.v1.ConsumeRequest.credit:type_name -> gantry.v1.ConsumeCredit
+	34, // 26: gantry.v1.ConsumeRequest.settle:type_name -> gantry.v1.Settle
+	38, // 27: gantry.v1.ConsumeRequest.commit:type_name -> gantry.v1.CommitOffset
+	28, // 28: gantry.v1.ConsumeRequest.stop:type_name -> gantry.v1.StopConsuming
+	4,  // 29: gantry.v1.Subscribe.group:type_name -> gantry.v1.StreamResource
+	4,  // 30: gantry.v1.Subscribe.topic:type_name -> gantry.v1.StreamResource
+	23, // 31: gantry.v1.Subscribe.lease:type_name -> gantry.v1.LeaseMode
+	24, // 32: gantry.v1.Subscribe.offsets:type_name -> gantry.v1.OffsetMode
+	27, // 33: gantry.v1.Subscribe.credit:type_name -> gantry.v1.ConsumeCredit
+	7,  // 34: gantry.v1.Subscribe.agent:type_name -> gantry.v1.ClientAgent
+	40, // 35: gantry.v1.LeaseMode.invisible:type_name -> google.protobuf.Duration
+	25, // 36: gantry.v1.OffsetMode.queues:type_name -> gantry.v1.QueueStart
+	26, // 37: gantry.v1.OffsetMode.start:type_name -> gantry.v1.StartAt
+	26, // 38: gantry.v1.QueueStart.start:type_name -> gantry.v1.StartAt
+	1,  // 39: gantry.v1.StartAt.policy:type_name -> gantry.v1.StartPolicy
+	41, // 40: gantry.v1.StartAt.time:type_name -> google.protobuf.Timestamp
+	30, // 41: gantry.v1.ConsumeResponse.subscribed:type_name -> gantry.v1.Subscribed
+	31, // 42: gantry.v1.ConsumeResponse.frame:type_name -> gantry.v1.ConsumeFrame
+	36, // 43: gantry.v1.ConsumeResponse.settled:type_name -> gantry.v1.SettleResult
+	39, // 44: gantry.v1.ConsumeResponse.committed:type_name -> gantry.v1.CommitResult
+	3,  // 45: gantry.v1.ConsumeResponse.status:type_name -> gantry.v1.StreamStatus
+	42, // 46: gantry.v1.Subscribed.queues:type_name -> gantry.v1.QueueOffset
+	32, // 47: gantry.v1.ConsumeFrame.runs:type_name -> gantry.v1.ConsumeRun
+	33, // 48: gantry.v1.ConsumeRun.origin:type_name -> gantry.v1.StreamOrigin
+	35, // 49: gantry.v1.Settle.entries:type_name -> gantry.v1.SettleEntry
+	2,  // 50: gantry.v1.SettleEntry.action:type_name -> gantry.v1.SettleAction
+	40, // 51: gantry.v1.SettleEntry.delay:type_name -> google.protobuf.Duration
+	37, // 52: gantry.v1.SettleResult.failures:type_name -> gantry.v1.SettleFailure
+	3,  // 53: gantry.v1.SettleResult.status:type_name -> gantry.v1.StreamStatus
+	3,  // 54: gantry.v1.SettleFailure.status:type_name -> gantry.v1.StreamStatus
+	42, // 55: gantry.v1.CommitOffset.queues:type_name -> gantry.v1.QueueOffset
+	3,  // 56: gantry.v1.CommitResult.status:type_name -> gantry.v1.StreamStatus
+	5,  // 57: gantry.v1.Streams.Publish:input_type -> gantry.v1.PublishRequest
+	21, // 58: gantry.v1.Streams.Consume:input_type -> gantry.v1.ConsumeRequest
+	11, // 59: gantry.v1.Streams.Publish:output_type -> gantry.v1.PublishResponse
+	29, // 60: gantry.v1.Streams.Consume:output_type -> gantry.v1.ConsumeResponse
+	59, // [59:61] is the sub-list for method output_type
+	57, // [57:59] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_stream_proto_init() }
@@ -3269,33 +3359,33 @@ func file_gantry_v1_stream_proto_init() {
 		(*PublishRequest_End)(nil),
 		(*PublishRequest_Recall)(nil),
 	}
-	file_gantry_v1_stream_proto_msgTypes[4].OneofWrappers = []any{}
-	file_gantry_v1_stream_proto_msgTypes[7].OneofWrappers = []any{
+	file_gantry_v1_stream_proto_msgTypes[5].OneofWrappers = []any{}
+	file_gantry_v1_stream_proto_msgTypes[8].OneofWrappers = []any{
 		(*PublishResponse_Opened)(nil),
 		(*PublishResponse_Result)(nil),
 		(*PublishResponse_Window)(nil),
 		(*PublishResponse_Done)(nil),
 		(*PublishResponse_Check)(nil),
 	}
-	file_gantry_v1_stream_proto_msgTypes[17].OneofWrappers = []any{
+	file_gantry_v1_stream_proto_msgTypes[18].OneofWrappers = []any{
 		(*ConsumeRequest_Subscribe)(nil),
 		(*ConsumeRequest_Credit)(nil),
 		(*ConsumeRequest_Settle)(nil),
 		(*ConsumeRequest_Commit)(nil),
 		(*ConsumeRequest_Stop)(nil),
 	}
-	file_gantry_v1_stream_proto_msgTypes[18].OneofWrappers = []any{
+	file_gantry_v1_stream_proto_msgTypes[19].OneofWrappers = []any{
 		(*Subscribe_Tag)(nil),
 		(*Subscribe_Sql)(nil),
 		(*Subscribe_Lease)(nil),
 		(*Subscribe_Offsets)(nil),
 	}
-	file_gantry_v1_stream_proto_msgTypes[22].OneofWrappers = []any{
+	file_gantry_v1_stream_proto_msgTypes[23].OneofWrappers = []any{
 		(*StartAt_Policy)(nil),
 		(*StartAt_Offset)(nil),
 		(*StartAt_Time)(nil),
 	}
-	file_gantry_v1_stream_proto_msgTypes[25].OneofWrappers = []any{
+	file_gantry_v1_stream_proto_msgTypes[26].OneofWrappers = []any{
 		(*ConsumeResponse_Subscribed)(nil),
 		(*ConsumeResponse_Frame)(nil),
 		(*ConsumeResponse_Settled)(nil),
@@ -3308,7 +3398,7 @@ func file_gantry_v1_stream_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_stream_proto_rawDesc), len(file_gantry_v1_stream_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
