@@ -122,11 +122,12 @@ func (s *sim) redrive() {
 	}
 	open := openLetters(letters, selects)
 	good := 0
+	coming := map[*simEntry]*simComing{}
 	for _, e := range open {
 		if to, queue := s.destination(e, target); to != nil {
 			good++
 			if !req.DryRun {
-				to.coming[e.m.number] = &simComing{e.m, queue, false}
+				coming[e] = to.expect(e.m, queue, false)
 			}
 		}
 	}
@@ -155,16 +156,15 @@ func (s *sim) redrive() {
 		s.failf("a redrive of %s: %+v, %d of %d can go", g.name, p, good, len(open))
 	}
 	s.settledLetters(g, open, DeadRedriven, int(p.Done), func(e *simEntry) bool {
-		to, _ := s.destination(e, target)
-		if to == nil {
-			return false
-		}
-		c := to.coming[e.m.number]
+		c := coming[e]
 		if c != nil {
 			c.must = true
 		}
 		return c != nil
 	})
+	for _, to := range s.topics { // no others
+		to.coming = slices.DeleteFunc(to.coming, func(c *simComing) bool { return !c.must })
+	}
 }
 
 // settledLetters sees which of the open ones are settled now: the first done that
@@ -183,9 +183,6 @@ func (s *sim) settledLetters(g *simGroup, open []*simEntry, state DeadLetterStat
 			return nil
 		}))
 		e.letter.state = want
-		if to, _ := s.destination(e, nil); want == DeadOpen && to != nil {
-			delete(to.coming, e.m.number)
-		}
 	}
 }
 

@@ -17,6 +17,12 @@ func (s *sim) lookForRetention(tp *simTopic, q *simQueue, n uint32, low int) {
 		s.failf("queue %d of %s begins at %d, it had begun at %d, purged up to %d", n, tp.name, low, q.low, q.purged)
 	}
 	old := s.now() - s.setup.Retention.Milliseconds() // for the log
+	switch {
+	case s.setup.Size > 0:
+		old = s.now()
+	case s.setup.Retention == 0:
+		old = 0
+	}
 	first := s.b.wal.First()
 	s.trimmed = s.trimmed || s.b.wal.Trimmed()
 	for ; q.low < low; q.low++ {
@@ -27,7 +33,7 @@ func (s *sim) lookForRetention(tp *simTopic, q *simQueue, n uint32, low int) {
 		case q.low < q.purged, tp.expires(e) < s.now():
 			s.trimEntry(e)
 		case e.lost, e.deleted && s.trimmed: // nothing keeps it in the log
-		case tp.OwnRetention() || s.setup.Retention == 0 || e.stored > old || e.after >= first:
+		case tp.OwnRetention() || e.stored > old || e.after >= first:
 			s.failf("%v, %d ms old, is gone; the log begins at %d, the record is at %d or above", e, s.now()-e.stored, first, e.after)
 		}
 	}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
@@ -52,7 +53,7 @@ func (s *sim) lookAtTopic(tp *simTopic) {
 			s.failf("%s is not in %s", c.m.id, tp.name)
 		}
 	}
-	clear(tp.coming)
+	tp.coming = nil
 }
 
 // lookForLites makes the queues of lite topics that are new, and forgets those
@@ -120,11 +121,12 @@ func (s *sim) arrive(e *simEntry) {
 	s.must(err)
 	e.stored, e.after = entry.StoreTime, s.seen
 	number := numberOf(&l.msg)
-	if c := tp.coming[number]; c != nil && (c.queue < 0 || uint32(c.queue) == e.queue) {
-		delete(tp.coming, number)
-		e.m = c.m
+	is := func(c *simComing) bool { return c.m.number == number && (c.queue < 0 || uint32(c.queue) == e.queue) }
+	if i := slices.IndexFunc(tp.coming, is); i >= 0 {
+		e.m = tp.coming[i].m
+		tp.coming = slices.Delete(tp.coming, i, i+1)
 	} else if e.letter = s.arriveDead(e); e.letter == nil {
-		s.failf("%s came into %s/%d/%d, coming are %v", idOf(&l.msg), tp.name, e.queue, e.offset, sorted(tp.coming))
+		s.failf("%s came into %s/%d/%d, coming are %v", idOf(&l.msg), tp.name, e.queue, e.offset, tp.coming)
 	}
 	if err := e.m.check(&l.msg); err != nil {
 		s.failf("%v: %w", e, err)
@@ -169,7 +171,7 @@ func (s *sim) lookForTimers() {
 	for _, t := range s.timers {
 		if !t.fired && !t.recalled && t.due <= now {
 			t.fired = true
-			t.topic.coming[t.m.number] = &simComing{t.m, t.queue, true}
+			t.topic.expect(t.m, t.queue, true)
 		}
 	}
 }

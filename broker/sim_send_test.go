@@ -93,11 +93,10 @@ func (s *sim) stored(tp *simTopic, m *simMsg, sent *Sent) {
 	case delayed:
 		s.timers = append(s.timers, &simDelayed{m: m, topic: tp, queue: m.queue(tp), due: m.due, stored: s.now(), handle: sent.RecallHandle})
 	default:
-		c := &simComing{m, m.queue(tp), true}
+		c := tp.expect(m, m.queue(tp), true)
 		if q, ok := tp.lites[m.lite]; ok {
 			c.queue = int(q)
 		}
-		tp.coming[m.number] = c
 	}
 }
 
@@ -275,7 +274,7 @@ func (s *sim) decide() {
 	outcome := pick(s.r, []transaction.Outcome{0, transaction.Committed, transaction.Committed, transaction.RolledBack})
 	byHand := outcome != 0 && s.r.IntN(4) == 0
 	if h.outcome == 0 && outcome == transaction.Committed {
-		h.topic.coming[h.m.number] = &simComing{h.m, h.m.queue(h.topic), true}
+		h.topic.expect(h.m, h.m.queue(h.topic), true)
 	}
 	var err error
 	if byHand {

@@ -65,9 +65,10 @@ type simTopic struct {
 	name   string
 	queues map[uint32]*simQueue // of lite topics too
 	lites  map[string]uint32
-	// coming is what is to appear in a queue of the topic, by its number. look
-	// takes it out; what then is left and must have come is missing.
-	coming  map[int]*simComing
+	// coming is what is to appear in a queue of the topic: a message twice when it is
+	// dead twice and both are redriven. look takes it out; what then is left and must
+	// have come is missing.
+	coming  []*simComing
 	changed int64 // Unix ms: when its retention was set
 	holes   bool  // a message was deleted from among others
 	// firsts is what was sent within the deduplication window, and before, in that
@@ -87,6 +88,15 @@ type simComing struct {
 	m     *simMsg
 	queue int  // where, -1 = anywhere
 	must  bool // else it may
+}
+
+func (c *simComing) String() string { return fmt.Sprintf("%s for %d", c.m.id, c.queue) }
+
+// expect says that a message is about to come.
+func (tp *simTopic) expect(m *simMsg, queue int, must bool) *simComing {
+	c := &simComing{m, queue, must}
+	tp.coming = append(tp.coming, c)
+	return c
 }
 
 // simEntry is a message in its place.
@@ -293,7 +303,7 @@ func (s *sim) createTopic(n string, kind topic.Type, queues uint32) {
 }
 
 func newSimTopic(tp topic.Topic) *simTopic {
-	st := &simTopic{Topic: tp, name: tp.Name.Name, queues: map[uint32]*simQueue{}, lites: map[string]uint32{}, coming: map[int]*simComing{}, again: map[string]bool{}}
+	st := &simTopic{Topic: tp, name: tp.Name.Name, queues: map[uint32]*simQueue{}, lites: map[string]uint32{}, again: map[string]bool{}}
 	for q := range tp.Queues {
 		st.queues[q] = &simQueue{}
 	}

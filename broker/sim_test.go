@@ -20,6 +20,7 @@ var (
 	simRounds = flag.Int("rounds", 5, "rounds of TestModel, each with its own seed")
 	simSeed   = flag.Uint64("seed", 1, "the first round's seed; 0 = a new one each time")
 	simOps    = flag.Int("ops", 400, "operations of a round")
+	simRandom = flag.Duration("random", 5*time.Second, "how long TestModelWithRandomSeeds begins rounds")
 	simShrink = flag.Duration("shrink", 30*time.Second, "how long to look for a shorter run that fails")
 )
 
@@ -41,6 +42,17 @@ func TestModel(t *testing.T) {
 	}
 	for i := range uint64(*simRounds) {
 		if seed := seed + i; !t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { simRound(t, seed) }) {
+			return
+		}
+	}
+}
+
+// TestModelWithRandomSeeds does other rounds each time: what fails names its seed.
+func TestModelWithRandomSeeds(t *testing.T) {
+	for began := time.Now(); time.Since(began) < *simRandom; {
+		seed := rand.Uint64()
+		t.Logf("-seed %d", seed)
+		if simRound(t, seed); t.Failed() {
 			return
 		}
 	}
@@ -85,6 +97,7 @@ type simSetup struct {
 	Segment    int64
 	Checkpoint int64
 	Retention  time.Duration
+	Size       int64 // of the log, by which retention goes too; 0 = not
 }
 
 // plan makes a round. Each has other weights, some of them 0, so that features
@@ -108,6 +121,7 @@ func plan(seed uint64, n int) (simSetup, []op) {
 		pick := r.IntN(max(total, 1))
 		list = append(list, op{slices.IndexFunc(weights, func(w int) bool { return pick < w }), r.Uint64()})
 	}
+	setup.Size = []int64{0, 0, 0, 5 * setup.Segment}[r.IntN(4)]
 	return setup, list
 }
 
@@ -248,7 +262,7 @@ func (s *sim) run(list []op) (err error) {
 func (s *sim) open(disk *crashtest.FS) (*Broker, error) {
 	return Open(s.t.Context(), Options{
 		Dir: "/data", FS: disk, ArenaSize: 64 << 10, KeySegmentEntries: 64,
-		Durability: s.setup.Durability, SegmentSize: s.setup.Segment, CheckpointEvery: s.setup.Checkpoint, RetentionAge: s.setup.Retention,
+		Durability: s.setup.Durability, SegmentSize: s.setup.Segment, CheckpointEvery: s.setup.Checkpoint, RetentionAge: s.setup.Retention, RetentionSize: s.setup.Size,
 		AutoCreateGroups:      true,
 		TransactionCheckAfter: simCheckAfter, TransactionCheckEvery: simCheckEvery, TransactionCheckMax: simCheckMax,
 		Fatal: func(err error) { s.failure.CompareAndSwap(nil, &err) },
