@@ -59,6 +59,10 @@ func (o *observe) Overview(ctx context.Context, _ *gantryv1.OverviewRequest) (*g
 		if resp.Disk.Total, resp.Disk.Free, err = host.Disk(dir); err != nil {
 			o.log.Warn("the disk of the data directory cannot be asked", "error", err)
 		}
+		resp.Disk.Kind = host.Kind(dir)
+		if info, err := os.Stat(dir); err == nil {
+			resp.Disk.Mode = uint32(info.Mode().Perm())
+		}
 	}
 	return resp, nil
 }
@@ -69,6 +73,7 @@ func wireProcess(uptime time.Duration) *gantryv1.ProcessStatus {
 	p := &gantryv1.ProcessStatus{
 		Pid: int32(os.Getpid()), Uptime: durationpb.New(uptime), Cpu: durationpb.New(host.CPU()), Resident: host.Resident(),
 		Heap: int64(heap[0].Value.Uint64()), Goroutines: int32(runtime.NumGoroutine()),
+		ClockUnsynchronized: host.ClockUnsynchronized(),
 	}
 	open, limit := host.OpenFiles()
 	p.OpenFiles, p.OpenFilesLimit = int32(open), limit

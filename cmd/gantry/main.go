@@ -77,7 +77,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("gantry {{.Version}}\n")
-	root.AddCommand(newServe(), newDemo(), newTopic(), newGroup(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(), newLog(), newBench())
+	root.AddCommand(newServe(), newDemo(), newTopic(), newGroup(), newClient(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(), newWhy(), newTop(), newDoctor(), newLog(), newBench())
 	explainArgs(root)
 	return root
 }

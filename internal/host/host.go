@@ -22,6 +22,29 @@ func Disk(dir string) (total, free int64, err error) {
 	return int64(s.Blocks) * s.Bsize, int64(s.Bavail) * s.Bsize, nil
 }
 
+// kinds names file systems by their magic numbers, statfs(2).
+var kinds = map[int64]string{
+	0xef53: "ext4", 0x58465342: "xfs", 0x9123683e: "btrfs", 0x2fc12fc1: "zfs", 0x01021994: "tmpfs", 0x858458f6: "ramfs",
+	0x794c7630: "overlay", 0x6969: "nfs", 0xff534d42: "cifs", 0x65735546: "fuse", 0x01021997: "9p",
+}
+
+// Kind returns the name of the file system that holds dir, "" when it is not known.
+func Kind(dir string) string {
+	var s syscall.Statfs_t
+	if syscall.Statfs(dir, &s) != nil {
+		return ""
+	}
+	return kinds[int64(s.Type)]
+}
+
+// ClockUnsynchronized reports that the kernel knows of nothing that keeps its clock
+// right, such as NTP. That it does not report it is no proof.
+func ClockUnsynchronized() bool {
+	const timeError = 5 // adjtimex(2): TIME_ERROR
+	state, err := syscall.Adjtimex(&syscall.Timex{})
+	return err == nil && state == timeError
+}
+
 // OpenFiles returns how many descriptors this process has open, and how many it
 // may have.
 func OpenFiles() (open int, limit int64) {

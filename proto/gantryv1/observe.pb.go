@@ -674,7 +674,11 @@ type DiskStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Total int64                  `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
 	// For this process to use.
-	Free          int64 `protobuf:"varint,2,opt,name=free,proto3" json:"free,omitempty"`
+	Free int64 `protobuf:"varint,2,opt,name=free,proto3" json:"free,omitempty"`
+	// "ext4", "xfs", "tmpfs", ...; empty when it is none of those that are known.
+	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Permission bits of the data directory, as chmod takes them.
+	Mode          uint32 `protobuf:"varint,4,opt,name=mode,proto3" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -723,6 +727,20 @@ func (x *DiskStatus) GetFree() int64 {
 	return 0
 }
 
+func (x *DiskStatus) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DiskStatus) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
 type ProcessStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Pid    int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
@@ -735,9 +753,11 @@ type ProcessStatus struct {
 	OpenFiles      int32 `protobuf:"varint,7,opt,name=open_files,json=openFiles,proto3" json:"open_files,omitempty"`
 	OpenFilesLimit int64 `protobuf:"varint,8,opt,name=open_files_limit,json=openFilesLimit,proto3" json:"open_files_limit,omitempty"`
 	// What Go was told not to exceed; 0: nothing.
-	MemoryLimit   int64 `protobuf:"varint,9,opt,name=memory_limit,json=memoryLimit,proto3" json:"memory_limit,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MemoryLimit int64 `protobuf:"varint,9,opt,name=memory_limit,json=memoryLimit,proto3" json:"memory_limit,omitempty"`
+	// The kernel says that nothing keeps the host's clock right.
+	ClockUnsynchronized bool `protobuf:"varint,10,opt,name=clock_unsynchronized,json=clockUnsynchronized,proto3" json:"clock_unsynchronized,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *ProcessStatus) Reset() {
@@ -831,6 +851,13 @@ func (x *ProcessStatus) GetMemoryLimit() int64 {
 		return x.MemoryLimit
 	}
 	return 0
+}
+
+func (x *ProcessStatus) GetClockUnsynchronized() bool {
+	if x != nil {
+		return x.ClockUnsynchronized
+	}
+	return false
 }
 
 type HistoryRequest struct {
@@ -2234,11 +2261,13 @@ const file_gantry_v1_observe_proto_rawDesc = "" +
 	"\vIndexStatus\x12\x16\n" +
 	"\x06queues\x18\x01 \x01(\x05R\x06queues\x12\x1d\n" +
 	"\n" +
-	"disk_bytes\x18\x02 \x01(\x03R\tdiskBytes\"6\n" +
+	"disk_bytes\x18\x02 \x01(\x03R\tdiskBytes\"^\n" +
 	"\n" +
 	"DiskStatus\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x03R\x05total\x12\x12\n" +
-	"\x04free\x18\x02 \x01(\x03R\x04free\"\xbd\x02\n" +
+	"\x04free\x18\x02 \x01(\x03R\x04free\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\rR\x04mode\"\xf0\x02\n" +
 	"\rProcessStatus\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x121\n" +
 	"\x06uptime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12+\n" +
@@ -2251,7 +2280,9 @@ const file_gantry_v1_observe_proto_rawDesc = "" +
 	"\n" +
 	"open_files\x18\a \x01(\x05R\topenFiles\x12(\n" +
 	"\x10open_files_limit\x18\b \x01(\x03R\x0eopenFilesLimit\x12!\n" +
-	"\fmemory_limit\x18\t \x01(\x03R\vmemoryLimit\"B\n" +
+	"\fmemory_limit\x18\t \x01(\x03R\vmemoryLimit\x121\n" +
+	"\x14clock_unsynchronized\x18\n" +
+	" \x01(\bR\x13clockUnsynchronized\"B\n" +
 	"\x0eHistoryRequest\x120\n" +
 	"\x05after\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05after\">\n" +
 	"\x0fHistoryResponse\x12+\n" +
