@@ -69,7 +69,8 @@ func (wire) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.Appen
 // host is the machine of a node: what is there when the node is not.
 type host struct {
 	t      *testing.T
-	id     string
+	name   string
+	disk   uint64 // number of its directory
 	fs     *crashtest.FS
 	stable *raft.InmemStore
 	snaps  raft.SnapshotStore
@@ -84,9 +85,23 @@ type host struct {
 	led  sync.WaitGroup
 }
 
+func newHost(t *testing.T, name string) *host {
+	h := &host{t: t, name: name, died: make(chan error, 1)}
+	h.replaceDisk()
+	return h
+}
+
+// replaceDisk makes the host forget everything.
+func (h *host) replaceDisk() {
+	h.disk++
+	h.fs, h.stable, h.snaps = crashtest.New(), raft.NewInmemStore(), raft.NewInmemSnapshotStore()
+}
+
+func (h *host) id() string { return peer.NewID(h.name, h.disk) }
+
 func (h *host) fatal(err error) {
 	if !h.off.Load() {
-		h.t.Errorf("%s: %v", h.id, err)
+		h.t.Errorf("%s: %v", h.name, err)
 	}
 	select {
 	case h.died <- err:
@@ -101,16 +116,14 @@ type cluster struct {
 
 	mu    sync.Mutex
 	nodes map[string]*Node // that are there, by their ID
-	cut   map[string]bool  // hosts that are alone
+	cut   map[string]bool  // names of hosts that are alone
 	term  *Term            // of whoever leads, or did last
 }
 
 func newCluster(t *testing.T, n int) *cluster {
 	c := &cluster{t: t, nodes: map[string]*Node{}, cut: map[string]bool{}}
 	for i := range n {
-		c.hosts = append(c.hosts, &host{
-			t: t, id: fmt.Sprint("n", i+1), fs: crashtest.New(), stable: raft.NewInmemStore(), snaps: raft.NewInmemSnapshotStore(), died: make(chan error, 1),
-		})
+		c.hosts = append(c.hosts, newHost(t, fmt.Sprint("n", i+1)))
 	}
 	return c
 }
@@ -124,25 +137,26 @@ func (h *host) options() Options {
 }
 
 func (c *cluster) parts(h *host) parts {
+	self := h.id()
 	return parts{
-		id: h.id, stable: h.stable, snapshots: h.snaps, transport: h.wire, address: string(h.address()),
+		id: self, stable: h.stable, snapshots: h.snaps, transport: h.wire, address: string(h.address()),
 		consult: func(_ context.Context, id, _ string, q question) (answer, error) {
 			c.mu.Lock()
 			to := c.nodes[id]
-			if c.cut[h.id] || c.cut[id] {
+			if c.cut[h.name] || c.cut[peer.NameOf(id)] {
 				to = nil
 			}
 			c.mu.Unlock()
 			if to == nil {
-				return answer{}, fmt.Errorf("%s does not reach %s", h.id, id)
+				return answer{}, fmt.Errorf("%s does not reach %s", h.name, id)
 			}
-			return to.answer(q, h.id), nil
+			return to.answer(q, self), nil
 		},
 	}
 }
 
 func (h *host) address() raft.ServerAddress {
-	return raft.ServerAddress(peer.Address{Peer: h.id + ":1", Client: h.id + ":2"}.String())
+	return raft.ServerAddress(peer.Address{Peer: h.name + ":1", Client: h.name + ":2"}.String())
 }
 
 // up starts a host's node; the first time, the first host makes the cluster.
@@ -154,7 +168,7 @@ func (c *cluster) up(h *host, bootstrap bool) {
 		Fatal: h.fatal,
 	})
 	if err != nil {
-		c.t.Fatalf("%s: %v", h.id, err)
+		c.t.Fatalf("%s: %v", h.name, err)
 	}
 	_, h.wire.InmemTransport = raft.NewInmemTransportWithTimeout(h.address(), 50*time.Millisecond)
 	p := c.parts(h)
@@ -164,10 +178,10 @@ func (c *cluster) up(h *host, bootstrap bool) {
 		}
 	}
 	if h.node, err = start(h.options(), p); err != nil {
-		c.t.Fatalf("%s: %v", h.id, err)
+		c.t.Fatalf("%s: %v", h.name, err)
 	}
 	c.mu.Lock()
-	c.nodes[h.id] = h.node
+	c.nodes[h.id()] = h.node
 	c.mu.Unlock()
 	h.led.Go(func() { c.lead(h) })
 	c.connect()
@@ -206,7 +220,7 @@ func (c *cluster) connect() {
 			if b.wire.InmemTransport == nil || a == b {
 				continue
 			}
-			if c.cut[a.id] || c.cut[b.id] {
+			if c.cut[a.name] || c.cut[b.name] {
 				a.wire.Disconnect(b.address())
 			} else {
 				a.wire.Connect(b.address(), b.wire.InmemTransport)
@@ -218,10 +232,10 @@ func (c *cluster) connect() {
 // stop ends a host's node.
 func (c *cluster) stop(h *host) {
 	if err := h.node.Close(); err != nil {
-		c.t.Errorf("%s: %v", h.id, err)
+		c.t.Errorf("%s: %v", h.name, err)
 	}
 	c.mu.Lock()
-	delete(c.nodes, h.id)
+	delete(c.nodes, h.id())
 	c.mu.Unlock()
 	h.led.Wait()
 	if err := h.log.Close(); err != nil {
@@ -299,14 +313,14 @@ func eventually(t *testing.T, what string, f func() bool) {
 // join has the leader take h in and waits until it counts.
 func (c *cluster) join(h *host) {
 	c.t.Helper()
-	eventually(c.t, h.id+" joined", func() bool {
+	eventually(c.t, h.name+" joined", func() bool {
 		for _, l := range c.hosts {
 			ask := func(a asked) bool {
-				q := question{Ask: a, Node: h.id, Address: string(h.address()), Last: h.log.LastIndex()}
+				q := question{Ask: a, Node: h.id(), Address: string(h.address()), Last: h.log.LastIndex()}
 				return l.node.decide(q).Verdict == granted
 			}
 			if l.node != nil && ask(askJoin) && ask(askUpdate) {
-				m, err := l.node.member(h.id)
+				m, err := l.node.member(h.name)
 				return err == nil && m.Voter
 			}
 		}
@@ -314,8 +328,21 @@ func (c *cluster) join(h *host) {
 	})
 }
 
-// TestNothingAcknowledgedIsLostWhateverFails cuts, kills, unplugs and restarts the
-// nodes of a cluster under load. What was acknowledged must be where it was said
+// remove has the leader take out the one that h was.
+func (c *cluster) remove(h *host) {
+	c.t.Helper()
+	eventually(c.t, h.name+" removed", func() bool {
+		for _, l := range c.hosts {
+			if v := l.node.decide(question{Ask: askRemove, Node: h.name}).Verdict; v == granted || v == noMember {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// TestNothingAcknowledgedIsLostWhateverFails cuts, kills, unplugs, replaces and
+// restarts the nodes of a cluster under load. What was acknowledged must be where it was said
 // to be, once; numbers must have no gaps; all logs must be equal.
 func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
 	rng := newRNG(t)
@@ -365,7 +392,7 @@ func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
 	progress("start")
 	set := func(h *host, alone bool) {
 		c.mu.Lock()
-		c.cut[h.id] = alone
+		c.cut[h.name] = alone
 		c.mu.Unlock()
 		c.connect()
 	}
@@ -373,34 +400,42 @@ func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
 		h := c.hosts[rng.IntN(len(c.hosts))]
 		if rng.IntN(2) == 0 { // more often, the one that leads
 			for _, l := range c.hosts {
-				if m, ok := l.node.Leader(); ok && m.ID == l.id {
+				if m, ok := l.node.Leader(); ok && m.ID == l.id() {
 					h = l
 				}
 			}
 		}
 		pause := time.Duration(rng.IntN(400)) * time.Millisecond
 		var what string
-		switch do := rng.IntN(5); do {
+		switch do := rng.IntN(6); do {
 		case 0, 1:
-			what = fmt.Sprintf("%s was alone for %v", h.id, pause)
+			what = fmt.Sprintf("%s was alone for %v", h.name, pause)
 			set(h, true)
 			time.Sleep(pause)
 			set(h, false)
 		case 2:
-			what = h.id + " was restarted"
+			what = h.name + " was restarted"
 			c.stop(h)
 			time.Sleep(pause)
 			c.up(h, false)
 		case 3:
 			s := crashtest.Survivals[rng.IntN(len(crashtest.Survivals))]
-			what = fmt.Sprintf("%s lost power (%v)", h.id, s)
+			what = fmt.Sprintf("%s lost power (%v)", h.name, s)
 			c.powerOff(h, s, rng)
 			time.Sleep(pause)
 			c.up(h, false)
 		case 4:
-			to := c.hosts[rng.IntN(len(c.hosts))].id
+			to := c.hosts[rng.IntN(len(c.hosts))].name
 			what = "leadership was to be handed to " + to
 			h.node.transfer(to) // which only a leader can
+		case 5:
+			what = h.name + " lost its disk"
+			c.powerOff(h, crashtest.None, rng)
+			h.replaceDisk()
+			c.remove(h)
+			time.Sleep(pause)
+			c.up(h, false)
+			c.join(h)
 		}
 		t.Log(what)
 		progress(what)
@@ -416,23 +451,37 @@ func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
 	cancel()
 	load.Wait()
 
+	// What was unknown may be committed yet; nothing is any more once this is.
+	end := batchOf(ids.Add(1))
+	eventually(t, "a last append", func() bool {
+		if !c.submit(context.Background(), end) {
+			end = batchOf(ids.Add(1))
+			return false
+		}
+		return true
+	})
 	var want []numbered
 	eventually(t, "all logs equally long", func() bool {
-		return c.hosts[0].log.Committed() == c.hosts[1].log.Committed() && c.hosts[1].log.Committed() == c.hosts[2].log.Committed()
+		for _, h := range c.hosts {
+			if at := h.log.Committed(); at < end.End() || at != c.hosts[0].log.Committed() {
+				return false
+			}
+		}
+		return true
 	})
 	for i, h := range c.hosts {
 		got, err := records(h.log)
 		if err != nil {
-			t.Fatalf("%s: %v", h.id, err)
+			t.Fatalf("%s: %v", h.name, err)
 		}
 		if i == 0 {
 			want = got
 		} else if len(got) != len(want) {
-			t.Fatalf("%s has %d records, %s has %d", h.id, len(got), c.hosts[0].id, len(want))
+			t.Fatalf("%s has %d records, %s has %d", h.name, len(got), c.hosts[0].name, len(want))
 		}
 		for i := range got {
 			if got[i] != want[i] {
-				t.Fatalf("%s has %+v, %s has %+v", h.id, got[i], c.hosts[0].id, want[i])
+				t.Fatalf("%s has %+v, %s has %+v", h.name, got[i], c.hosts[0].name, want[i])
 			}
 		}
 	}
@@ -458,7 +507,7 @@ func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
 	for _, h := range c.hosts {
 		c.stop(h)
 		if n := h.log.Stats().Views; n != 0 {
-			t.Errorf("%s: %d views are open", h.id, n)
+			t.Errorf("%s: %d views are open", h.name, n)
 		}
 	}
 }
@@ -500,7 +549,7 @@ func TestANodeWhoseDiskHangsEnds(t *testing.T) {
 		t.Errorf("it ended with: %v", err)
 	}
 	c.mu.Lock()
-	c.cut[h.id] = true // as it is when the process is gone
+	c.cut[h.name] = true // as it is when the process is gone
 	c.mu.Unlock()
 	c.connect()
 	eventually(t, "another leader", func() bool { return c.current() != hung })

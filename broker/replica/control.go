@@ -52,8 +52,12 @@ const (
 	notLeader verdict = "not leader"
 	nameTaken verdict = "name taken"
 	noMember  verdict = "no member"
+	trimmed   verdict = "trimmed"
 	failed    verdict = "failed"
 )
+
+// refusals are the verdicts that asking again does not change.
+var refusals = map[verdict]error{nameTaken: ErrNameTaken, noMember: ErrNoMember, trimmed: ErrTrimmed}
 
 var (
 	// ErrNoLeader: nobody who could be reached leads. It may be otherwise soon.
@@ -66,6 +70,9 @@ var (
 	ErrRemoved = errors.New("replica: this node was removed from its cluster")
 	// ErrNoMember: a node of this name is not in the cluster, or this one in none.
 	ErrNoMember = errors.New("replica: no member of a cluster")
+	// ErrTrimmed: a node would have to be sent the log from its beginning, and retention
+	// has taken that.
+	ErrTrimmed = errors.New("replica: retention has taken the beginning of the leader's log: a node can not join any more")
 )
 
 // err is what an answer means to who asked about node.
@@ -75,10 +82,9 @@ func (a answer) err(node string) error {
 		return nil
 	case notLeader:
 		return ErrNoLeader
-	case nameTaken:
-		return fmt.Errorf("%w: %s", ErrNameTaken, peer.NameOf(node))
-	case noMember:
-		return fmt.Errorf("%w: %s", ErrNoMember, peer.NameOf(node))
+	}
+	if err := refusals[a.Verdict]; err != nil {
+		return fmt.Errorf("%w: %s", err, peer.NameOf(node))
 	}
 	return fmt.Errorf("replica: the leader answers: %s", a.Text)
 }

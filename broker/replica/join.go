@@ -32,7 +32,7 @@ func (p *parts) join(ctx context.Context, address string, pause time.Duration, l
 		if err == nil {
 			return a.Cluster, nil
 		}
-		if refused := (*peer.RefusedError)(nil); errors.Is(err, ErrNameTaken) || errors.As(err, &refused) && refused.Reason != peer.NotServed && refused.Reason != peer.WrongCluster {
+		if final(a, err) {
 			return 0, err
 		}
 		logger.Warn("not joined yet", "at", address, "error", err)
@@ -42,6 +42,16 @@ func (p *parts) join(ctx context.Context, address string, pause time.Duration, l
 			return 0, fmt.Errorf("replica: not joined: %w: %w", context.Cause(ctx), err)
 		}
 	}
+}
+
+// final reports whether it is of no use to ask again. A node that is no member yet
+// itself, or just starts, may be one soon.
+func final(a answer, err error) bool {
+	var refused *peer.RefusedError
+	if errors.As(err, &refused) {
+		return refused.Reason != peer.NotServed && refused.Reason != peer.WrongCluster
+	}
+	return refusals[a.Verdict] != nil
 }
 
 // admit is the leader's part: it makes the node that asks a member, keeps its
@@ -61,6 +71,8 @@ func (n *Node) admit(q question) error {
 	}
 	i := slices.IndexFunc(members, func(m Member) bool { return m.Name == peer.NameOf(q.Node) })
 	switch {
+	case i < 0 && q.Ask == askJoin && n.opts.Log.FirstIndex() > 1:
+		return ErrTrimmed
 	case i < 0 && q.Ask == askJoin:
 		return add(n.raft.AddNonvoter, "a node joins")
 	case i < 0: // an update

@@ -459,6 +459,28 @@ func TestALogOfOneNodeBecomesTheClusters(t *testing.T) {
 	equal(t, 51, n1, n2)
 }
 
+func TestANodeThatCouldNotBeSentTheWholeLogIsNotLetIn(t *testing.T) {
+	t.Parallel()
+	n1 := newServer(t, "n1", nil).bootstrap()
+	eventually(t, "more than a segment", func() bool {
+		if err := n1.append(200); err != nil && !errors.Is(err, ErrNotLeading) {
+			t.Fatal(err)
+		}
+		return n1.log.LastIndex() > 1500
+	})
+	if dropped, err := n1.log.DropBefore(n1.log.Committed()); err != nil || dropped == 0 {
+		t.Fatalf("%d segments, %v", dropped, err)
+	}
+	n2 := newServer(t, "n2", nil)
+	n2.opts.Join = n1.opts.Listen
+	if err := n2.open(t.Context()); !errors.Is(err, ErrTrimmed) {
+		t.Errorf("%v", err)
+	}
+	if m := n1.node.Members(); len(m) != 1 {
+		t.Errorf("%+v", m)
+	}
+}
+
 func TestANodeThatCanNotJoinSaysWhyAndTriesAsItself(t *testing.T) {
 	t.Parallel()
 	n1, n2 := newServer(t, "n1", nil), newServer(t, "n2", nil)

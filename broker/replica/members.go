@@ -114,10 +114,11 @@ func (n *Node) decide(q question) answer {
 		return answer{Verdict: granted, Cluster: n.parts.cluster}
 	case errors.Is(err, ErrNotLeading), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, ErrClosed):
 		return answer{Verdict: notLeader}
-	case errors.Is(err, ErrNoMember):
-		return answer{Verdict: noMember}
-	case errors.Is(err, ErrNameTaken):
-		return answer{Verdict: nameTaken}
+	}
+	for v, refusal := range refusals {
+		if errors.Is(err, refusal) {
+			return answer{Verdict: v}
+		}
 	}
 	return answer{Verdict: failed, Text: err.Error()}
 }

@@ -42,8 +42,12 @@ type Options struct {
 
 // Timing is how long a node waits. Zero means the default.
 type Timing struct {
-	Heartbeat time.Duration // without one for so long, a follower stands for election; 2 s
-	Lease     time.Duration // without a majority for so long, a leader steps down; 3/4 of Heartbeat
+	// Heartbeat is how long a follower hears nothing until it stands for election; 1 s.
+	// raft looks at that at random moments, once or twice as long apart, so a leader is
+	// missed after one to three times as long. And a heartbeat waits for the disk of the
+	// follower: syncs must be shorter.
+	Heartbeat time.Duration
+	Lease     time.Duration // without a majority for so long, a leader steps down; as Heartbeat
 	Commit    time.Duration // how late a follower may learn of the last commit when idle; 20 ms
 	Disk      time.Duration // when a write of the log takes so long, the node ends with ErrDiskHung; 15 s
 }
@@ -90,8 +94,8 @@ func (o *Options) setDefaults() {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	t := &o.Timing
-	t.Heartbeat = cmp.Or(t.Heartbeat, 2*time.Second)
-	t.Lease = cmp.Or(t.Lease, t.Heartbeat*3/4)
+	t.Heartbeat = cmp.Or(t.Heartbeat, time.Second)
+	t.Lease = cmp.Or(t.Lease, t.Heartbeat)
 	t.Commit = cmp.Or(t.Commit, 20*time.Millisecond)
 	t.Disk = cmp.Or(t.Disk, 15*time.Second)
 }

@@ -23,7 +23,7 @@ const voteFile = "vote"
 // Open lets the node take part in its cluster. One that is to join waits until it
 // is a member or ctx ends; afterwards ctx means nothing. Among the errors are
 // ErrNoMember, for a directory of no node and options that make it none,
-// ErrNameTaken, and stable.ErrCorrupt.
+// ErrNameTaken, ErrTrimmed, and stable.ErrCorrupt.
 func Open(ctx context.Context, opts Options) (*Node, error) {
 	opts.setDefaults()
 	if opts.Bootstrap && opts.Join != "" {
