@@ -87,6 +87,16 @@ func (l *Log) Entry(index uint64) (Entry, error) {
 	return Entry{Index: h.Index, Term: h.Term, Type: h.Type, Time: h.Time, Payload: payload}, nil
 }
 
+// Chain returns the chain value of a frame: a checksum of what was agreed on in all
+// frames up to it, equal in all replicas. ErrOutOfRange as for Entry.
+func (l *Log) Chain(index uint64) (uint32, error) {
+	m, err := l.locate(index)
+	return m.tail.chain, err
+}
+
+// SegmentSize is what Options say. Replicas must have the same.
+func (l *Log) SegmentSize() int64 { return l.opt.SegmentSize }
+
 // Store writes entries behind the last frame and, in DurabilitySync, syncs them.
 // After an error that is not ErrFailed nothing was written: ErrDiskFull,
 // ErrBatchTooLarge, ErrClosed, or ErrSequence when they do not follow the last.

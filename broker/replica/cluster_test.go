@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -131,7 +132,7 @@ func newCluster(t *testing.T, n int) *cluster {
 func (h *host) options() Options {
 	return Options{
 		Log:    h.log,
-		Timing: Timing{Heartbeat: 150 * time.Millisecond, Lease: 100 * time.Millisecond, Commit: 5 * time.Millisecond, Disk: h.patience},
+		Timing: Timing{Heartbeat: 150 * time.Millisecond, Lease: 100 * time.Millisecond, Commit: 5 * time.Millisecond, Compare: 20 * time.Millisecond, Disk: h.patience},
 		Fatal:  h.fatal,
 	}
 }
@@ -159,17 +160,20 @@ func (h *host) address() raft.ServerAddress {
 	return raft.ServerAddress(peer.Address{Peer: h.name + ":1", Client: h.name + ":2"}.String())
 }
 
+func (h *host) openLog() *commitlog.Log {
+	l, err := commitlog.Open(commitlog.Options{
+		Dir: "/log", FS: h.fs, SegmentSize: 64 << 10, Replicated: true, Logger: slog.New(slog.DiscardHandler), Fatal: h.fatal,
+	})
+	if err != nil {
+		h.t.Fatalf("%s: %v", h.name, err)
+	}
+	return l
+}
+
 // up starts a host's node; the first time, the first host makes the cluster.
 func (c *cluster) up(h *host, bootstrap bool) {
 	c.t.Helper()
-	var err error
-	h.log, err = commitlog.Open(commitlog.Options{
-		Dir: "/log", FS: h.fs, SegmentSize: 64 << 10, Replicated: true, Logger: slog.New(slog.DiscardHandler),
-		Fatal: h.fatal,
-	})
-	if err != nil {
-		c.t.Fatalf("%s: %v", h.name, err)
-	}
+	h.log = h.openLog()
 	_, h.wire.InmemTransport = raft.NewInmemTransportWithTimeout(h.address(), 50*time.Millisecond)
 	p := c.parts(h)
 	if bootstrap {
@@ -177,9 +181,11 @@ func (c *cluster) up(h *host, bootstrap bool) {
 			c.t.Fatal(err)
 		}
 	}
-	if h.node, err = start(h.options(), p); err != nil {
+	node, err := start(h.options(), p)
+	if err != nil {
 		c.t.Fatalf("%s: %v", h.name, err)
 	}
+	h.node = node
 	c.mu.Lock()
 	c.nodes[h.id()] = h.node
 	c.mu.Unlock()
@@ -316,7 +322,7 @@ func (c *cluster) join(h *host) {
 	eventually(c.t, h.name+" joined", func() bool {
 		for _, l := range c.hosts {
 			ask := func(a asked) bool {
-				q := question{Ask: a, Node: h.id(), Address: string(h.address()), Last: h.log.LastIndex()}
+				q := question{Ask: a, Node: h.id(), Address: string(h.address()), Last: h.log.LastIndex(), Segment: h.log.SegmentSize()}
 				return l.node.decide(q).Verdict == granted
 			}
 			if l.node != nil && ask(askJoin) && ask(askUpdate) {
@@ -556,6 +562,49 @@ func TestANodeWhoseDiskHangsEnds(t *testing.T) {
 	eventually(t, "an append", appended)
 	close(repaired)
 	load.Wait()
+	for _, h := range c.hosts {
+		c.stop(h)
+	}
+}
+
+// TestANodeThatHasDivergedEnds gives a node a log in which one frame is another.
+func TestANodeThatHasDivergedEnds(t *testing.T) {
+	c := newCluster(t, 3)
+	for i, h := range c.hosts {
+		c.up(h, i == 0)
+		if i > 0 {
+			c.join(h)
+		}
+	}
+	for range 50 {
+		eventually(t, "an append", func() bool { return c.submit(context.Background(), batchOf(1)) })
+	}
+	h := c.hosts[2]
+	c.stop(h)
+	h.fs = crashtest.New()
+	forged := h.openLog()
+	from := c.hosts[0].log
+	const other = 30
+	for i := uint64(1); i <= from.Index(); i++ {
+		e, err := from.Entry(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == other {
+			e.Payload[len(e.Payload)-1] ^= 1
+		}
+		if err := forged.Store([]commitlog.Entry{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := forged.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.off.Store(true) // it may complain
+	c.up(h, false)
+	if err := <-h.died; !errors.Is(err, ErrDiverged) || !strings.Contains(err.Error(), fmt.Sprintf("frame %d on", other)) {
+		t.Errorf("it ended with: %v", err)
+	}
 	for _, h := range c.hosts {
 		c.stop(h)
 	}

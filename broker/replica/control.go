@@ -23,7 +23,8 @@ type question struct {
 	// others a name.
 	Node    string `json:",omitempty"`
 	Address string `json:",omitempty"` // of who asks, for nodes and clients
-	Last    uint64 `json:",omitempty"` // index of the last entry of who asks
+	Last    uint64 `json:",omitempty"` // index of the last entry of who asks, or of the one that is asked about
+	Segment int64  `json:",omitempty"` // size of the segments of who asks
 }
 
 type asked string
@@ -32,6 +33,7 @@ const (
 	askState    asked = "state"    // how far are you
 	askJoin     asked = "join"     // make me a member
 	askUpdate   asked = "update"   // I am here, and so far
+	askChain    asked = "chain"    // which chain value has frame Last
 	askRemove   asked = "remove"   // the leader is to take Node out
 	askTransfer asked = "transfer" // the leader is to hand over to Node, "" = to whom it likes
 )
@@ -42,6 +44,7 @@ type answer struct {
 	// Who leads, with notLeader, if the node that was asked knows.
 	Leader, LeaderAddress string `json:",omitempty"`
 	Cluster               uint64 `json:",omitempty"`
+	Chain                 uint32 `json:",omitempty"`
 	State                 *State `json:",omitempty"`
 }
 
@@ -53,11 +56,12 @@ const (
 	nameTaken verdict = "name taken"
 	noMember  verdict = "no member"
 	trimmed   verdict = "trimmed"
+	otherSize verdict = "other segment size"
 	failed    verdict = "failed"
 )
 
 // refusals are the verdicts that asking again does not change.
-var refusals = map[verdict]error{nameTaken: ErrNameTaken, noMember: ErrNoMember, trimmed: ErrTrimmed}
+var refusals = map[verdict]error{nameTaken: ErrNameTaken, noMember: ErrNoMember, trimmed: ErrTrimmed, otherSize: ErrSegmentSize}
 
 var (
 	// ErrNoLeader: nobody who could be reached leads. It may be otherwise soon.
@@ -73,6 +77,8 @@ var (
 	// ErrTrimmed: a node would have to be sent the log from its beginning, and retention
 	// has taken that.
 	ErrTrimmed = errors.New("replica: retention has taken the beginning of the leader's log: a node can not join any more")
+	// ErrSegmentSize: positions would mean something else in this node's log.
+	ErrSegmentSize = errors.New("replica: the segments of the leader's log have another size than this node's")
 )
 
 // err is what an answer means to who asked about node.
@@ -86,7 +92,7 @@ func (a answer) err(node string) error {
 	if err := refusals[a.Verdict]; err != nil {
 		return fmt.Errorf("%w: %s", err, peer.NameOf(node))
 	}
-	return fmt.Errorf("replica: the leader answers: %s", a.Text)
+	return fmt.Errorf("replica: the other node answers: %s", a.Text)
 }
 
 const (
@@ -103,7 +109,7 @@ var control = peer.Purpose{Kind: peer.Control}
 // consult asks the node with that ID at a peer address.
 func consult(ctx context.Context, e *peer.Endpoint, id, address string, q question) (answer, error) {
 	timeout := decideTimeout
-	if q.Ask == askState {
+	if q.Ask == askState || q.Ask == askChain {
 		timeout = stateTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -145,6 +151,8 @@ func (n *Node) answer(q question, from string) answer {
 	case askState:
 		s := n.State()
 		return answer{Verdict: granted, State: &s}
+	case askChain:
+		return n.chain(q.Last)
 	case askJoin, askUpdate:
 		if q.Node != from {
 			return answer{Verdict: failed, Text: "a node asks for itself alone"}

@@ -19,8 +19,8 @@ const caughtUp = 64
 
 // join asks whoever is at address, and the leader it names, to make this node a
 // member, until that is decided or ctx ends. It returns the cluster's id.
-func (p *parts) join(ctx context.Context, address string, pause time.Duration, logger *slog.Logger) (cluster uint64, err error) {
-	q := question{Ask: askJoin, Node: p.id, Address: p.address}
+func (p *parts) join(ctx context.Context, address string, segment int64, pause time.Duration, logger *slog.Logger) (cluster uint64, err error) {
+	q := question{Ask: askJoin, Node: p.id, Address: p.address, Segment: segment}
 	for {
 		a, err := p.consult(ctx, "", address, q)
 		if err == nil && a.Verdict == notLeader && a.LeaderAddress != "" {
@@ -71,6 +71,8 @@ func (n *Node) admit(q question) error {
 	}
 	i := slices.IndexFunc(members, func(m Member) bool { return m.Name == peer.NameOf(q.Node) })
 	switch {
+	case i < 0 && q.Ask == askJoin && q.Segment != n.opts.Log.SegmentSize():
+		return ErrSegmentSize
 	case i < 0 && q.Ask == askJoin && n.opts.Log.FirstIndex() > 1:
 		return ErrTrimmed
 	case i < 0 && q.Ask == askJoin:

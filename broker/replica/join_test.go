@@ -22,12 +22,13 @@ import (
 // server is a node as a process has it: files, sockets, and someone who serves when
 // it leads.
 type server struct {
-	t    *testing.T
-	dir  string
-	opts Options
-	log  *commitlog.Log
-	node *Node
-	led  sync.WaitGroup
+	t       *testing.T
+	dir     string
+	segment int64
+	opts    Options
+	log     *commitlog.Log
+	node    *Node
+	led     sync.WaitGroup
 
 	mu   sync.Mutex
 	term *Term
@@ -35,7 +36,7 @@ type server struct {
 
 // newServer describes a node; ca is the authority of its certificate, nil for none.
 func newServer(t *testing.T, name string, ca *pki.Pair) *server {
-	s := &server{t: t, dir: t.TempDir()}
+	s := &server{t: t, dir: t.TempDir(), segment: 64 << 10}
 	s.opts = Options{
 		Dir: filepath.Join(s.dir, "replica"), Name: name, Listen: "127.0.0.1:0", Client: name + ".example:8081",
 		Timing: Timing{Heartbeat: 200 * time.Millisecond, Lease: 150 * time.Millisecond, Commit: 5 * time.Millisecond},
@@ -56,7 +57,7 @@ func newServer(t *testing.T, name string, ca *pki.Pair) *server {
 }
 
 func (s *server) open(ctx context.Context) (err error) {
-	s.log, err = commitlog.Open(commitlog.Options{Dir: filepath.Join(s.dir, "commitlog"), SegmentSize: 64 << 10, Replicated: true, Logger: s.opts.Logger})
+	s.log, err = commitlog.Open(commitlog.Options{Dir: filepath.Join(s.dir, "commitlog"), SegmentSize: s.segment, Replicated: true, Logger: s.opts.Logger})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -459,9 +460,14 @@ func TestALogOfOneNodeBecomesTheClusters(t *testing.T) {
 	equal(t, 51, n1, n2)
 }
 
-func TestANodeThatCouldNotBeSentTheWholeLogIsNotLetIn(t *testing.T) {
+func TestANodeThatCouldNotHaveTheSameLogIsNotLetIn(t *testing.T) {
 	t.Parallel()
 	n1 := newServer(t, "n1", nil).bootstrap()
+	n3 := newServer(t, "n3", nil)
+	n3.opts.Join, n3.segment = n1.opts.Listen, 128<<10
+	if err := n3.open(t.Context()); !errors.Is(err, ErrSegmentSize) {
+		t.Errorf("%v", err)
+	}
 	eventually(t, "more than a segment", func() bool {
 		if err := n1.append(200); err != nil && !errors.Is(err, ErrNotLeading) {
 			t.Fatal(err)

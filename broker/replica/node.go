@@ -36,7 +36,9 @@ type Options struct {
 
 	Timing Timing
 	Logger *slog.Logger // nil = none
-	// Fatal is called when this node can not go on; nil ends the process.
+	// Fatal is called when this node can not go on: ErrDiskHung, ErrDiverged, ErrBehind,
+	// or what the log says. nil ends the process. One of the node's goroutines calls
+	// it, so it must not wait for Close.
 	Fatal func(error)
 }
 
@@ -49,6 +51,7 @@ type Timing struct {
 	Heartbeat time.Duration
 	Lease     time.Duration // without a majority for so long, a leader steps down; as Heartbeat
 	Commit    time.Duration // how late a follower may learn of the last commit when idle; 20 ms
+	Compare   time.Duration // how often a follower's log is held against the leader's; 10 s
 	Disk      time.Duration // when a write of the log takes so long, the node ends with ErrDiskHung; 15 s
 }
 
@@ -97,6 +100,7 @@ func (o *Options) setDefaults() {
 	t.Heartbeat = cmp.Or(t.Heartbeat, time.Second)
 	t.Lease = cmp.Or(t.Lease, t.Heartbeat)
 	t.Commit = cmp.Or(t.Commit, 20*time.Millisecond)
+	t.Compare = cmp.Or(t.Compare, 10*time.Second)
 	t.Disk = cmp.Or(t.Disk, 15*time.Second)
 }
 
@@ -129,6 +133,7 @@ func start(opts Options, p parts) (*Node, error) {
 		p.endpoint.Handle(control, n.serve)
 	}
 	n.run.Go(n.report)
+	n.run.Go(n.compare)
 	return n, nil
 }
 

@@ -23,7 +23,7 @@ const voteFile = "vote"
 // Open lets the node take part in its cluster. One that is to join waits until it
 // is a member or ctx ends; afterwards ctx means nothing. Among the errors are
 // ErrNoMember, for a directory of no node and options that make it none,
-// ErrNameTaken, ErrTrimmed, and stable.ErrCorrupt.
+// ErrNameTaken, ErrTrimmed, ErrSegmentSize, and stable.ErrCorrupt.
 func Open(ctx context.Context, opts Options) (*Node, error) {
 	opts.setDefaults()
 	if opts.Bootstrap && opts.Join != "" {
@@ -70,7 +70,7 @@ func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, e
 		if opts.Log.LastIndex() > 0 {
 			return nil, errors.New("replica: this node has a log of its own: it can be the first of a cluster, not join one")
 		}
-		if own.cluster, err = p.join(ctx, opts.Join, opts.Timing.Heartbeat/2, logger); err != nil {
+		if own.cluster, err = p.join(ctx, opts.Join, opts.Log.SegmentSize(), opts.Timing.Heartbeat/2, logger); err != nil {
 			return nil, err
 		}
 		p.endpoint.SetCluster(own.cluster)
