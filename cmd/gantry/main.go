@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,7 +78,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("gantry {{.Version}}\n")
-	root.AddCommand(newServe(), newDemo(), newTopic(), newGroup(), newClient(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(), newWhy(), newTop(), newDoctor(), newLog(), newBench())
+	root.AddCommand(newServe(), newConfig(), newDemo(), newTopic(), newGroup(), newClient(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(), newWhy(), newTop(), newDoctor(), newLog(), newBench())
 	explainArgs(root)
 	return root
 }
@@ -148,10 +149,18 @@ func parent(use, short string, children ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// build says what this binary was made from, as far as the toolchain noted it.
+// build says what this binary was made from.
 type build struct{ version, commit string }
 
+// Set with -ldflags "-X main.linkedVersion=v1.2.3 -X main.linkedCommit=..." where the
+// sources come without their history, as in an image's build.
+var linkedVersion, linkedCommit string
+
+// readBuild is what the linker was told, or else what the toolchain noted.
 func readBuild() build {
+	if linkedVersion != "" || linkedCommit != "" {
+		return build{cmp.Or(linkedVersion, "(devel)"), linkedCommit}
+	}
 	b := build{version: "(devel)"}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

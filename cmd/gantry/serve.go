@@ -35,18 +35,36 @@ type serveFlags struct {
 	autoCreateGroups              bool
 }
 
+func newServeFlags() *serveFlags { return &serveFlags{segmentSize: 1 << 30} }
+
 func newServe() *cobra.Command {
-	f := &serveFlags{segmentSize: 1 << 30}
+	f := newServeFlags()
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a broker",
 		Long: `Run a broker until SIGINT or SIGTERM, which let clients finish what they began; a
-second signal ends it at once. Acknowledged messages survive either way.`,
+second signal ends it at once. Acknowledged messages survive either way.
+
+Each flag but --config is a setting that may also be in the environment, as
+GANTRY_SERVE_RETENTION_AGE=72h, or in a file, as retention-age: 72h. A flag goes
+before the environment, that before the file; gantry config show tells which it was.`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              run(func(cmd *cobra.Command, _ []string) error { return f.serve(cmd) }),
+		RunE: run(func(cmd *cobra.Command, _ []string) error {
+			if _, err := loadSettings(cmd.Flags(), os.Environ()); err != nil {
+				return err
+			}
+			return f.serve(cmd)
+		}),
 	}
+	f.add(cmd)
+	return cmd
+}
+
+// add defines the settings: here and nowhere else.
+func (f *serveFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
+	addConfigFlag(flags)
 	flags.StringVar(&f.data, "data", "./gantry-data", "directory that holds everything; made when missing")
 	flags.StringVar(&f.listen, "listen", defaultAddr, "`HOST:PORT` for clients: gRPC, TLS and plaintext alike (port 0: any)")
 	flags.StringVar(&f.http, "http", "127.0.0.1:8082", "`HOST:PORT` for the dashboard, /metrics, /healthz and /readyz (port 0: any)")
@@ -69,7 +87,19 @@ second signal ends it at once. Acknowledged messages survive either way.`,
 	cmd.RegisterFlagCompletionFunc("log-level", completeWords("debug", "info", "warn", "error"))
 	cmd.RegisterFlagCompletionFunc("log-format", completeWords("text", "json"))
 	cmd.MarkFlagDirname("data")
-	return cmd
+	cmd.MarkFlagFilename(configFlag, "yaml", "yml")
+}
+
+// check looks for what is wrong with settings by themselves.
+func (f *serveFlags) check() error {
+	_, err := parseDurability(f.durability)
+	if err == nil {
+		_, err = f.logger(io.Discard)
+	}
+	if err == nil {
+		err = f.checkAddrs(slog.New(slog.DiscardHandler))
+	}
+	return err
 }
 
 func (f *serveFlags) serve(cmd *cobra.Command) error {

@@ -56,6 +56,7 @@ var onlyIn = []struct {
 	{"golang.org/x/net", []string{"api"}, "HTTP/2 is the wire's business"},
 	{"github.com/prometheus", []string{"broker/metrics", "cmd"}, "exported names live in one package; everything else has Stats"},
 	{"github.com/spf13", []string{"cmd"}, "flags are read in cmd"},
+	{"github.com/goccy/go-yaml", []string{"cmd"}, "and so is the file that may be in their place"},
 	{"github.com/hashicorp", []string{"broker/replica"}, "raft, and what its interfaces name, end where the log is replicated"},
 	{"github.com/HdrHistogram", []string{"cmd/gantry/bench"}, "latencies are measured by the benchmark"},
 

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+)
+
+const deploy = "../../deploy/"
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+func TestBoardsAndAlertsNameMetricsThatExist(t *testing.T) {
+	s := serve(t, t.TempDir())
+	s.run(t, "topic", "create", "t", "--queues", "1")
+	s.run(t, "send", "t", "x", "--count", "2")
+	s.run(t, "receive", "t", "--group", "g")
+	r, err := http.Get(s.web + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	raw, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var exported []string
+	for _, m := range regexp.MustCompile(`(?m)^([a-z_0-9]+)[ {]`).FindAllStringSubmatch(string(raw), -1) {
+		exported = append(exported, m[1])
+	}
+	named := regexp.MustCompile(`\b(?:gantry|rocketmq|process|go)_[a-z0-9_]+`)
+	for _, file := range []string{"grafana/gantry.json", "prometheus/alerts.yaml"} {
+		names := named.FindAllString(read(t, deploy+file), -1)
+		if len(names) < 8 {
+			t.Fatalf("%s names %d metrics", file, len(names))
+		}
+		for _, name := range names {
+			if !slices.Contains(exported, name) {
+				t.Errorf("%s: no broker exports %s", file, name)
+			}
+		}
+	}
+}
+
+func TestBoardAndAlertsAreWellFormed(t *testing.T) {
+	var board struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal([]byte(read(t, deploy+"grafana/gantry.json")), &board); err != nil {
+		t.Fatal(err)
+	}
+	if len(board.Panels) < 10 {
+		t.Errorf("%d panels", len(board.Panels))
+	}
+	for _, p := range board.Panels {
+		if p.Title == "" || len(p.Targets) == 0 {
+			t.Errorf("panel %q shows nothing", p.Title)
+		}
+		for _, target := range p.Targets {
+			if strings.Count(target.Expr, "(") != strings.Count(target.Expr, ")") || strings.Count(target.Expr, "{") != strings.Count(target.Expr, "}") {
+				t.Errorf("panel %q: %s", p.Title, target.Expr)
+			}
+		}
+	}
+	var alerts struct {
+		Groups []struct {
+			Rules []struct {
+				Alert, Expr string
+				Annotations map[string]string
+			}
+		}
+	}
+	if err := yaml.UnmarshalWithOptions([]byte(read(t, deploy+"prometheus/alerts.yaml")), &alerts); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range alerts.Groups[0].Rules {
+		if r.Alert == "" || r.Expr == "" || r.Annotations["summary"] == "" {
+			t.Errorf("rule %+v says nothing", r)
+		}
+	}
+}
+
+// What is shipped to start a broker must be taken by the broker.
+func TestShippedSettingsAreTaken(t *testing.T) {
+	ok(t, "config", "show", "--config", deploy+"gantry.yaml")
+
+	unit := read(t, deploy+"systemd/gantry.service")
+	start := regexp.MustCompile(`(?m)^ExecStart=/usr/local/bin/gantry serve (.*)$`).FindStringSubmatch(unit)
+	if start == nil {
+		t.Fatal("the unit starts nothing")
+	}
+	args := strings.Fields(strings.ReplaceAll(start[1], "/etc/gantry/", deploy))
+	ok(t, append([]string{"config", "show"}, args...)...)
+	if !strings.Contains(unit, "StateDirectory=gantry") || settings(t, args...)["data"].Value != "/var/lib/gantry" {
+		t.Error("the unit's directory is not the one in gantry.yaml")
+	}
+
+	dockerfile := read(t, deploy+"Dockerfile")
+	set := regexp.MustCompile(`(GANTRY_SERVE_[A-Z_]+)=(\S+)`).FindAllStringSubmatch(dockerfile, -1)
+	if len(set) < 4 {
+		t.Fatalf("the image sets %v", set)
+	}
+	for _, kv := range set {
+		t.Setenv(kv[1], kv[2])
+	}
+	if got := settings(t); got["data"].Value != "/data" || got["listen"].From != "environment GANTRY_SERVE_LISTEN" {
+		t.Errorf("in the image: %+v", got)
+	}
+}
