@@ -206,7 +206,10 @@ func (p *Producer) remove(n int) {
 	left := copy(p.queue, p.queue[n:])
 	clear(p.queue[left:])
 	p.queue = p.queue[:left]
-	p.notify()
+	// Who waits for room is woken when there is a quarter of it, not by each batch.
+	if p.flushing > 0 || p.buffered <= p.opts.MaxBuffered/4*3 {
+		p.notify()
+	}
 }
 
 // expire fails the messages that have been tried for too long. No stream is open.
