@@ -110,7 +110,7 @@ func (h *host) fatal(err error) {
 	}
 }
 
-// cluster is three hosts on a network.
+// cluster is hosts on a network.
 type cluster struct {
 	t     *testing.T
 	hosts []*host
@@ -334,6 +334,17 @@ func (c *cluster) join(h *host) {
 	})
 }
 
+// assemble makes the hosts a cluster.
+func (c *cluster) assemble() {
+	c.t.Helper()
+	for i, h := range c.hosts {
+		c.up(h, i == 0)
+		if i > 0 {
+			c.join(h)
+		}
+	}
+}
+
 // remove has the leader take out the one that h was.
 func (c *cluster) remove(h *host) {
 	c.t.Helper()
@@ -353,12 +364,7 @@ func (c *cluster) remove(h *host) {
 func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
 	rng := newRNG(t)
 	c := newCluster(t, 3)
-	for i, h := range c.hosts {
-		c.up(h, i == 0)
-		if i > 0 {
-			c.join(h)
-		}
-	}
+	c.assemble()
 	ctx, cancel := context.WithCancel(context.Background())
 	var (
 		load    sync.WaitGroup
@@ -525,13 +531,10 @@ func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
 // it: it must end by itself.
 func TestANodeWhoseDiskHangsEnds(t *testing.T) {
 	c := newCluster(t, 3)
-	for i, h := range c.hosts {
+	for _, h := range c.hosts {
 		h.patience = 300 * time.Millisecond
-		c.up(h, i == 0)
-		if i > 0 {
-			c.join(h)
-		}
 	}
+	c.assemble()
 	appended := func() bool { return c.submit(context.Background(), batchOf(1)) }
 	eventually(t, "an append", appended)
 	var h *host
@@ -573,12 +576,7 @@ func TestANodeWhoseDiskHangsEnds(t *testing.T) {
 // TestANodeThatHasDivergedEnds gives a node a log in which one frame is another.
 func TestANodeThatHasDivergedEnds(t *testing.T) {
 	c := newCluster(t, 3)
-	for i, h := range c.hosts {
-		c.up(h, i == 0)
-		if i > 0 {
-			c.join(h)
-		}
-	}
+	c.assemble()
 	for range 50 {
 		eventually(t, "an append", func() bool { return c.submit(context.Background(), batchOf(1)) })
 	}

@@ -236,6 +236,16 @@ func equal(t *testing.T, least int, servers ...*server) {
 	}
 }
 
+// three is a cluster.
+func three(t *testing.T) (n1, n2, n3 *server) {
+	t.Helper()
+	n1 = newServer(t, "n1", nil).bootstrap()
+	n2 = newServer(t, "n2", nil).join(n1)
+	n3 = newServer(t, "n3", nil).join(n1)
+	voters(t, n1, n2, n3)
+	return n1, n2, n3
+}
+
 // both runs f in plaintext and with certificates.
 func both(t *testing.T, f func(t *testing.T, ca *pki.Pair)) {
 	t.Run("plaintext", func(t *testing.T) { f(t, nil) })
@@ -264,7 +274,7 @@ func TestANodeJoinsThroughAnyMemberAndCountsWhenItHasCaughtUp(t *testing.T) {
 			eventually(t, s.opts.Name+" told how far all are", func() bool {
 				status := s.node.Status(t.Context())
 				for _, m := range status {
-					if m.Err != nil || m.Lag != 0 || m.State.Last == 0 || m.State.Term == 0 || m.Leader != (m.ID == l.node.parts.id) || m.State.Contact < 0 {
+					if m.Err != nil || m.Lag != 0 || m.State.Last == 0 || m.State.Committed != m.State.Last || m.State.Term == 0 || m.Leader != (m.ID == l.node.parts.id) || m.State.Contact < 0 {
 						return false
 					}
 				}
@@ -283,10 +293,7 @@ func TestANodeJoinsThroughAnyMemberAndCountsWhenItHasCaughtUp(t *testing.T) {
 
 func TestAnyMemberIsAskedForATransfer(t *testing.T) {
 	t.Parallel()
-	n1 := newServer(t, "n1", nil).bootstrap()
-	n2 := newServer(t, "n2", nil).join(n1)
-	n3 := newServer(t, "n3", nil).join(n1)
-	voters(t, n1, n2, n3)
+	n1, n2, n3 := three(t)
 	for _, to := range []*server{n2, n3, n1} {
 		eventually(t, "a transfer to "+to.opts.Name, func() bool {
 			return n2.node.Transfer(t.Context(), to.opts.Name) == nil && leader(t, n1, n2, n3) == to
@@ -341,10 +348,7 @@ func TestALeaderThatClosesHandsOverToOneThatIsThere(t *testing.T) {
 
 func TestANodeThatCameBackElsewhereIsFound(t *testing.T) {
 	t.Parallel()
-	n1 := newServer(t, "n1", nil).bootstrap()
-	n2 := newServer(t, "n2", nil).join(n1)
-	n3 := newServer(t, "n3", nil).join(n1)
-	voters(t, n1, n2, n3)
+	n1, n2, n3 := three(t)
 	for _, s := range []*server{n1, n2, n3} {
 		s.close()
 		s.opts.Listen, s.opts.Client = "127.0.0.1:0", s.opts.Name+".elsewhere:1"
@@ -355,10 +359,7 @@ func TestANodeThatCameBackElsewhereIsFound(t *testing.T) {
 
 func TestARemovedNodeStops(t *testing.T) {
 	t.Parallel()
-	n1 := newServer(t, "n1", nil).bootstrap()
-	n2 := newServer(t, "n2", nil).join(n1)
-	n3 := newServer(t, "n3", nil).join(n1)
-	voters(t, n1, n2, n3)
+	n1, n2, n3 := three(t)
 	old := n3.node.parts.id
 	n2.remove("n3")
 	<-n3.node.Removed()
@@ -389,10 +390,7 @@ func TestARemovedNodeStops(t *testing.T) {
 
 func TestANodeWithoutItsDiskIsNotTakenForTheOneThatVoted(t *testing.T) {
 	t.Parallel()
-	n1 := newServer(t, "n1", nil).bootstrap()
-	n2 := newServer(t, "n2", nil).join(n1)
-	n3 := newServer(t, "n3", nil).join(n1)
-	voters(t, n1, n2, n3)
+	n1, n2, n3 := three(t)
 	old := n3.node.parts.id
 	n3.wipe()
 	n3.opts.Join = n1.opts.Listen

@@ -18,7 +18,7 @@ type State struct {
 
 // State returns how far this node is.
 func (n *Node) State() State {
-	s := State{Term: n.raft.CurrentTerm(), Last: n.opts.Log.LastIndex(), Committed: n.opts.Log.Index()}
+	s := State{Term: n.raft.CurrentTerm(), Last: n.opts.Log.LastIndex(), Committed: max(n.raft.CommitIndex(), n.opts.Log.Index())}
 	if heard := n.raft.LastContact(); n.raft.State() == raft.Leader {
 		s.Contact = 0
 	} else if heard.IsZero() {
