@@ -30,9 +30,16 @@ const (
 	// reached step by step: a log that is hardly used zeroes hardly anything.
 	// BenchmarkSmallSyncs on ext4, three runs each on a busy machine: median 0.20 ms
 	// with and 0.27 ms without, 90th percentile 0.25 to 1.6 ms and 0.8 to 3.0 ms.
+	//
+	// The log's own sync has to wait for zeros that are just being synced. So they
+	// are written a zeroStep at a time, while half as much is used up, and never many
+	// steps in a row: 5,000 records of 1 KiB a second, a quiet disk, 99th percentile
+	// of an append 2.0 to 2.5 ms, against 4.2 to 6.6 ms with 1 MiB at a time, eight times
+	// in a row; a sync that met zeros took 0.7 and 2.3 ms (medians).
 	zeroAheadMin = 1 << 20
 	zeroAheadMax = 16 << 20
 	zeroBelow    = 128 << 10
+	zeroStep     = 128 << 10
 )
 
 // preparer is the state of the prepare goroutine.
@@ -216,8 +223,11 @@ func (p *preparer) zero(s *segment, pos record.Position) (again record.Position,
 	ahead := min(max(4*int64(pos-p.started), zeroAheadMin), zeroAheadMax)
 	off := int64(pos - s.base)
 	until := min(off+ahead, s.size)
-	if z := s.zeroed.Load(); z >= s.size || z-off > ahead/2 {
-		return min(s.base+record.Position(z-ahead/2), s.end()), nil
+	switch z := s.zeroed.Load(); {
+	case z >= s.size:
+		return s.end(), nil
+	case z-off > ahead-zeroStep:
+		return s.base + record.Position(z-ahead+zeroStep), nil
 	}
 	bytes, syncs := l.stats.bytes.Load(), l.stats.syncs.Load()
 	large := bytes-p.bytes >= zeroBelow*max(syncs-p.syncs, 1)
@@ -241,25 +251,11 @@ func (p *preparer) zero(s *segment, pos record.Position) (again record.Position,
 		}
 		p.zeroSeg = s
 	}
-	for dirty := int64(0); s.zeroed.Load() < until; {
-		select {
-		case <-l.stop:
-			return s.end(), nil
-		default:
-		}
-		n, err := p.zeroChunk(s, until)
-		if err != nil {
-			return 0, err
-		}
-		// Little at a time: the log's own sync has to wait for what is dirty.
-		if dirty += n; dirty >= 1<<20 || n == 0 {
-			dirty = 0
-			if err := p.zeroFile.Datasync(); err != nil {
-				return 0, err
-			}
-		}
+	n, err := p.zeroChunk(s, until)
+	if err == nil && n > 0 {
+		err = p.zeroFile.Datasync()
 	}
-	return min(s.base+record.Position(until-ahead/2), s.end()), nil
+	return pos + zeroStep/2, err // twice as quick as the log, until ahead is reached
 }
 
 // zeroChunk is a write under a lock, on purpose: the lock is what keeps the
@@ -268,7 +264,7 @@ func (p *preparer) zeroChunk(s *segment, until int64) (int64, error) {
 	s.zeroMu.Lock()
 	defer s.zeroMu.Unlock()
 	z := s.zeroed.Load()
-	n := min(until-z, int64(len(zeros)))
+	n := min(until-z, zeroStep)
 	if n <= 0 {
 		return 0, nil
 	}
