@@ -9,7 +9,7 @@
 //
 // A failed Datasync (see [FS.Hook]) behaves as it does on Linux: the pages
 // count as clean from then on, a later Datasync succeeds, and the data is not
-// durable all the same.
+// durable all the same; but each file that was open then has one Datasync fail.
 //
 // # Concurrency
 //
@@ -28,6 +28,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
@@ -101,6 +102,7 @@ type dir struct {
 type inode struct {
 	cur, clean, durable []byte
 	durableSize         int64
+	failed              int // syncs that failed
 }
 
 // ErrPowerOff: the call came after PowerOff.
@@ -370,7 +372,7 @@ func (s *FS) open(name string, writable bool) (mmapfile.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &file{fs: s, n: n, name: name, writable: writable}, nil
+	return &file{fs: s, n: n, name: name, writable: writable, told: n.failed}, nil
 }
 
 // Rename works within one directory and between two; between two, a crash may
@@ -506,6 +508,7 @@ type file struct {
 	n        *inode
 	name     string
 	writable bool
+	told     int // of inode.failed, under fs.mu
 
 	mu     sync.Mutex
 	closed bool
@@ -591,6 +594,12 @@ func (f *file) sync(off, end int64) error {
 		err = f.fs.power()
 	}
 	f.n.sync(off, end, err != nil)
+	if err != nil {
+		f.n.failed++
+	} else if f.told != f.n.failed {
+		err = pathError("sync", f.name, syscall.EIO)
+	}
+	f.told = f.n.failed
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"math/rand/v2"
+	"syscall"
 	"testing"
 
 	"github.com/gantry-mq/gantry/internal/mmapfile"
@@ -100,6 +101,10 @@ func TestAFailedSyncLosesItsDataThoughTheNextOneSucceeds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	other, err := s.Open("/d/f")
+	if err != nil {
+		t.Fatal(err)
+	}
 	f.WriteAt([]byte("lost"), 0)
 	s.Hook(func(c Call) error { return broken })
 	if err := f.Datasync(); err != broken {
@@ -109,6 +114,9 @@ func TestAFailedSyncLosesItsDataThoughTheNextOneSucceeds(t *testing.T) {
 	f.WriteAt([]byte("kept"), sectorLen)
 	if err := f.Datasync(); err != nil {
 		t.Fatal(err)
+	}
+	if first, second := other.Datasync(), other.Datasync(); !errors.Is(first, syscall.EIO) || second != nil {
+		t.Errorf("a file that was open is told %v, then %v; want one error", first, second)
 	}
 	got := contents(t, s.Crash(None, rng()), "/d/f")
 	if string(got[:4]) == "lost" || string(got[sectorLen:][:4]) != "kept" {
