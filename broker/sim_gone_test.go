@@ -66,13 +66,18 @@ func (tp *simTopic) expires(e *simEntry) int64 {
 }
 
 // trimEntry ends an entry that a record has trimmed, of which every group knows at
-// once.
+// once, and of those before it that retention had taken.
 func (s *sim) trimEntry(e *simEntry) {
 	for _, g := range s.groups {
-		if s.topics[g.topic] == e.topic && g.begun[e.queue] {
-			g.places[e] = &simPlace{settled: true}
-			g.freed = s.now()
+		if s.topics[g.topic] != e.topic || !g.begun[e.queue] {
+			continue
 		}
+		for _, e := range e.topic.queues[e.queue].entries[:e.offset+1] {
+			if p := g.places[e]; p == nil || !p.settled {
+				g.places[e] = &simPlace{settled: true}
+			}
+		}
+		g.freed = s.now()
 	}
 }
 

@@ -206,7 +206,7 @@ func (s *sim) wantAmount(g *simGroup, req *ReceiveRequest, got int, can simReady
 		most = req.Batch // what died makes room for what was behind it
 	}
 	levels := s.topics[g.topic].Type == topic.Priority && s.holes(g) // which it plans to take is decided before a look at them
-	if polled || levels || len(can.burying) > 0 || g.haunted() {
+	if polled || levels || len(can.burying) > 0 || s.haunted(g) {
 		least = min(1, least)
 	}
 	if got < least || got > most {
@@ -217,11 +217,16 @@ func (s *sim) wantAmount(g *simGroup, req *ReceiveRequest, got int, can simReady
 // holes reports whether something may be planned for that is not there any more.
 func (s *sim) holes(g *simGroup) bool { return s.trimmed || s.topics[g.topic].holes }
 
-// haunted reports whether the group is to get something again that retention took:
-// it takes a place in a batch, and is not found.
-func (g *simGroup) haunted() bool {
-	for e, p := range g.places {
-		if !p.settled && e.gone() {
+// haunted reports whether the group is to get something that retention took, or
+// that it does not want: it takes a place in a batch, and is not found. In an
+// ordered group it may have been put aside, which only the broker knows.
+func (s *sim) haunted(g *simGroup) bool {
+	if g.strays {
+		return true
+	}
+	tp := s.topics[g.topic]
+	for _, e := range tp.entries() {
+		if p := g.places[e]; e.gone() && (p != nil && !p.settled || p == nil && g.ordered(tp) && g.wants(e)) {
 			return true
 		}
 	}
@@ -248,7 +253,7 @@ func (s *sim) wantOrder(g *simGroup, got []*simEntry, can simReady) {
 			level := tp.Type != topic.Priority || e.queue == left.queue
 			passed = passed || tp.Type == topic.Priority && e.queue < left.queue
 			switch {
-			case p == nil && l != nil && level && !g.haunted() && !(tp.Type == topic.Priority && s.holes(g)): // else what was planned for was not there, and something new took its place
+			case p == nil && l != nil && level && !s.haunted(g) && !(tp.Type == topic.Priority && s.holes(g)): // else what was planned for was not there, and something new took its place
 				s.failf("%s got %v, which is new, before %v again", g.name, e, left)
 			case p != nil && l != nil && p.early > l.late && level:
 				s.failf("%s got %v again before %v, which waits longer", g.name, e, left)
@@ -397,6 +402,7 @@ func (s *sim) interfere(g *simGroup) {
 		s.send, s.sendLite, s.decide, s.reschedule, s.deleteMessage, s.purge,
 		func() { s.ackSome(g) },
 		func() { s.resetSome(g) },
+		func() { s.replayTo(g) },
 	})()
 }
 

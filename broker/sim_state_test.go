@@ -138,6 +138,8 @@ type simGroup struct {
 	freed       int64 // Unix ms: when the broker settled something by itself last
 	// dying is what is to become a dead letter, as coming is of topics.
 	dying map[*simEntry]*simDying
+	// strays says that a replay put messages there that the group does not want.
+	strays bool
 }
 
 type simDying struct {
@@ -165,6 +167,9 @@ type simPlace struct {
 	good    int64
 	settled bool
 }
+
+// handedOut says that it was, and is not settled; else a replay put it there.
+func (p *simPlace) handedOut() bool { return !p.settled && p.handle != "" }
 
 // simHandle is a handle that was given out at some time.
 type simHandle struct {
@@ -386,9 +391,9 @@ func (g *simGroup) wants(e *simEntry) bool { return g.filter.wants(e.m) }
 
 func (g *simGroup) ordered(tp *simTopic) bool { return g.fifo || tp.Type == topic.Lite }
 
-// held returns what the group has outstanding, in an order of chance.
+// held returns what the group was handed and has not settled, in an order of chance.
 func (s *sim) held(g *simGroup) (out []*simEntry) {
-	out = slices.DeleteFunc(sortedEntries(g.places), func(e *simEntry) bool { return g.places[e].settled })
+	out = slices.DeleteFunc(sortedEntries(g.places), func(e *simEntry) bool { return !g.places[e].handedOut() })
 	s.r.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	return out
 }
@@ -411,8 +416,18 @@ func (s *sim) ready(g *simGroup, now int64, queues func(uint32) bool) simReady {
 		if !queues(n) {
 			continue
 		}
-		busy := map[string]bool{}  // message groups with an earlier message,
-		ghost := map[string]bool{} // or one that retention took and nobody noticed yet
+		busy := map[string]bool{}      // message groups with an earlier message,
+		ghost := map[string]bool{}     // or one that retention took and nobody noticed yet
+		turn := map[string]*simEntry{} // what was handed out keeps its turn from what a replay put before it
+		for _, e := range q.entries {
+			switch p := g.places[e]; {
+			case p == nil || !p.handedOut() || e.deleted:
+			case e.gone():
+				ghost[e.m.group] = true
+			default:
+				turn[e.m.group] = e
+			}
+		}
 		for _, e := range q.entries {
 			p := g.places[e]
 			if p != nil && p.settled || p == nil && !g.wants(e) || e.stored > now || e.deleted {
@@ -429,7 +444,7 @@ func (s *sim) ready(g *simGroup, now int64, queues func(uint32) bool) simReady {
 				ghost[line] = true // it may have been handed out, or put aside
 				continue
 			}
-			blocked := g.ordered(tp) && busy[line]
+			blocked := g.ordered(tp) && (turn[line] == nil && busy[line] || turn[line] != nil && turn[line] != e)
 			busy[line] = true
 			sure, may := true, true
 			if p != nil {

@@ -148,6 +148,7 @@ var simActions = []struct {
 	{"pull", 40, (*sim).pull},
 	{"offset", 30, (*sim).offset},
 	{"resetOffset", 12, (*sim).resetOffset},
+	{"replayRange", 15, (*sim).replayRange},
 	{"client", 30, (*sim).client},
 	{"recall", 30, (*sim).recall},
 	{"reschedule", 30, (*sim).reschedule},
