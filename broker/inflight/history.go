@@ -18,7 +18,7 @@ const (
 	EndNone      End = 0 // it has not, as far as records say: the lease ends at its deadline
 	EndChanged   End = 1 // its client asked for another deadline: it gave it back, or wanted more time and did not settle it
 	EndSuspended End = 2 // the same, and the delivery does not count as an attempt
-	EndReleased  End = 3 // its client was gone
+	EndReleased  End = 3 // its client was gone, or gave it back over a stream, which keeps the lease's id
 	EndForwarded End = 4 // its client made it a dead letter
 	EndSkipped   End = 5 // an operator did
 	EndExpired   End = 6 // nothing was heard of its client

@@ -42,7 +42,7 @@ func (v attemptView) told() string {
 	case "suspended":
 		return fmt.Sprintf("suspended at %s to come again at %s", v.Changed, v.Ended)
 	case "released":
-		return "released " + v.Ended + ": its client was gone"
+		return "released, free at " + v.Ended + ": given back, or its client was gone"
 	}
 	return v.End + " " + v.Ended
 }

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -396,6 +398,47 @@ func TestHTTPPortAnswers(t *testing.T) {
 	if r.StatusCode != http.StatusNotFound {
 		t.Errorf("/debug/pprof/ without --pprof: %s", r.Status)
 	}
+}
+
+func TestHTTPPortIsAskedWhileTheBrokerCloses(t *testing.T) {
+	s := serve(t, t.TempDir())
+	s.run(t, "topic", "create", "t")
+	s.run(t, "send", "t", "x", "--count", "100")
+	var asking sync.WaitGroup
+	var answered atomic.Int64
+	busy := make(chan struct{})
+	for _, path := range []string{"/metrics", "/readyz", "/api/gantry.v1.Messages/Query", "/api/gantry.v1.Observe/Topics", "/api/gantry.v1.GroupOps/Replay"} {
+		asking.Go(func() {
+			for {
+				body, method := "", http.MethodGet
+				if strings.HasPrefix(path, "/api/") {
+					method, body = http.MethodPost, "{}"
+				}
+				if strings.HasSuffix(path, "Query") {
+					body = `{"topic":"t"}`
+				}
+				r, err := http.NewRequest(method, s.web+path, strings.NewReader(body))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				r.Header.Set("Content-Type", "application/json")
+				r.Header.Set("X-Gantry", "1")
+				resp, err := http.DefaultClient.Do(r)
+				if err != nil {
+					return // it is closed
+				}
+				io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				if answered.Add(1) == 100 {
+					close(busy)
+				}
+			}
+		})
+	}
+	<-busy
+	s.stop() // exits 0, or the test fails
+	asking.Wait()
 }
 
 func TestLogIsDumpedAndCheckedWhileInUse(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,8 @@ type web struct {
 	registry *prometheus.Registry
 	broker   atomic.Pointer[broker.Broker] // nil until recovery is over
 	calls    atomic.Pointer[http.Handler]  // of /api/, nil until then
+	using    sync.RWMutex                  // read-held by whoever uses the broker
+	closed   atomic.Bool                   // set before using is taken for the last time
 	done     chan struct{}                 // closed when Serve returned
 }
 
@@ -76,23 +79,51 @@ func (w *web) addr() net.Addr { return w.listener.Addr() }
 
 // ready connects the broker: /readyz asks it, /metrics shows it, calls operates it.
 func (w *web) ready(b *broker.Broker, calls http.Handler) {
-	w.registry.MustRegister(metrics.NewCollector(b.Stats))
+	w.registry.MustRegister(metrics.NewCollector(func() broker.Stats {
+		w.using.RLock()
+		defer w.using.RUnlock()
+		if w.closed.Load() {
+			return broker.Stats{}
+		}
+		return b.Stats()
+	}))
 	w.calls.Store(&calls)
 	w.broker.Store(b)
 }
 
 func (w *web) call(out http.ResponseWriter, r *http.Request) {
-	calls := w.calls.Load()
-	if calls == nil {
-		out.Header().Set("Content-Type", "application/json")
-		out.WriteHeader(http.StatusServiceUnavailable)
-		fmt.Fprintln(out, `{"code":"UNAVAILABLE","message":"the broker is recovering"}`)
+	w.using.RLock()
+	defer w.using.RUnlock()
+	calls, why := w.calls.Load(), ""
+	switch {
+	case w.closed.Load():
+		why = "the broker is closing"
+	case calls == nil:
+		why = "the broker is recovering"
+	default:
+		(*calls).ServeHTTP(out, r)
 		return
 	}
-	(*calls).ServeHTTP(out, r)
+	out.Header().Set("Content-Type", "application/json")
+	out.WriteHeader(http.StatusServiceUnavailable)
+	fmt.Fprintf(out, "{\"code\":\"UNAVAILABLE\",\"message\":%q}\n", why)
+}
+
+// release waits for what uses the broker, and lets nothing use it any more: it can be
+// closed then. Calls that go on for long end because the server was shut down before.
+func (w *web) release() {
+	w.closed.Store(true)
+	w.using.Lock()
+	w.using.Unlock()
 }
 
 func (w *web) readyz(out http.ResponseWriter, _ *http.Request) {
+	w.using.RLock()
+	defer w.using.RUnlock()
+	if w.closed.Load() {
+		http.Error(out, "closing", http.StatusServiceUnavailable)
+		return
+	}
 	b := w.broker.Load()
 	if b == nil {
 		http.Error(out, "recovering", http.StatusServiceUnavailable)

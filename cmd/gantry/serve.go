@@ -167,6 +167,9 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	f.greet(cmd, dir, clients.Addr(), web.addr(), time.Since(begun))
 	select {
 	case err = <-served:
+		now, cancel := context.WithCancel(context.Background())
+		cancel()
+		server.Shutdown(now) // nothing is left to drain, but calls by HTTP must end too
 	case <-cmd.Context().Done():
 		logger.Info("draining; a second signal ends it at once", "timeout", drainTimeout)
 		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
@@ -178,6 +181,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		}
 		err = errors.Join(err, <-served)
 	}
+	web.release()
 	return errors.Join(err, b.Close())
 }
 

@@ -179,7 +179,7 @@ const (
 	DeliveryEnd_DELIVERY_CHANGED DeliveryEnd = 2
 	// The same, and it does not count as an attempt.
 	DeliveryEnd_DELIVERY_SUSPENDED DeliveryEnd = 3
-	// Its client was gone.
+	// Its client was gone, or gave it back over a stream.
 	DeliveryEnd_DELIVERY_RELEASED DeliveryEnd = 4
 	// Its client made the message a dead letter.
 	DeliveryEnd_DELIVERY_FORWARDED DeliveryEnd = 5

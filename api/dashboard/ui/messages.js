@@ -154,7 +154,7 @@ async function show({ w, r, dead, now }) {
 
 const ends = {
   DELIVERY_OPEN: ["its lease lasts until", "warn"], DELIVERY_CHANGED: ["given back, to come again at", ""], DELIVERY_SUSPENDED: ["suspended, to come again at", ""],
-  DELIVERY_RELEASED: ["its client was gone at", "warn"], DELIVERY_FORWARDED: ["made a dead letter by its client at", "bad"], DELIVERY_SKIPPED: ["skipped by an operator at", "bad"],
+  DELIVERY_RELEASED: ["given back, or its client was gone; free at", "warn"], DELIVERY_FORWARDED: ["made a dead letter by its client at", "bad"], DELIVERY_SKIPPED: ["skipped by an operator at", "bad"],
   DELIVERY_EXPIRED: ["nothing was heard of its client; free again at", "warn"],
 };
 
