@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"math"
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/host"
@@ -151,15 +151,13 @@ func (o *observe) Groups(_ context.Context, req *gantryv1.GroupsRequest) (*gantr
 		}
 	}
 	groups := o.broker.Groups()
+	slices.SortFunc(groups, func(a, b group.Group) int { return compare(a.Name, b.Name) })
 	resp := &gantryv1.GroupsResponse{Time: timestamppb.Now()}
 	for _, g := range groups {
 		if req.Namespace == nil || *req.Namespace == g.Name.Namespace {
 			resp.Groups = append(resp.Groups, &gantryv1.GroupTraffic{Group: wireGroup(g), Topics: of[g.Name], Clients: members[g.Name]})
 		}
 	}
-	slices.SortFunc(resp.Groups, func(a, b *gantryv1.GroupTraffic) int {
-		return cmp.Or(cmp.Compare(a.Group.Namespace, b.Group.Namespace), cmp.Compare(a.Group.Name, b.Group.Name))
-	})
 	return resp, nil
 }
 

@@ -73,12 +73,9 @@ func viewConnected(c *gantryv1.ConnectedClient) connectedView {
 func (v connectedView) topics() string {
 	all := append([]string(nil), v.Publishing...)
 	for _, s := range v.Subscriptions {
-		switch {
-		case s.SQL:
+		if s.Filter != "" && s.Filter != "*" {
 			all = append(all, s.Topic+" ["+s.Filter+"]")
-		case s.Filter != "" && s.Filter != "*":
-			all = append(all, s.Topic+" ["+s.Filter+"]")
-		default:
+		} else {
 			all = append(all, s.Topic)
 		}
 	}
