@@ -6,7 +6,7 @@ STORE_MB ?= 10000
 ROUNDS   ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint proto proto-check fuzz crash interop dashboard flights orders bench bench-smoke bench-peers
+.PHONY: help build test race lint proto proto-check fuzz crash chaos cluster interop dashboard flights orders bench bench-smoke bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,16 @@ crash: ## power loss at every write, more often than in test; then ROUNDS (8) mi
 	$(GO) test -count=5 -timeout 60m -run 'Crash|FailedCall' ./consumequeue
 	$(GO) test -count=5 -timeout 60m -run PowerLossInside ./broker -crash-points 0
 	$(GO) test -count=1 -v -timeout 120m ./test/history -rounds $(ROUNDS) -round-time 60s
+
+chaos: ## three nodes under faults for ROUNDS (8) minutes, judged by what clients saw
+	$(GO) test -count=1 -v -timeout 180m -run NodesFail ./test/history -cluster-rounds $(ROUNDS) -cluster-time 60s
+
+cluster: build ## three nodes on this machine until Ctrl-C, in ./gantry-cluster
+	@trap 'kill 0' INT TERM EXIT; mkdir -p gantry-cluster; \
+	bin/gantry serve --node n1 --bootstrap --data gantry-cluster/n1 & \
+	for i in 2 3; do \
+	  bin/gantry serve --node n$$i --join 127.0.0.1:8083 --data gantry-cluster/n$$i --listen 127.0.0.1:$${i}8081 --http 127.0.0.1:$${i}8082 --peer 127.0.0.1:$${i}8083 & \
+	done; wait
 
 interop: ## official clients in Go, Java, Python and Node.js against the real binary
 	test/interop/run.sh

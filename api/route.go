@@ -67,10 +67,32 @@ var accepts = map[topic.Type][]v2.MessageType{
 // wireBroker is this server in a route. Its id is 0: clients talk to no other.
 func (m *messaging) wireBroker(ctx context.Context, asked *v2.Endpoints) *v2.Broker {
 	endpoints := m.advertise
-	if endpoints == nil {
+	switch {
+	case m.cluster != nil && (len(asked.GetAddresses()) < 2 || !dialable(asked)):
+		endpoints = allOf(m.cluster.Route())
+	case m.cluster != nil:
+		endpoints = asked // it knows several nodes, each of which leads to this one
+	case endpoints == nil:
 		endpoints = reachedBy(ctx, asked)
 	}
 	return &v2.Broker{Name: m.broker.Name(), Id: 0, Endpoints: endpoints}
+}
+
+// allOf is several addresses as one endpoint: clients try them in this order. SDKs
+// throw on several domain names, so then it is the first alone.
+func allOf(addresses []string) *v2.Endpoints {
+	var all *v2.Endpoints
+	for _, a := range addresses {
+		e, err := parseEndpoint(a)
+		switch {
+		case err != nil: // was checked when its node became a member
+		case all == nil:
+			all = e
+		case all.Scheme == e.Scheme && e.Scheme != v2.AddressScheme_DOMAIN_NAME:
+			all.Addresses = append(all.Addresses, e.Addresses...)
+		}
+	}
+	return all
 }
 
 // reachedBy is the address by which the client came, because that one is known

@@ -77,6 +77,9 @@ type Options struct {
 	// rewrites addresses.
 	Advertise string
 
+	// Cluster is nil for a broker on its own.
+	Cluster Cluster
+
 	// Certificate is presented to TLS clients. Nil: a self-signed one is made at
 	// start, which suits the SDKs that do not verify (Java, Go, C#, C++).
 	Certificate *tls.Certificate
@@ -117,6 +120,7 @@ type messaging struct {
 	broker    *broker.Broker
 	log       *slog.Logger
 	advertise *v2.Endpoints   // nil: as the client came
+	cluster   Cluster         // nil: on its own
 	draining  context.Context // done when shutdown begins
 	readers   sync.WaitGroup  // of command streams, which end with their stream; and who samples
 }
@@ -127,7 +131,7 @@ func New(b *broker.Broker, o Options) *Server {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	s.messaging = &messaging{broker: b, log: s.log}
+	s.messaging = &messaging{broker: b, log: s.log, cluster: o.Cluster}
 	s.messaging.draining, s.drain = context.WithCancel(context.Background())
 	if o.Advertise != "" {
 		e, err := parseEndpoint(o.Advertise)
@@ -196,6 +200,7 @@ func (s *Server) operations(r grpc.ServiceRegistrar) {
 	gantryv1.RegisterGroupOpsServer(r, &groupOps{broker: b, log: s.log})
 	gantryv1.RegisterTopicOpsServer(r, &topicOps{broker: b, log: s.log})
 	gantryv1.RegisterObserveServer(r, s.observe)
+	gantryv1.RegisterClusterServer(r, &clusterOps{cluster: s.messaging.cluster})
 }
 
 // Serve accepts connections on l, TLS and plaintext alike, until Shutdown, and

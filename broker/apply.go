@@ -41,7 +41,7 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		b.arrived(record.KeyOf(rec), 1, record.BodyLen(rec), time)
 		return nil
 	case record.KindDelayed:
-		if b.live {
+		if b.live.Load() {
 			b.counters.stored(record.KeyOf(rec).Topic(), 1, record.BodyLen(rec))
 		}
 		return b.timers.ApplyAdd(pos, rec)
@@ -57,6 +57,8 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		return nil // until a record names it
 	case record.KindRelocate:
 		return b.indexRelocate(record.Command(rec))
+	case record.KindLogBegin:
+		return b.applyLogBegin(record.Command(rec))
 	case record.KindTrim:
 		return b.applyTrim(record.Command(rec))
 	case record.KindDelete:
@@ -242,7 +244,7 @@ func (b *Broker) arrived(key record.QueueKey, messages, bodies int, time int64) 
 		b.lites.Wrote(key, time)
 	}
 	b.wakePlaced(key)
-	if b.live {
+	if b.live.Load() {
 		b.counters.stored(key.Topic(), messages, bodies)
 	}
 }

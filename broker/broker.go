@@ -58,6 +58,11 @@ type Options struct {
 	TransactionCheckEvery time.Duration
 	TransactionCheckMax   int
 	Logger                *slog.Logger
+	// Log is a replicated log, from OpenLog: see lead.go. nil = the broker's own.
+	Log *commitlog.Log
+	// Remember is called before the beginning of Log is dropped: whoever replicates
+	// it needs nothing of that afterwards. With an error nothing is dropped.
+	Remember func() error
 	// Wall is the wall clock, nil = the system's. The monotonic part of its times is
 	// not used.
 	Wall func() time.Time
@@ -66,8 +71,8 @@ type Options struct {
 	Fatal func(error)
 }
 
-// appender is what the broker needs of whatever orders records: the bare log,
-// or later a replicated one.
+// appender is what the broker needs of whatever orders records: the bare log, or
+// a Term.
 type appender interface {
 	// Submit fixes the batch's place in the order. Batch.Wait says when it is committed.
 	Submit(*commitlog.Batch) error
@@ -109,7 +114,7 @@ type Broker struct {
 	moved          movedRanges // housekeep's
 	sizes          topicSizes  // housekeep's
 	retainAfter    time.Time   // housekeep's
-	live           bool        // the dispatcher's: what it applies is new, not replayed
+	live           atomic.Bool // what is applied is new, not replayed, and this broker serves
 	tableOp        chan struct{}
 	deadOp         chan struct{} // held while dead letters are settled, and by retention
 	replaysRunning sync.Map      // inflight.SubKey -> true, while somebody does it
@@ -125,7 +130,9 @@ type Broker struct {
 	firstLease     uint64 // leases with lower ids are from before the start
 	counters       counters
 	deletions      atomic.Uint64 // delete records applied
-	opened         time.Time
+	opened         time.Time     // or when it began to lead
+	logBegins      atomic.Uint64 // of a replicated log, see logbegin.go
+	dropping       sync.Mutex    // held while a beginning is dropped
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
@@ -136,28 +143,7 @@ type Broker struct {
 // Open opens or makes the data directory, brings the state up to the end of the
 // log and starts serving. A directory in use by another process is refused.
 func Open(ctx context.Context, opts Options) (*Broker, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
-	if opts.FS == nil {
-		opts.FS = mmapfile.OS
-	}
-	if opts.BrokerName == "" {
-		opts.BrokerName = "gantry"
-	}
-	if opts.Fatal == nil {
-		opts.Fatal = func(err error) {
-			opts.Logger.Error("the broker cannot go on", "error", err)
-			os.Exit(1)
-		}
-	}
-	opts.MaxDelay = cmp.Or(opts.MaxDelay, DefaultMaxDelay)
-	opts.TransactionCheckAfter = cmp.Or(opts.TransactionCheckAfter, DefaultRecheckMin)
-	opts.TransactionCheckEvery = cmp.Or(opts.TransactionCheckEvery, TransactionCheckEvery)
-	opts.TransactionCheckMax = cmp.Or(opts.TransactionCheckMax, TransactionCheckMax)
-	if opts.CheckpointEvery == 0 {
-		opts.CheckpointEvery = 64 << 20
-	}
+	opts.setDefaults()
 	b := &Broker{
 		opts:         opts,
 		log:          opts.Logger,
@@ -184,15 +170,42 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		b.cancel()
 		return nil, errors.Join(err, b.closeStores())
 	}
-	b.start()
+	b.follow()
+	if opts.Log == nil {
+		if err := b.lead(); err != nil {
+			b.fatal(err)
+		}
+	}
 	return b, nil
 }
 
+func (o *Options) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.FS == nil {
+		o.FS = mmapfile.OS
+	}
+	if o.Fatal == nil {
+		logger := o.Logger
+		o.Fatal = func(err error) {
+			logger.Error("the broker cannot go on", "error", err)
+			os.Exit(1)
+		}
+	}
+	o.BrokerName = cmp.Or(o.BrokerName, "gantry")
+	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, 64<<20)
+	o.MaxDelay = cmp.Or(o.MaxDelay, DefaultMaxDelay)
+	o.TransactionCheckAfter = cmp.Or(o.TransactionCheckAfter, DefaultRecheckMin)
+	o.TransactionCheckEvery = cmp.Or(o.TransactionCheckEvery, TransactionCheckEvery)
+	o.TransactionCheckMax = cmp.Or(o.TransactionCheckMax, TransactionCheckMax)
+}
+
 func (b *Broker) open(ctx context.Context) error {
-	stateDir := filepath.Join(b.opts.Dir, "state")
+	stateDir := b.opts.stateDir()
+	logDir := filepath.Join(b.opts.Dir, "commitlog")
 	indexDir := filepath.Join(b.opts.Dir, "consumequeue")
 	keysDir := filepath.Join(b.opts.Dir, "keyindex")
-	logDir := filepath.Join(b.opts.Dir, "commitlog")
 	if err := prepareDirs(b.opts.FS, b.opts.Dir, stateDir, indexDir, keysDir, logDir); err != nil {
 		return err
 	}
@@ -203,23 +216,14 @@ func (b *Broker) open(ctx context.Context) error {
 	for _, bad := range skipped {
 		b.log.Warn("checkpoint not usable, an older one is tried", "error", bad)
 	}
-	b.wal, err = commitlog.Open(commitlog.Options{
-		Dir:         logDir,
-		FS:          b.opts.FS,
-		SegmentSize: b.opts.SegmentSize,
-		Durability:  b.opts.Durability,
-		MaxMapped:   b.opts.MaxMapped,
-		Retention:   commitlog.Retention{Age: b.opts.RetentionAge, Size: b.opts.RetentionSize},
-		Sequence:    b.sequence.stamp,
-		Now:         b.clock.Now,
-		Known:       cp.Position,
-		Logger:      b.log,
-		Fatal:       b.fatal,
-	})
-	if err != nil {
-		return err
+	if b.wal = b.opts.Log; b.wal == nil {
+		o := b.opts.logOptions()
+		o.Sequence, o.Now, o.Known, o.Fatal = b.sequence.stamp, b.clock.Now, cp.Position, b.fatal
+		if b.wal, err = commitlog.Open(o); err != nil {
+			return err
+		}
 	}
-	b.append = b.wal
+	b.append = b.wal // which refuses, if it is replicated
 	b.clock.Reach(b.wal.Time())
 	if !found {
 		cp.Position = b.wal.First()
@@ -227,7 +231,8 @@ func (b *Broker) open(ctx context.Context) error {
 			return fmt.Errorf("broker: the log begins at %d but there is no usable checkpoint in %s: topics, groups and progress before it are lost; restore the directory", cp.Position, stateDir)
 		}
 	}
-	if cp.Position > b.wal.Committed() {
+	// A replicated log's end may not be known to be committed yet; it will be.
+	if b.opts.Log == nil && cp.Position > b.wal.Committed() {
 		return fmt.Errorf("broker: the checkpoint is at %d but the log ends at %d: the log has lost its end", cp.Position, b.wal.Committed())
 	}
 	rebuild, err := b.restore(cp, found, indexDir)
@@ -271,29 +276,6 @@ func (b *Broker) open(ctx context.Context) error {
 // now is the record's time, Unix ms.
 func (b *Broker) now() int64 { return b.clock.Now() / 1e6 }
 
-// start runs the goroutines, in the order Close joins them in reverse.
-func (b *Broker) start() {
-	b.live = true
-	b.firstLease = b.inflight.LeaseIDs(1, b.now())
-	b.run.Go(func() {
-		if err := b.dispatcher.Run(b.ctx); err != nil {
-			b.fatal(err)
-		}
-	})
-	b.run.Go(func() { b.inflight.Run(b.ctx, b.now) })
-	b.run.Go(func() { b.sessions.Run(b.ctx) })
-	b.run.Go(b.housekeep)
-	b.run.Go(b.boundResident)
-	b.run.Go(b.checkBack)
-	b.run.Go(b.fireTimers)
-	b.run.Go(b.checkpt.run)
-	if b.handles.Load() == nil {
-		if err := b.createIdentity(); err != nil {
-			b.fatal(err)
-		}
-	}
-}
-
 func (b *Broker) fatal(err error) {
 	if b.failed.CompareAndSwap(nil, &err) {
 		b.opts.Fatal(err)
@@ -317,8 +299,8 @@ func (b *Broker) Name() string { return b.opts.BrokerName }
 // Sessions returns the registry of connected clients.
 func (b *Broker) Sessions() *session.Registry { return b.sessions }
 
-// Close ends parked receives, stops all work, writes a checkpoint and unlocks
-// the data directory. Callers make no new calls once they call Close.
+// Close ends parked receives, stops all work, writes a checkpoint and closes what
+// Open opened. Callers make no new calls once they call Close.
 func (b *Broker) Close() error {
 	b.cancel()
 	b.hub.WakeAll()
@@ -332,7 +314,7 @@ func (b *Broker) Close() error {
 
 func (b *Broker) closeStores() error {
 	var errs []error
-	if b.wal != nil {
+	if b.wal != nil && b.opts.Log == nil {
 		errs = append(errs, b.wal.Close())
 	}
 	if b.index != nil {

@@ -25,7 +25,12 @@ func open(t testing.TB, dir string, change ...func(*Options)) *Broker {
 	for _, f := range change {
 		f(&opts)
 	}
-	b, err := Open(t.Context(), opts)
+	b, err := (*Broker)(nil), error(nil)
+	if *replicated && opts.FS == nil {
+		b, err = openReplicated(t, opts)
+	} else {
+		b, err = Open(t.Context(), opts)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +47,7 @@ func closeBroker(t testing.TB, b *Broker) {
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
+	closeReplicated(t, b)
 }
 
 func name(s string) record.Resource { return record.Resource{Name: s} }

@@ -27,6 +27,7 @@ type oldPayloads struct {
 	now    time.Time         // at which retention takes all of that, and nothing newer
 	end    record.Position   // of the payloads
 	handle map[string]string // of the pending ones
+	wall   wall              // of the first broker
 }
 
 const retainAge = 24 * time.Hour
@@ -37,24 +38,24 @@ func retaining(o *Options) {
 
 func newOldPayloads(t *testing.T) *oldPayloads {
 	h := &oldPayloads{t: t, dir: t.TempDir(), handle: map[string]string{}}
-	h.b = open(t, h.dir, retaining)
+	h.b = open(t, h.dir, retaining, h.wall.option)
 	b := h.b
 	makeTopic(t, b, "D", topic.Delay, 1)
 	makeTopic(t, b, "Q", topic.Normal, 1)
 	makeTopic(t, b, "F", topic.Normal, 1)
-	far := time.Now().Add(2 * time.Hour)
+	far := time.Now().Add(3 * time.Hour)
 	for _, id := range []string{"far1", "far2", "far3"} {
 		m := delayed(id, id, far)
 		m.Keys = []string{"k-" + id}
 		h.handle[id] = send(t, b, "D", m)[0].RecallHandle
 	}
-	moved := send(t, b, "D", delayed("moved", "moved", time.Now().Add(400*time.Millisecond)))[0]
+	moved := send(t, b, "D", delayed("moved", "moved", time.Now().Add(time.Hour)))[0]
 	h.handle["moved"] = moved.RecallHandle
 	send(t, b, "Q", msg("dead", "dead"), msg("old", "old"))
 	h.end = b.wal.Committed()
 	h.fill(3)
-	h.now = time.Now().Add(retainAge)
-	time.Sleep(2 * time.Millisecond)
+	h.now = h.wall.now().Add(retainAge)
+	h.wall.jump(time.Hour)
 	dead := receive(t, b, "Q", "G")
 	want(t, dead, "dead#1", "old#1")
 	if err := b.ForwardToDeadLetter(t.Context(), name("G"), name("Q"), dead[0].Handle, 0, 0); err != nil {
@@ -188,7 +189,7 @@ func TestPendingMessagesOutliveManyRetentions(t *testing.T) {
 	for i := range 4 {
 		h.end = h.b.wal.Committed()
 		h.fill(1)
-		h.now = time.Now().Add(retainAge)
+		h.now = h.wall.now().Add(retainAge)
 		h.retain()
 		if i == 1 {
 			h.reopen()
@@ -215,7 +216,7 @@ func TestManyPendingMessagesAreCopiedInBatches(t *testing.T) {
 	for range 2 {
 		h.end = h.b.wal.Committed()
 		h.fill(1)
-		h.now = time.Now().Add(retainAge)
+		h.now = h.wall.now().Add(retainAge)
 		h.retain()
 	}
 	ps, err := h.b.Timers(t.Context(), TimerQuery{Topic: name("D"), Limit: MaxTimerList})
@@ -316,7 +317,7 @@ func TestMessagesThatCameIntoTheirQueueLateAreFoundThereWhenTheyWereCopied(t *te
 	transactionID := send(t, b, "X", half)[0].TransactionID
 	h.end = b.wal.Committed()
 	h.fill(3)
-	h.now = time.Now().Add(retainAge)
+	h.now = h.wall.now().Add(retainAge)
 	time.Sleep(2 * time.Millisecond)
 	if _, _, err := b.Reschedule(t.Context(), name("D"), handle, time.Now().UnixMilli()); err != nil {
 		t.Fatal(err)
@@ -358,7 +359,7 @@ func TestAMessageThatWasRedrivenElsewhereIsFoundThereWhenItWasCopied(t *testing.
 	for range 2 { // a copy, and a copy of that
 		h.end = h.b.wal.Committed()
 		h.fill(1)
-		h.now = time.Now().Add(retainAge)
+		h.now = h.wall.now().Add(retainAge)
 		h.retain()
 	}
 	h.reopen("keyindex")
@@ -382,7 +383,7 @@ func TestAMessageThatRetentionCopiedTwiceIsFoundAndDeletedOnce(t *testing.T) {
 		send(t, h.b, "Q", msg("dead", "dead"))
 		h.end = h.b.wal.Committed()
 		h.fill(3)
-		h.now = time.Now().Add(retainAge)
+		h.now = h.wall.now().Add(retainAge)
 		time.Sleep(2 * time.Millisecond)
 		for _, g := range []string{"G", "H"} {
 			if err := h.b.ForwardToDeadLetter(t.Context(), name(g), name("Q"), receive(t, h.b, "Q", g)[0].Handle, 0, 0); err != nil {

@@ -222,8 +222,9 @@ func TestMessageDeletedWhileItIsHandedOut(t *testing.T) {
 		}
 		send(t, b, "T", msg("1", "1"), msg("2", "2"))
 		tp, _ := b.Route(name("T"))
-		b.append = &doing{b.append, record.KindLease, func() {
-			if err := b.wal.Submit(record1(appendDelete(nil, []entryRef{{record.Key(tp.ID, 0), 0}}))); err != nil {
+		inner := b.append
+		b.append = &doing{inner, record.KindLease, func() {
+			if err := inner.Submit(record1(appendDelete(nil, []entryRef{{record.Key(tp.ID, 0), 0}}))); err != nil {
 				t.Error(err)
 			}
 		}}
@@ -247,8 +248,9 @@ func TestMessageDeletedWhileItDies(t *testing.T) {
 	send(t, b, "T", msg("1", "1"))
 	held := receive(t, b, "T", "G")
 	tp, _ := b.Route(name("T"))
-	b.append = &doing{b.append, record.KindDeadLetter, func() {
-		if err := b.wal.Submit(record1(appendDelete(nil, []entryRef{{record.Key(tp.ID, 0), 0}}))); err != nil {
+	inner := b.append
+	b.append = &doing{inner, record.KindDeadLetter, func() {
+		if err := inner.Submit(record1(appendDelete(nil, []entryRef{{record.Key(tp.ID, 0), 0}}))); err != nil {
 			t.Error(err)
 		}
 	}}

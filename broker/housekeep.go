@@ -107,7 +107,7 @@ func (b *Broker) releaseOf(c session.Client, delay time.Duration, which func(inf
 func (b *Broker) retain(now time.Time) {
 	floor := record.Position(b.checkpt.replayFrom.Load())
 	limit, last, ok := b.wal.Expired(now, floor)
-	if !ok {
+	if !ok || limit <= record.Position(b.logBegins.Load()) {
 		return
 	}
 	select {
@@ -129,16 +129,14 @@ func (b *Broker) retain(now time.Time) {
 	if copied > 0 {
 		b.log.Info("retention copied forward what is still referred to", "bytes", copied, "below", limit)
 	}
-	dropped, err := b.wal.Retain(now, limit)
-	if err != nil {
-		b.log.Error("retention failed", "error", err)
-	}
-	if dropped > 0 {
-		first := b.wal.First()
-		if err := b.index.DropBefore(first); err != nil {
-			b.log.Error("the consume queues did not drop what retention took", "error", err)
+	if b.opts.Log != nil {
+		if err := b.commit(record1(appendLogBegin(nil, limit))); err != nil {
+			b.log.Warn("retention waits", "error", err)
+			return
 		}
-		b.keys.DropBefore(first)
-		b.log.Info("retention dropped segments", "segments", dropped, "log_begins", first)
+		b.dropAgreed()
+		return
 	}
+	n, err := b.wal.Retain(now, limit)
+	b.dropped(n, err)
 }

@@ -111,9 +111,12 @@ func (b *Broker) loadEntry(e consumequeue.Entry, queue uint32, offset record.Que
 
 // viewRecord maps a record and verifies its head.
 func (b *Broker) viewRecord(pos record.Position, size int) (commitlog.View, error) {
+	if pos < b.logBegin() {
+		return commitlog.View{}, errTrimmed
+	}
 	v, err := b.wal.View(pos, size)
 	if errors.Is(err, commitlog.ErrOutOfRange) && pos < b.wal.First() {
-		return commitlog.View{}, errTrimmed
+		return commitlog.View{}, errTrimmed // meanwhile
 	}
 	if err != nil {
 		return commitlog.View{}, fmt.Errorf("broker: %w", err)

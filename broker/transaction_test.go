@@ -235,6 +235,8 @@ func inBubble(t *testing.T, f func(t *testing.T)) {
 	empty := func() { runtime.GC(); runtime.GC() }
 	empty()
 	defer empty()
+	defer func(was bool) { *replicated = was }(*replicated)
+	*replicated = false // a node has sockets, which virtual time does not wait for
 	synctest.Test(t, f)
 }
 

@@ -43,12 +43,13 @@ func (p *parts) makeFirst(log *commitlog.Log) (term uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if e.Type == commitlog.FrameMembership {
+	if last == 1 && e.Type == commitlog.FrameMembership {
 		return e.Term, nil // of the time before
 	}
-	// All that is there is committed: the membership begins behind it.
-	if committed := log.Index(); committed != last {
-		return 0, fmt.Errorf("the log has %d entries, of which only %d are known to be committed", last, committed)
+	// Nobody else has a say in what is there, so all of it is committed. The membership
+	// begins behind it.
+	if _, _, err := log.Commit(last); err != nil {
+		return 0, err
 	}
 	snaps, err := p.snapshots.List()
 	if err != nil || len(snaps) > 0 {

@@ -34,6 +34,17 @@ func (f *fsm) Apply(l *raft.Log) any {
 // and in the broker's checkpoints.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return nothing{}, nil }
 
+// Remember makes the membership independent of all entries that are applied here. It
+// comes before any of them is dropped: raft reads those behind its newest snapshot
+// when it starts, and takes a missing one for the end of the world.
+func (n *Node) Remember() error {
+	err := n.ask(func() raft.Future { return n.raft.Snapshot() })
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return nil
+	}
+	return err
+}
+
 type nothing struct{}
 
 func (nothing) Persist(sink raft.SnapshotSink) error { return sink.Close() }

@@ -9,7 +9,8 @@ import (
 )
 
 // raftLogger has raft's messages go where ours do. What raft calls information is
-// for who debugs it.
+// for who debugs it, and its errors are that another node cannot be reached: what a
+// node cannot go on after, we say ourselves.
 func raftLogger(to *slog.Logger) hclog.Logger {
 	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Level: hclog.Debug, Output: io.Discard})
 	l.RegisterSink(sink{to})
@@ -21,10 +22,8 @@ type sink struct{ to *slog.Logger }
 func (s sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	to := slog.LevelDebug
 	switch level {
-	case hclog.Warn:
+	case hclog.Warn, hclog.Error:
 		to = slog.LevelWarn
-	case hclog.Error:
-		to = slog.LevelError
 	}
 	s.to.Log(context.Background(), to, "raft: "+msg, args...)
 }

@@ -31,24 +31,32 @@ func completeGroups(cmd *cobra.Command, args []string, prefix string) ([]string,
 	return groupNames(cmd, args, prefix)
 }
 
-var topicNames = completeFrom(func(ctx context.Context, m gantryv1.ManagementClient, namespace string) (names []string, err error) {
-	r, err := m.ListTopics(ctx, &gantryv1.ListTopicsRequest{Namespace: &namespace})
+var topicNames = completeFrom(func(ctx context.Context, c *client) (names []string, err error) {
+	r, err := c.management().ListTopics(ctx, &gantryv1.ListTopicsRequest{Namespace: &c.namespace})
 	for _, t := range r.GetTopics() {
 		names = append(names, t.GetName())
 	}
 	return names, err
 })
 
-var groupNames = completeFrom(func(ctx context.Context, m gantryv1.ManagementClient, namespace string) (names []string, err error) {
-	r, err := m.ListGroups(ctx, &gantryv1.ListGroupsRequest{Namespace: &namespace})
+var groupNames = completeFrom(func(ctx context.Context, c *client) (names []string, err error) {
+	r, err := c.management().ListGroups(ctx, &gantryv1.ListGroupsRequest{Namespace: &c.namespace})
 	for _, g := range r.GetGroups() {
 		names = append(names, g.GetName())
 	}
 	return names, err
 })
 
+var nodeNames = completeFrom(func(ctx context.Context, c *client) (names []string, err error) {
+	r, err := c.cluster().Describe(ctx, &gantryv1.DescribeClusterRequest{})
+	for _, n := range r.GetNodes() {
+		names = append(names, n.GetName())
+	}
+	return names, err
+})
+
 // completeFrom asks the broker that --server names. The shell filters by prefix.
-func completeFrom(list func(context.Context, gantryv1.ManagementClient, string) ([]string, error)) completeFunc {
+func completeFrom(list func(context.Context, *client) ([]string, error)) completeFunc {
 	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		var f clientFlags
 		f.server, _ = cmd.Flags().GetString("server")
@@ -60,7 +68,7 @@ func completeFrom(list func(context.Context, gantryv1.ManagementClient, string) 
 		defer c.close()
 		ctx, cancel := context.WithTimeout(context.Background(), completeTimeout)
 		defer cancel()
-		names, err := list(ctx, c.management(), f.namespace)
+		names, err := list(ctx, c)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}

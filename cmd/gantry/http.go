@@ -99,7 +99,7 @@ func (w *web) call(out http.ResponseWriter, r *http.Request) {
 	case w.closed.Load():
 		why = "the broker is closing"
 	case calls == nil:
-		why = "the broker is recovering"
+		why = "this broker is recovering, or another node of its cluster leads: look there"
 	default:
 		(*calls).ServeHTTP(out, r)
 		return

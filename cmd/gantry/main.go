@@ -78,7 +78,8 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("gantry {{.Version}}\n")
-	root.AddCommand(newServe(), newConfig(), newDemo(), newTopic(), newGroup(), newClient(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(), newWhy(), newTop(), newDoctor(), newLog(), newBench())
+	root.AddCommand(newServe(), newConfig(), newDemo(), newTopic(), newGroup(), newClient(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(),
+		newWhy(), newTop(), newDoctor(), newCluster(), newCert(), newLog(), newBench())
 	explainArgs(root)
 	return root
 }

@@ -33,6 +33,7 @@ type serveFlags struct {
 	logLevel, logFormat           string
 	allowRemote, pprof            bool
 	autoCreateGroups              bool
+	node                          nodeFlags
 }
 
 func newServeFlags() *serveFlags { return &serveFlags{segmentSize: 1 << 30} }
@@ -83,6 +84,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	flags.BoolVar(&f.allowRemote, "insecure-allow-remote", false, "allow addresses other hosts can reach, although nobody is authenticated")
 	flags.BoolVar(&f.pprof, "pprof", false, "serve /debug/pprof on --http, which must then be a loopback address")
+	f.node.register(cmd)
 	cmd.RegisterFlagCompletionFunc("durability", completeWords("sync", "unsafe-async"))
 	cmd.RegisterFlagCompletionFunc("log-level", completeWords("debug", "info", "warn", "error"))
 	cmd.RegisterFlagCompletionFunc("log-format", completeWords("text", "json"))
@@ -123,6 +125,10 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		return err
 	}
 
+	if err := f.node.check(dir); err != nil {
+		return err
+	}
+
 	// Both ports are taken before the data is touched: a port in use is the
 	// commonest mistake, and it should cost nothing. Clients that dial during
 	// recovery wait in the backlog.
@@ -137,7 +143,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	}
 	defer web.close()
 
-	b, err := broker.Open(cmd.Context(), broker.Options{
+	options := broker.Options{
 		Dir:              dir,
 		Durability:       durability,
 		SegmentSize:      int64(f.segmentSize),
@@ -146,20 +152,21 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		MaxDelay:         f.maxDelay,
 		AutoCreateGroups: f.autoCreateGroups,
 		Logger:           logger,
-		Fatal: func(err error) {
-			// What is on the disk is not known any more: a recovery finds out.
-			logger.Error("cannot go on", "error", err)
-			os.Exit(exitFailed)
-		},
-	})
+		Fatal:            fatal(logger),
+	}
+	built := readBuild()
+	serving := api.Options{
+		Advertise: f.advertise, Logger: logger, Version: built.version, Commit: built.commit,
+		DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
+	}
+	if f.node.name != "" {
+		return inUse(f.serveNode(cmd, options, serving, clients, web, begun), dir)
+	}
+	b, err := broker.Open(cmd.Context(), options)
 	if err != nil {
 		return inUse(err, dir)
 	}
-	built := readBuild()
-	server := api.New(b, api.Options{
-		Advertise: f.advertise, Logger: logger, Version: built.version, Commit: built.commit,
-		DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
-	})
+	server := api.New(b, serving)
 	web.ready(b, server.HTTP(f.hosts()...))
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(clients) }()

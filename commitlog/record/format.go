@@ -185,6 +185,8 @@ const (
 	// messages were deleted.
 	KindTrim   Kind = 56
 	KindDelete Kind = 57
+	// Of a replicated log: where it begins for all.
+	KindLogBegin Kind = 58
 
 	// Replays: messages that a group has done with go to it again.
 	KindReopen      Kind = 64 // these ones
@@ -207,7 +209,7 @@ var kindNames = map[Kind]string{
 	KindTransactionRollback: "transaction-rollback", KindTransactionCheck: "transaction-check",
 	KindTransactionMove: "transaction-move",
 	KindTimerCancel:     "timer-cancel", KindTimerMove: "timer-move", KindCopy: "copy", KindRelocate: "relocate",
-	KindDeadLetterCopy: "dead-letter-copy", KindTrim: "trim", KindDelete: "delete",
+	KindDeadLetterCopy: "dead-letter-copy", KindTrim: "trim", KindDelete: "delete", KindLogBegin: "log-begin",
 	KindReopen: "reopen", KindReplayBegin: "replay-begin", KindReplayStep: "replay-step", KindReplayEnd: "replay-end",
 	KindProducerMark: "producer-mark",
 }

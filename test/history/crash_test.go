@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
@@ -80,6 +81,24 @@ func round(t *testing.T, binary, durability string, seed uint64) (tally, *check.
 	s := newServer(t, binary, durability)
 	must(t, s.start())
 	must(t, s.await())
+	var did tally
+	report := underLoad(t, s, seed, func() { did = torment(t, s, r) })
+	must(t, s.stop())
+	must(t, s.check())
+	for _, line := range s.complaints() {
+		t.Errorf("the server logged %s", line)
+	}
+	return did, report
+}
+
+// dialler makes connections to what is tested.
+type dialler interface {
+	dial(*testing.T) *grpc.ClientConn
+}
+
+// underLoad has clients work while trouble runs, and until all they sent is settled,
+// and judges what they saw.
+func underLoad(t *testing.T, s dialler, seed uint64, trouble func()) *check.Report {
 	admin := gantryv1.NewManagementClient(s.dial(t))
 	createAll(t, admin)
 
@@ -115,18 +134,13 @@ func round(t *testing.T, binary, durability string, seed uint64) (tally, *check.
 	}
 	defer finish()
 
-	did := torment(t, s, r)
+	trouble()
 	close(stop)
 	producers.Wait()
 	drain.Store(true)
 	awaitDrained(t, admin, letters, rec)
 	finish()
-	must(t, s.stop())
-	must(t, s.check())
-	for _, line := range s.complaints() {
-		t.Errorf("the server logged %s", line)
-	}
-	return did, judge(t, &rec.History)
+	return judge(t, &rec.History)
 }
 
 // torment kills the server at random moments for the time of a round, and leaves

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 )
 
 // startLimit is when a start counts as failed: generous, machines are shared.
@@ -42,6 +44,7 @@ func build(t *testing.T) string {
 // goroutine.
 type server struct {
 	binary, dir, addr, durability string
+	args                          []string // of serve, besides
 
 	cmd    *exec.Cmd     // nil = not running
 	ready  chan error    // says once that the process serves, or that it never will
@@ -79,6 +82,7 @@ func (s *server) data() string { return filepath.Join(s.dir, "data") }
 func (s *server) start() error {
 	s.cmd = exec.Command(s.binary, "serve", "--data", s.data(), "--listen", s.addr, "--http", "127.0.0.1:0",
 		"--durability", s.durability, "--segment-size", "4MiB")
+	s.cmd.Args = append(s.cmd.Args, s.args...)
 	s.cmd.Stderr = s.stderr
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test that times out runs no cleanup
 	out, err := s.cmd.StdoutPipe()
@@ -183,9 +187,18 @@ func (s *server) logTail() string {
 }
 
 // dial makes a connection that finds the server again quickly.
-func (s *server) dial(t *testing.T) *grpc.ClientConn {
+func (s *server) dial(t *testing.T) *grpc.ClientConn { return dial(t, s.addr) }
+
+// dial makes one to the first of some servers that is there.
+func dial(t *testing.T, addrs ...string) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+s.addr,
+	var all resolver.State
+	for _, a := range addrs {
+		all.Endpoints = append(all.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: a}}})
+	}
+	r := manual.NewBuilderWithScheme("servers")
+	r.InitialState(all)
+	conn, err := grpc.NewClient("servers:///all", grpc.WithResolvers(r),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.5, Jitter: 0.5, MaxDelay: 100 * time.Millisecond},

@@ -81,13 +81,14 @@ func goBuild(dir, output, pkg string) error {
 
 // broker is one gantry server, which can be killed and started again on the same ports and data.
 type broker struct {
-	name, listen, http, log string
-	cmd                     *exec.Cmd
+	name, listen, http, peer, log string
+	args                          []string // of serve, besides
+	cmd                           *exec.Cmd
 }
 
 func newBroker(name string) (*broker, error) {
 	b := &broker{name: name, log: filepath.Join(workDir, name+".log")}
-	for _, p := range []*string{&b.listen, &b.http} {
+	for _, p := range []*string{&b.listen, &b.http, &b.peer} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
@@ -107,6 +108,7 @@ func (b *broker) start() error {
 	}
 	defer log.Close()
 	b.cmd = exec.Command(gantry, "serve", "--data", filepath.Join(workDir, b.name+".data"), "--listen", b.listen, "--http", b.http)
+	b.cmd.Args = append(b.cmd.Args, b.args...)
 	b.cmd.Stdout, b.cmd.Stderr = log, log
 	if err := b.cmd.Start(); err != nil {
 		return err
@@ -238,11 +240,17 @@ var specs struct {
 
 func start(t *testing.T, b *broker, language string, roles ...role) *client {
 	t.Helper()
+	return startAt(t, b.listen, language, roles...)
+}
+
+// startAt is start for a client that is given this endpoint.
+func startAt(t *testing.T, endpoint, language string, roles ...role) *client {
+	t.Helper()
 	specs.Lock()
 	specs.n++
 	name := filepath.Join(workDir, fmt.Sprintf("%03d-%s", specs.n, language))
 	specs.Unlock()
-	data, err := json.MarshalIndent(map[string]any{"endpoint": b.listen, "roles": roles}, "", " ")
+	data, err := json.MarshalIndent(map[string]any{"endpoint": endpoint, "roles": roles}, "", " ")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,6 +49,7 @@ const (
 	Raft     Kind = 1 // hashicorp/raft's RPCs, of one group
 	Backfill Kind = 2 // segments for a node that has none yet
 	Control  Kind = 3 // a question and its answer
+	Client   Kind = 4 // what a client says to the leader, passed on
 )
 
 func (k Kind) String() string {
@@ -59,6 +60,8 @@ func (k Kind) String() string {
 		return "backfill"
 	case Control:
 		return "control"
+	case Client:
+		return "client"
 	}
 	return fmt.Sprintf("kind %d", uint16(k))
 }

@@ -1,0 +1,90 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
+)
+
+// Cluster is what a server knows of the nodes beside the one it is of.
+type Cluster interface {
+	// Nodes returns all of them and how far they are.
+	Nodes(context.Context) []Node
+	// Route is where clients find the leader now and after it: the host:port of all
+	// nodes, this one first.
+	Route() []string
+	Remove(ctx context.Context, name string) error
+	// Transfer hands the leadership over: to whom, or for "" to who is furthest.
+	Transfer(ctx context.Context, name string) error
+}
+
+// Node is a node of a cluster.
+type Node struct {
+	Name, ID        string
+	Peer, Client    string
+	Leader, Voter   bool
+	Err             error // why it does not answer: the rest is not known then
+	Term            uint64
+	Last, Committed uint64 // entries of the log
+	Lag             uint64
+	Contact         time.Duration // since it heard from the leader; -1: it never did
+}
+
+// clusterOps is gantry.v1.Cluster.
+type clusterOps struct {
+	gantryv1.UnsafeClusterServer // an RPC without a method must not compile
+
+	cluster Cluster // nil: none
+}
+
+var errNoCluster = status.Error(codes.FailedPrecondition, "this broker is no node of a cluster: it was started without --node")
+
+func (s *clusterOps) Describe(ctx context.Context, _ *gantryv1.DescribeClusterRequest) (*gantryv1.DescribeClusterResponse, error) {
+	if s.cluster == nil {
+		return nil, errNoCluster
+	}
+	resp := &gantryv1.DescribeClusterResponse{}
+	for _, n := range s.cluster.Nodes(ctx) {
+		wire := &gantryv1.ClusterNode{Name: n.Name, Id: n.ID, Peer: n.Peer, Client: n.Client, Leader: n.Leader, Voter: n.Voter}
+		if n.Err != nil {
+			wire.Error = n.Err.Error()
+		} else {
+			wire.Term, wire.Last, wire.Committed, wire.Lag = n.Term, n.Last, n.Committed, n.Lag
+			if n.Contact >= 0 {
+				wire.Contact = durationpb.New(n.Contact)
+			}
+		}
+		resp.Nodes = append(resp.Nodes, wire)
+	}
+	return resp, nil
+}
+
+func (s *clusterOps) Remove(ctx context.Context, req *gantryv1.RemoveNodeRequest) (*gantryv1.RemoveNodeResponse, error) {
+	if s.cluster == nil {
+		return nil, errNoCluster
+	}
+	return &gantryv1.RemoveNodeResponse{}, clusterError(s.cluster.Remove(ctx, req.GetName()))
+}
+
+func (s *clusterOps) Transfer(ctx context.Context, req *gantryv1.TransferLeadershipRequest) (*gantryv1.TransferLeadershipResponse, error) {
+	if s.cluster == nil {
+		return nil, errNoCluster
+	}
+	return &gantryv1.TransferLeadershipResponse{}, clusterError(s.cluster.Transfer(ctx, req.GetName()))
+}
+
+func clusterError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return status.FromContextError(err).Err()
+	}
+	return status.Error(codes.FailedPrecondition, err.Error())
+}

@@ -1,0 +1,96 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/gantry-mq/gantry/broker/dispatch"
+	"github.com/gantry-mq/gantry/commitlog"
+)
+
+// A broker either has its log to itself, orders it, and serves from Open on. Or
+// the log is replicated: then a broker follows it, as far as it is committed, and
+// serves when Lead has made it the leader of a term. What it decides from memory
+// is good for that term: when it is over the broker is closed, and opened anew on
+// the same log.
+
+// Term orders the log while it lasts: a *replica.Term is one.
+type Term interface {
+	appender
+	// Begin lets Submit append. now and sequence are as in commitlog.Options.
+	Begin(now func() int64, sequence func(now int64, b *commitlog.Batch))
+}
+
+// OpenLog opens the log of a replica, for Options.Log of all the brokers that will
+// follow it: opts are theirs. The caller closes it after the last of them.
+func OpenLog(opts Options) (*commitlog.Log, error) {
+	opts.setDefaults()
+	if err := prepareDirs(opts.FS, opts.Dir, opts.stateDir(), filepath.Join(opts.Dir, "commitlog")); err != nil {
+		return nil, err
+	}
+	cp, _, _, err := dispatch.ReadCheckpoint(opts.FS, opts.stateDir())
+	if err != nil {
+		return nil, err
+	}
+	o := opts.logOptions()
+	o.Known, o.Fatal, o.Replicated = cp.Position, opts.Fatal, true
+	return commitlog.Open(o)
+}
+
+func (o *Options) stateDir() string { return filepath.Join(o.Dir, "state") }
+
+func (o *Options) logOptions() commitlog.Options {
+	return commitlog.Options{
+		Dir:         filepath.Join(o.Dir, "commitlog"),
+		FS:          o.FS,
+		SegmentSize: o.SegmentSize,
+		Durability:  o.Durability,
+		MaxMapped:   o.MaxMapped,
+		Retention:   commitlog.Retention{Age: o.RetentionAge, Size: o.RetentionSize},
+		Logger:      o.Logger,
+	}
+}
+
+// Lead makes a follower the leader of t, when it has applied all that is committed.
+// Calls of clients may come when it has returned. It is called once.
+func (b *Broker) Lead(ctx context.Context, t Term) error {
+	if err := b.dispatcher.Await(ctx, b.wal.Committed()); err != nil {
+		return fmt.Errorf("broker: %w", err)
+	}
+	b.clock.Reach(b.wal.Time())
+	b.append = t
+	t.Begin(b.clock.Now, b.sequence.stamp)
+	return b.lead()
+}
+
+// follow starts what a broker does whether it leads or not.
+func (b *Broker) follow() {
+	b.run.Go(func() {
+		if err := b.dispatcher.Run(b.ctx); err != nil {
+			b.fatal(err)
+		}
+	})
+	b.run.Go(b.boundResident)
+	b.run.Go(b.checkpt.run)
+	if b.opts.Log != nil {
+		b.run.Go(b.followRetention)
+	}
+}
+
+// lead starts what only the one does that serves.
+func (b *Broker) lead() error {
+	b.opened = time.Now()
+	b.live.Store(true)
+	b.firstLease = b.inflight.LeaseIDs(1, b.now())
+	b.run.Go(func() { b.inflight.Run(b.ctx, b.now) })
+	b.run.Go(func() { b.sessions.Run(b.ctx) })
+	b.run.Go(b.housekeep)
+	b.run.Go(b.checkBack)
+	b.run.Go(b.fireTimers)
+	if b.handles.Load() == nil {
+		return b.createIdentity()
+	}
+	return nil
+}

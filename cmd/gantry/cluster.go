@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/gantry-mq/gantry/proto/gantryv1"
+)
+
+func newCluster() *cobra.Command {
+	return parent("cluster", "See the nodes of a cluster, hand the leadership over, remove nodes",
+		newClusterStatus(), newClusterTransfer(), newClusterRemove())
+}
+
+// nodeView is a node in JSON.
+type nodeView struct {
+	Name      string  `json:"name"`
+	ID        string  `json:"id"`
+	Role      string  `json:"role"`
+	Client    string  `json:"client"`
+	Peer      string  `json:"peer"`
+	Term      uint64  `json:"term,omitempty"`
+	Last      uint64  `json:"last,omitempty"`
+	Committed uint64  `json:"committed,omitempty"`
+	Lag       uint64  `json:"lag"`
+	Contact   *string `json:"contact,omitempty"`
+	Error     string  `json:"error,omitempty"`
+}
+
+func viewNode(n *gantryv1.ClusterNode) nodeView {
+	v := nodeView{
+		Name: n.GetName(), ID: n.GetId(), Role: "follower", Client: n.GetClient(), Peer: n.GetPeer(),
+		Term: n.GetTerm(), Last: n.GetLast(), Committed: n.GetCommitted(), Lag: n.GetLag(), Error: n.GetError(),
+	}
+	switch {
+	case n.GetLeader():
+		v.Role = "leader"
+	case !n.GetVoter():
+		v.Role = "catching up"
+	}
+	if n.Contact != nil && !n.GetLeader() {
+		ago := n.GetContact().AsDuration().Round(time.Millisecond).String()
+		v.Contact = &ago
+	}
+	return v
+}
+
+func newClusterStatus() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "status", Short: "List the nodes and how far they are",
+		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+		ctx, cancel := c.call(ctx)
+		defer cancel()
+		r, err := c.cluster().Describe(ctx, &gantryv1.DescribeClusterRequest{})
+		if err != nil {
+			return c.explain(err)
+		}
+		views := []nodeView{}
+		for _, n := range r.GetNodes() {
+			views = append(views, viewNode(n))
+		}
+		if c.json {
+			return printJSON(cmd.OutOrStdout(), views)
+		}
+		rows := [][]string{}
+		for _, v := range views {
+			state, heard := fmt.Sprintf("%d behind", v.Lag), "-"
+			if v.Error != "" {
+				state = "does not answer: " + v.Error
+			}
+			if v.Contact != nil {
+				heard = *v.Contact + " ago"
+			}
+			rows = append(rows, []string{v.Name, v.Role, v.Client, v.Peer, fmt.Sprint(v.Term), fmt.Sprint(v.Last), heard, state})
+		}
+		return printList(cmd.OutOrStdout(), "no nodes", []string{"NODE", "ROLE", "CLIENTS", "NODES", "TERM", "ENTRIES", "HEARD LEADER", "STATE"}, rows)
+	})
+}
+
+func newClusterTransfer() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "transfer [NODE]", Short: "Hand the leadership to a node, or to the one that is furthest",
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: nodeNames,
+	}
+	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		to := ""
+		if len(args) > 0 {
+			to = args[0]
+		}
+		ctx, cancel := c.call(ctx)
+		defer cancel()
+		before, err := c.leader(ctx)
+		if err != nil {
+			return c.explain(err)
+		}
+		// The connection ends with the leadership, so the answer may be lost.
+		_, err = c.cluster().Transfer(ctx, &gantryv1.TransferLeadershipRequest{Name: to})
+		if err != nil && status.Code(err) != codes.Unavailable {
+			return c.explain(err)
+		}
+		for {
+			now, err := c.leader(ctx)
+			switch {
+			case err == nil && (now == to || to == "" && now != before):
+				fmt.Fprintf(cmd.OutOrStdout(), "%s leads\n", clean(now))
+				return nil
+			case ctx.Err() != nil:
+				return fmt.Errorf("the leadership was not handed over in time; %s led", clean(before))
+			}
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	})
+}
+
+func newClusterRemove() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "remove NODE", Short: "Take a node out of the cluster, for good",
+		Long: `Take a node out of the cluster, for good. It stops when it hears of it. With an
+empty data directory it may join again, under the same name.`,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: nodeNames,
+	}
+	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		ctx, cancel := c.call(ctx)
+		defer cancel()
+		if _, err := c.cluster().Remove(ctx, &gantryv1.RemoveNodeRequest{Name: args[0]}); err != nil {
+			return c.explain(err)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s is no node of the cluster any more\n", clean(args[0]))
+		return nil
+	})
+}
+
+func (c *client) cluster() gantryv1.ClusterClient { return gantryv1.NewClusterClient(c.conn) }
+
+// leader returns the name of the node that leads.
+func (c *client) leader(ctx context.Context) (string, error) {
+	r, err := c.cluster().Describe(ctx, &gantryv1.DescribeClusterRequest{})
+	if err != nil {
+		return "", err
+	}
+	for _, n := range r.GetNodes() {
+		if n.GetLeader() {
+			return n.GetName(), nil
+		}
+	}
+	return "", nil
+}

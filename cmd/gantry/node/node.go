@@ -1,0 +1,180 @@
+// Package node is the life of one node of a cluster: it takes part in the agreement
+// about the log, follows it with a broker, and serves clients while it leads.
+//
+//	log ── replica.Node ── Term
+//	 │                      │ Submit
+//	 └── Broker (follows) ──┴── leads: api.Server
+//
+// A broker decides from memory, and what it has decided is good for one term. So
+// each term has a broker of its own: opened as a follower, made the leader, closed
+// when the term is over. Meanwhile the port for clients leads to whoever leads.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/gantry-mq/gantry/api"
+	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/replica"
+)
+
+// Options of a node. Broker.Log and Remember, Replica.Log and Dir, and
+// Server.Cluster are set by Run.
+type Options struct {
+	Broker  broker.Options
+	Replica replica.Options
+	Server  api.Options
+	Clients net.Listener // closed by Run
+	Drain   time.Duration
+	Logger  *slog.Logger
+	// Show is told which broker there is to look at, with its server if it leads, and
+	// nil before either ends.
+	Show func(*broker.Broker, *api.Server)
+	// Ready is called once, when the node is a member of its cluster.
+	Ready func()
+}
+
+// Dir is where in its data directory a node has what it needs besides the log.
+const Dir = "replica"
+
+// abort is how long the calls of a term that is over have to hear of it.
+const abort = 500 * time.Millisecond
+
+// handover bounds how long a leader that is told to stop looks for another one.
+const handover = 5 * time.Second
+
+// Run is a node until ctx ends, then a nil error, or until it cannot go on.
+func Run(ctx context.Context, o Options) error {
+	defer o.Clients.Close()
+	log, err := broker.OpenLog(o.Broker)
+	if err != nil {
+		return err
+	}
+	o.Broker.Log, o.Replica.Log = log, log
+	o.Replica.Dir = filepath.Join(o.Broker.Dir, Dir)
+	n, err := replica.Open(ctx, o.Replica)
+	if err != nil {
+		return errors.Join(err, log.Close())
+	}
+	o.Broker.Remember = n.Remember
+	l := &life{Options: o, node: n}
+	l.front = newFront(o.Clients, n.DialLeader, o.Logger)
+	n.HandleClients(l.front.fromPeer)
+	o.Ready()
+	for err == nil && ctx.Err() == nil {
+		err = l.term(ctx)
+	}
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = nil
+	}
+	l.front.close()
+	return errors.Join(err, n.Close(), log.Close())
+}
+
+// life is what all terms of a node share.
+type life struct {
+	Options
+	node  *replica.Node
+	front *front
+}
+
+// term follows the log until this node leads, and then serves until it does no more.
+func (l *life) term(ctx context.Context) (err error) {
+	b, err := broker.Open(ctx, l.Broker)
+	if err != nil {
+		return err
+	}
+	l.Show(b, nil)
+	defer func() {
+		l.Show(nil, nil)
+		err = errors.Join(err, b.Close())
+	}()
+	t, err := l.node.Lead(ctx)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := b.Lead(ctx, t); err != nil {
+		if ready := b.Ready(); ready != nil {
+			return err
+		}
+		return nil // the term was over before it began
+	}
+	o := l.Server
+	o.Cluster = members{l.node}
+	server := api.New(b, o)
+	served := make(chan error, 1)
+	handed := l.front.lead()
+	go func() { served <- server.Serve(handed) }()
+	l.Show(b, server)
+	l.Logger.Info("this node leads", "term", t.Number(), "serving_after", time.Since(began).Round(time.Millisecond))
+
+	drain := abort
+	select {
+	case <-t.Over():
+		l.Logger.Info("this node leads no more", "term", t.Number())
+	case err = <-served:
+		return fmt.Errorf("clients are not served: %w", err)
+	case <-ctx.Done():
+		if !l.handOver(t) {
+			drain = l.Drain
+		}
+	}
+	l.front.follow()
+	stop, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	err = server.Shutdown(stop)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = nil // clients were cut off
+	}
+	return errors.Join(err, <-served)
+}
+
+// handOver has another node lead, if there is one, before this one stops.
+func (l *life) handOver(t *replica.Term) bool {
+	if len(l.node.Members()) == 1 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), handover)
+	defer cancel()
+	if err := l.node.Transfer(ctx, ""); err != nil {
+		l.Logger.Warn("leadership could not be handed over", "error", err)
+		return false
+	}
+	select {
+	case <-t.Over():
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// members is the cluster as the server sees it.
+type members struct{ *replica.Node }
+
+func (m members) Nodes(ctx context.Context) (out []api.Node) {
+	for _, s := range m.Status(ctx) {
+		out = append(out, api.Node{
+			Name: s.Name, ID: s.ID, Peer: s.Peer, Client: s.Client, Leader: s.Leader, Voter: s.Voter,
+			Err: s.Err, Term: s.State.Term, Last: s.State.Last, Committed: s.State.Committed, Lag: s.Lag, Contact: s.State.Contact,
+		})
+	}
+	return out
+}
+
+func (m members) Route() (out []string) {
+	for _, n := range m.Members() {
+		if n.Leader {
+			out = append([]string{n.Client}, out...)
+		} else {
+			out = append(out, n.Client)
+		}
+	}
+	return out
+}

@@ -1,0 +1,229 @@
+package history
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/gantry-mq/gantry/proto/gantryv1"
+	"github.com/gantry-mq/gantry/test/history/check"
+)
+
+var (
+	clusterRounds = flag.Int("cluster-rounds", 1, "rounds with three nodes")
+	clusterTime   = flag.Duration("cluster-time", 20*time.Second, "how long a round with three nodes has faults")
+)
+
+// faults is what was done to a cluster.
+type faults map[string]int
+
+func (f faults) String() string {
+	var parts []string
+	for _, what := range []string{"leader killed", "follower killed", "all killed", "node stopped for a while", "ended and started", "leadership handed over", "indexes lost"} {
+		parts = append(parts, fmt.Sprintf("%s=%d", strings.ReplaceAll(what, " ", "-"), f[what]))
+	}
+	return strings.Join(parts, " ")
+}
+
+// Three nodes, of which any may die, stop for a while, or all at once: what was
+// acknowledged is there, in order, once, as on a broker that is alone.
+func TestNothingIsLostWhenNodesFail(t *testing.T) {
+	binary := build(t)
+	all := faults{}
+	var sum check.Report
+	for i := range *clusterRounds {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Logf("-seed %d", *seed)
+			r := rand.New(rand.NewPCG(*seed+uint64(i), 1))
+			c := newCluster(t, binary)
+			report := underLoad(t, c, *seed+uint64(i), func() {
+				for began := time.Now(); time.Since(began) < *clusterTime; {
+					what := c.fault(r)
+					all[what]++
+					t.Logf("%8v %s", time.Since(began).Round(time.Millisecond), what)
+				}
+			})
+			c.stopAll()
+			t.Logf("%v", report)
+			sum.Add(report)
+		})
+	}
+	t.Logf("in all: %v\n%v", all, &sum)
+}
+
+// cluster is three servers.
+type cluster struct {
+	t     *testing.T
+	nodes []*server
+	names []string
+
+	dialled int
+}
+
+func newCluster(t *testing.T, binary string) *cluster {
+	c := &cluster{t: t}
+	var peers []string
+	for i := range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		peers = append(peers, l.Addr().String())
+		must(t, l.Close())
+		s := newServer(t, binary, "sync")
+		c.nodes, c.names = append(c.nodes, s), append(c.names, fmt.Sprint("n", i+1))
+		s.args = []string{"--node", c.names[i], "--peer", peers[i]}
+		if i == 0 {
+			s.args = append(s.args, "--bootstrap")
+		} else {
+			s.args = append(s.args, "--join", peers[0])
+		}
+		must(t, s.start())
+	}
+	for _, s := range c.nodes {
+		must(t, s.await())
+	}
+	c.await(func(nodes []*gantryv1.ClusterNode) bool { return c.settled(nodes) })
+	return c
+}
+
+// settled reports whether three nodes count, answer, and have all of the log.
+func (c *cluster) settled(nodes []*gantryv1.ClusterNode) bool {
+	leads := false
+	for _, n := range nodes {
+		if n.GetError() != "" || !n.GetVoter() || n.GetLag() > 0 {
+			return false
+		}
+		leads = leads || n.GetLeader()
+	}
+	return leads && len(nodes) == len(c.nodes)
+}
+
+// await asks for the state of the cluster until f is content.
+func (c *cluster) await(f func([]*gantryv1.ClusterNode) bool) {
+	c.t.Helper()
+	for begun := time.Now(); ; {
+		nodes, err := c.describe()
+		if err == nil && f(nodes) {
+			return
+		}
+		if time.Since(begun) > startLimit {
+			c.t.Fatalf("the cluster is not as it should be after %v: %v %v", startLimit, nodes, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func (c *cluster) describe() ([]*gantryv1.ClusterNode, error) {
+	conn := c.dial(c.t)
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	r, err := gantryv1.NewClusterClient(conn).Describe(ctx, &gantryv1.DescribeClusterRequest{})
+	return r.GetNodes(), err
+}
+
+// leader returns which node leads, or some node.
+func (c *cluster) leader() int {
+	nodes, _ := c.describe()
+	for _, n := range nodes {
+		for i, name := range c.names {
+			if n.GetLeader() && n.GetName() == name {
+				return i
+			}
+		}
+	}
+	return 0
+}
+
+// fault does one thing to the cluster, and undoes it.
+func (c *cluster) fault(r *rand.Rand) string {
+	t := c.t
+	pause := func(d time.Duration) { time.Sleep(time.Duration(r.Int64N(int64(d)))) }
+	defer pause(2 * time.Second)
+	again := func(s *server) {
+		if r.IntN(4) == 0 {
+			must(t, os.RemoveAll(filepath.Join(s.data(), "consumequeue")))
+		}
+		must(t, s.start())
+		must(t, s.await())
+	}
+	switch r.IntN(8) {
+	case 0, 1:
+		s := c.nodes[c.leader()]
+		must(t, s.kill())
+		pause(3 * time.Second)
+		again(s)
+		return "leader killed"
+	case 2:
+		s := c.nodes[(c.leader()+1+r.IntN(2))%3]
+		must(t, s.kill())
+		pause(5 * time.Second)
+		again(s)
+		return "follower killed"
+	case 3:
+		for _, s := range c.nodes {
+			must(t, s.kill())
+		}
+		for _, s := range c.nodes {
+			must(t, s.start())
+		}
+		for _, s := range c.nodes {
+			must(t, s.await())
+		}
+		return "all killed"
+	case 4, 5:
+		s := c.nodes[c.leader()]
+		if r.IntN(2) == 0 {
+			s = c.nodes[r.IntN(3)]
+		}
+		must(t, s.cmd.Process.Signal(syscall.SIGSTOP))
+		pause(6 * time.Second)
+		must(t, s.cmd.Process.Signal(syscall.SIGCONT))
+		return "node stopped for a while"
+	case 6:
+		s := c.nodes[r.IntN(3)]
+		must(t, s.stop())
+		again(s)
+		return "ended and started"
+	}
+	out, err := exec.Command(c.nodes[0].binary, "cluster", "transfer", "--server", c.nodes[r.IntN(3)].addr).CombinedOutput()
+	if err != nil {
+		t.Logf("transfer: %v %s", err, out) // it was not settled yet
+	}
+	return "leadership handed over"
+}
+
+// stopAll ends the nodes when they are equal, and compares their logs.
+func (c *cluster) stopAll() {
+	t := c.t
+	c.await(c.settled)
+	for _, s := range c.nodes {
+		must(t, s.stop())
+		for _, line := range s.complaints() {
+			t.Errorf("a node logged %s", line)
+		}
+	}
+	for _, s := range c.nodes {
+		must(t, s.check())
+	}
+}
+
+// dial makes a connection to any node, another first each time.
+func (c *cluster) dial(t *testing.T) *grpc.ClientConn {
+	var addrs []string
+	for i := range c.nodes {
+		addrs = append(addrs, c.nodes[(c.dialled+i)%len(c.nodes)].addr)
+	}
+	c.dialled++
+	return dial(t, addrs...)
+}

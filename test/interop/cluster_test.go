@@ -1,0 +1,90 @@
+//go:build interop
+
+package interop
+
+import (
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The leader of three nodes dies by SIGKILL under producers and consumers of all languages. They know one follower, or all nodes, and go on with the next leader.
+func TestClientsFollowTheLeader(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		known func(leader, follower, other *broker) []*broker
+	}{
+		{"one node known", func(_, follower, _ *broker) []*broker { return []*broker{follower} }},
+		{"all nodes known", func(leader, follower, other *broker) []*broker { return []*broker{leader, follower, other} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			nodes := newCluster(t, "cluster-"+strings.ReplaceAll(c.name, " ", "-"))
+			at := leaderOf(t, nodes)
+			leader, follower, other := nodes[at], nodes[(at+1)%3], nodes[(at+2)%3]
+			var access []string
+			for _, n := range c.known(leader, follower, other) {
+				access = append(access, n.listen)
+			}
+			goOnAfter(t, follower, strings.Join(access, ";"), func() { leader.kill() })
+		})
+	}
+}
+
+// newCluster starts three nodes and waits until all of them count.
+func newCluster(t *testing.T, name string) []*broker {
+	var nodes []*broker
+	for i := range 3 {
+		b, err := newBroker(fmt.Sprint(name, "-", i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.args = []string{"--node", fmt.Sprint("n", i+1), "--peer", b.peer}
+		if i == 0 {
+			b.args = append(b.args, "--bootstrap")
+		} else {
+			b.args = append(b.args, "--join", nodes[0].peer)
+		}
+		if err := b.start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closing.Go(func() { time.Sleep(10 * time.Second); b.kill() }) }) // clients stop more quietly with a broker
+		nodes = append(nodes, b)
+	}
+	for begun := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		count := 0
+		for _, n := range statusOf(nodes[0]) {
+			if n.Role == "leader" || n.Role == "follower" {
+				count++
+			}
+		}
+		if count == len(nodes) {
+			return nodes
+		}
+		if time.Since(begun) > patience {
+			t.Fatalf("the cluster is not complete: %v", statusOf(nodes[0]))
+		}
+	}
+}
+
+type nodeStatus struct{ Name, Role string }
+
+func statusOf(b *broker) (nodes []nodeStatus) {
+	out, err := exec.Command(gantry, "cluster", "status", "--json", "--server", b.listen).Output()
+	if err == nil {
+		json.Unmarshal(out, &nodes)
+	}
+	return nodes
+}
+
+func leaderOf(t *testing.T, nodes []*broker) int {
+	for _, s := range statusOf(nodes[0]) {
+		if s.Role == "leader" {
+			return int(s.Name[1] - '1')
+		}
+	}
+	t.Fatal("nobody leads")
+	return 0
+}
