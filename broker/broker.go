@@ -130,7 +130,9 @@ type Broker struct {
 	firstLease     uint64 // leases with lower ids are from before the start
 	counters       counters
 	deletions      atomic.Uint64 // delete records applied
-	opened         time.Time     // or when it began to lead
+	opened         time.Time
+	led            time.Time     // when it began to serve
+	term           Term          // nil while it follows, and for a log of its own
 	logBegins      atomic.Uint64 // of a replicated log, see logbegin.go
 	dropping       sync.Mutex    // held while a beginning is dropped
 

@@ -27,7 +27,7 @@ func (b *Broker) housekeep() {
 		case <-b.ctx.Done():
 			return
 		case now := <-tick.C:
-			if now.Sub(b.opened) > clientGrace {
+			if now.Sub(b.led) > clientGrace {
 				b.releaseDead()
 			}
 			at := time.UnixMilli(b.now())

@@ -21,6 +21,8 @@ type Term interface {
 	appender
 	// Begin lets Submit append. now and sequence are as in commitlog.Options.
 	Begin(now func() int64, sequence func(now int64, b *commitlog.Batch))
+	// Over is closed when it has ended, before anybody is told that an append failed.
+	Over() <-chan struct{}
 }
 
 // OpenLog opens the log of a replica, for Options.Log of all the brokers that will
@@ -60,9 +62,22 @@ func (b *Broker) Lead(ctx context.Context, t Term) error {
 		return fmt.Errorf("broker: %w", err)
 	}
 	b.clock.Reach(b.wal.Time())
-	b.append = t
+	b.append, b.term = t, t
 	t.Begin(b.clock.Now, b.sequence.stamp)
 	return b.lead()
+}
+
+// over reports whether the term that b led is. What fails then fails because of it.
+func (b *Broker) over() bool {
+	if b.term == nil {
+		return false
+	}
+	select {
+	case <-b.term.Over():
+		return true
+	default:
+		return false
+	}
 }
 
 // follow starts what a broker does whether it leads or not.
@@ -81,7 +96,7 @@ func (b *Broker) follow() {
 
 // lead starts what only the one does that serves.
 func (b *Broker) lead() error {
-	b.opened = time.Now()
+	b.led = time.Now()
 	b.live.Store(true)
 	b.firstLease = b.inflight.LeaseIDs(1, b.now())
 	b.run.Go(func() { b.inflight.Run(b.ctx, b.now) })

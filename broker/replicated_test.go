@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/replica"
+	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/record"
 )
 
 var replicated = flag.Bool("replicated", false, "all brokers of the feature tests lead a cluster of one node")
@@ -15,6 +18,11 @@ var replicated = flag.Bool("replicated", false, "all brokers of the feature test
 // openReplicated is Open for the leader of a cluster of one node, whose log was
 // written by a broker on its own before, perhaps. closeReplicated closes it.
 func openReplicated(t testing.TB, opts Options) (*Broker, error) {
+	t.Helper()
+	return openReplicatedAs(t, opts, func(term *replica.Term) Term { return term })
+}
+
+func openReplicatedAs(t testing.TB, opts Options, as func(*replica.Term) Term) (*Broker, error) {
 	t.Helper()
 	log, err := OpenLog(opts)
 	if err != nil {
@@ -33,7 +41,7 @@ func openReplicated(t testing.TB, opts Options) (*Broker, error) {
 	if err == nil {
 		var term *replica.Term
 		if term, err = n.Lead(t.Context()); err == nil {
-			err = b.Lead(t.Context(), term)
+			err = b.Lead(t.Context(), as(term))
 		}
 	}
 	if err != nil {
@@ -95,4 +103,49 @@ func TestAReplicatedBrokerGoesOnWithWhatWasWrittenBefore(t *testing.T) {
 	if want := []string{"alone", "first", "second"}; !slices.Equal(got, want) {
 		t.Fatalf("received %q, want %q", got, want)
 	}
+}
+
+// lost is a term that ends when a delayed message is put into its queue: whether it
+// was, nobody knows.
+type lost struct {
+	*replica.Term
+	over chan struct{}
+}
+
+func (l *lost) Submit(b *commitlog.Batch) error {
+	if record.KindOf(b.Head(0)) != record.KindTimerFired {
+		return l.Term.Submit(b)
+	}
+	if err := b.Claim(); err != nil {
+		return err
+	}
+	close(l.over)
+	b.Finish(replica.ErrUnknown)
+	return nil
+}
+
+func (l *lost) Over() <-chan struct{} { return l.over }
+
+// Losing the leadership is nothing to die of, whatever is under way.
+func TestTheTermMayEndWhileDelayedMessagesComeDue(t *testing.T) {
+	dir := t.TempDir()
+	opts := Options{Dir: dir, SegmentSize: 1 << 20, AutoCreateGroups: true, Fatal: func(err error) { t.Errorf("the broker would end the process: %v", err) }}
+	var term *lost
+	b, err := openReplicatedAs(t, opts, func(real *replica.Term) Term {
+		term = &lost{real, make(chan struct{})}
+		return term
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	makeTopic(t, b, "D", topic.Delay, 1)
+	send(t, b, "D", delayed("m", "m", time.Now().Add(50*time.Millisecond)))
+	<-term.over
+	closeBroker(t, b)
+	b, err = openReplicated(t, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeBroker(t, b)
+	want(t, []Delivered{receiveNext(t, b, "D", "G")}, "m#1")
 }

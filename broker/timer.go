@@ -96,7 +96,7 @@ func (b *Broker) indexFired(rec []byte) error {
 
 // fireTimers puts delayed messages into their queues when they are due.
 func (b *Broker) fireTimers() {
-	if err := b.timers.Run(b.ctx, b.submitFired); err != nil {
+	if err := b.timers.Run(b.ctx, b.submitFired); err != nil && !b.over() {
 		b.fatal(err)
 	}
 }
