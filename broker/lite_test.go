@@ -324,6 +324,21 @@ func TestUnusedLiteTopicExpires(t *testing.T) {
 
 // Lite topics are deleted under senders that never stop, whether idle or not: no
 // message may go into a lite topic that is deleted already.
+// Nobody looked at the lite topic while it had a message, and that one went by its
+// age: the next is for those who have subscribed, all the same.
+func TestFirstMessageAfterOthersWentReachesASubscriber(t *testing.T) {
+	b := open(t, t.TempDir())
+	makeTopic(t, b, "P", topic.Lite, 1)
+	liteGroup(t, b, group.Lite{})
+	send(t, b, "P", lites("old", "x"))
+	subscribe(t, b, "c1", "x")
+	if _, err := b.PurgeTopic(t.Context(), name("P"), PurgeRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	send(t, b, "P", lites("new", "x"))
+	want(t, receive(t, b, "P", "G"), "new#1")
+}
+
 func TestNoMessageGoesIntoADeletedLiteTopic(t *testing.T) {
 	dir := t.TempDir()
 	b := open(t, dir, func(o *Options) { o.SegmentSize = 64 << 20 })

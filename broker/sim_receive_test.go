@@ -281,14 +281,14 @@ func (s *sim) started(g *simGroup, queues func(uint32) bool) {
 
 // begin says that the group's first message of a queue is at offset at or behind
 // it. A group that is new to a queue which retention has taken from begins at its
-// end: what is before that it never gets.
+// end: what is before that it never gets. Of a lite topic it gets what there is.
 func (g *simGroup) begin(n uint32, q *simQueue, at int) {
 	if g.begun[n] {
 		return
 	}
 	g.begun[n] = true
 	for _, e := range q.entries[:at] {
-		if q.low > 0 && g.places[e] == nil {
+		if q.low > 0 && g.places[e] == nil && g.name != "lites" {
 			g.places[e] = &simPlace{settled: true}
 		}
 	}

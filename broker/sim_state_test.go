@@ -434,7 +434,7 @@ func (s *sim) ready(g *simGroup, now int64, queues func(uint32) bool) simReady {
 				continue
 			}
 			line := e.m.group
-			if !g.begun[n] && q.low > 0 { // a group that is new to the queue begins at its end then, wherever that is
+			if !g.begun[n] && q.low > 0 && g.name != "lites" { // a group that is new to the queue begins at its end then, wherever that is
 				if !e.gone() {
 					out.maybe[e] = true
 				}

@@ -229,7 +229,9 @@ func (s *Sub) unread(q *queue, bounds Bounds, limit int) (high record.QueueOffse
 }
 
 // start fixes where a group that is new to the queue begins: at the first
-// message while the queue still has it, at the end otherwise (wire-contract 5.3).
+// message while the queue still has it, at the end otherwise (wire-contract 5.3). Of a
+// lite topic it begins at the first there is: nobody looks at one before something
+// is in it, so what comes to a subscriber may be the first since others went.
 func (s *Sub) start(q *queue, low, high record.QueueOffset) {
 	if q.started {
 		return
@@ -239,7 +241,7 @@ func (s *Sub) start(q *queue, low, high record.QueueOffset) {
 		q.claimed = q.cursor
 		return
 	}
-	if low > 0 {
+	if low > 0 && !q.lite {
 		q.claimed = high
 	}
 	// Must be remembered: after a restart the end is elsewhere, and a queue that was
