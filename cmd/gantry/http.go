@@ -33,6 +33,7 @@ type web struct {
 	registry *prometheus.Registry
 	broker   atomic.Pointer[broker.Broker] // nil until recovery is over
 	calls    atomic.Pointer[http.Handler]  // of /api/, nil until then
+	led      atomic.Pointer[func() error]  // of a node of a cluster: why nobody is served
 	using    sync.RWMutex                  // read-held by whoever uses the broker
 	closed   atomic.Bool                   // set before using is taken for the last time
 	done     chan struct{}                 // closed when Serve returned
@@ -129,7 +130,11 @@ func (w *web) readyz(out http.ResponseWriter, _ *http.Request) {
 		http.Error(out, "recovering", http.StatusServiceUnavailable)
 		return
 	}
-	if err := b.Ready(); err != nil {
+	err := b.Ready()
+	if led := w.led.Load(); led != nil && err == nil {
+		err = (*led)()
+	}
+	if err != nil {
 		http.Error(out, err.Error(), http.StatusServiceUnavailable)
 		return
 	}

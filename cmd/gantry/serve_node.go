@@ -80,7 +80,8 @@ func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Optio
 		},
 		Server: s, Clients: clients, Drain: drainTimeout, Logger: b.Logger,
 		Show: web.show(f.hosts()),
-		Ready: func() {
+		Ready: func(led func() error) {
+			web.led.Store(&led)
 			f.greet(cmd, b.Dir, clients.Addr(), web.addr(), time.Since(begun))
 		},
 	})

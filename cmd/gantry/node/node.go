@@ -36,8 +36,9 @@ type Options struct {
 	// Show is told which broker there is to look at, with its server if it leads, and
 	// nil before either ends.
 	Show func(*broker.Broker, *api.Server)
-	// Ready is called once, when the node is a member of its cluster.
-	Ready func()
+	// Ready is called once, when the node is a member of its cluster. led tells why
+	// clients cannot be served, nil when some node leads.
+	Ready func(led func() error)
 }
 
 // Dir is where in its data directory a node has what it needs besides the log.
@@ -66,7 +67,12 @@ func Run(ctx context.Context, o Options) error {
 	l := &life{Options: o, node: n}
 	l.front = newFront(o.Clients, n.DialLeader, o.Logger)
 	n.HandleClients(l.front.fromPeer)
-	o.Ready()
+	o.Ready(func() error {
+		if _, ok := n.Leader(); !ok {
+			return replica.ErrNoLeader
+		}
+		return nil
+	})
 	for err == nil && ctx.Err() == nil {
 		err = l.term(ctx)
 	}
