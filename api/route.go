@@ -68,15 +68,19 @@ var accepts = map[topic.Type][]v2.MessageType{
 func (m *messaging) wireBroker(ctx context.Context, asked *v2.Endpoints) *v2.Broker {
 	endpoints := m.advertise
 	switch {
-	case m.cluster != nil && (len(asked.GetAddresses()) < 2 || !dialable(asked)):
+	case m.cluster == nil && endpoints == nil, m.cluster != nil && len(asked.GetAddresses()) > 1 && dialable(asked):
+		endpoints = reachedBy(ctx, asked)
+	case m.cluster != nil && triesSeveral[header(ctx, headerLanguage)]:
 		endpoints = allOf(m.cluster.Route())
 	case m.cluster != nil:
-		endpoints = asked // it knows several nodes, each of which leads to this one
-	case endpoints == nil:
-		endpoints = reachedBy(ctx, asked)
+		endpoints = reachedBy(ctx, asked) // any node leads to this one
 	}
 	return &v2.Broker{Name: m.broker.Name(), Id: 0, Endpoints: endpoints}
 }
+
+// triesSeveral are the SDKs that were seen to go on with the next address of an
+// endpoint. That of Node.js takes several for the name of one host.
+var triesSeveral = map[string]bool{"JAVA": true, "GO": true, "PYTHON": true}
 
 // allOf is several addresses as one endpoint: clients try them in this order. SDKs
 // throw on several domain names, so then it is the first alone.
