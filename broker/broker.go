@@ -205,10 +205,9 @@ func (o *Options) setDefaults() {
 
 func (b *Broker) open(ctx context.Context) error {
 	stateDir := b.opts.stateDir()
-	logDir := filepath.Join(b.opts.Dir, "commitlog")
 	indexDir := filepath.Join(b.opts.Dir, "consumequeue")
 	keysDir := filepath.Join(b.opts.Dir, "keyindex")
-	if err := prepareDirs(b.opts.FS, b.opts.Dir, stateDir, indexDir, keysDir, logDir); err != nil {
+	if err := prepareDirs(b.opts.FS, b.opts.Dir, stateDir, indexDir, keysDir, b.opts.LogDir()); err != nil {
 		return err
 	}
 	cp, found, skipped, err := dispatch.ReadCheckpoint(b.opts.FS, stateDir)

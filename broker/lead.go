@@ -2,12 +2,14 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/record"
 )
 
 // A broker either has its log to itself, orders it, and serves from Open on. Or
@@ -29,7 +31,7 @@ type Term interface {
 // follow it: opts are theirs. The caller closes it after the last of them.
 func OpenLog(opts Options) (*commitlog.Log, error) {
 	opts.setDefaults()
-	if err := prepareDirs(opts.FS, opts.Dir, opts.stateDir(), filepath.Join(opts.Dir, "commitlog")); err != nil {
+	if err := prepareDirs(opts.FS, opts.Dir, opts.stateDir(), opts.LogDir()); err != nil {
 		return nil, err
 	}
 	cp, _, _, err := dispatch.ReadCheckpoint(opts.FS, opts.stateDir())
@@ -41,11 +43,43 @@ func OpenLog(opts Options) (*commitlog.Log, error) {
 	return commitlog.Open(o)
 }
 
+// ReadCheckpoint returns the newest checkpoint in Options.Dir, for WriteCheckpoint in
+// another directory that gets the log, too, and the position up to which the log is
+// in it. It may be called beside a running broker.
+func ReadCheckpoint(opts Options) ([]byte, record.Position, error) {
+	opts.setDefaults()
+	cp, found, _, err := dispatch.ReadCheckpoint(opts.FS, opts.stateDir())
+	if err == nil && !found {
+		err = errors.New("broker: there is no checkpoint yet")
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	return dispatch.AppendCheckpoint(nil, cp), cp.Position, nil
+}
+
+// WriteCheckpoint makes b, which is verified, the only checkpoint of a directory
+// that no broker has opened.
+func WriteCheckpoint(opts Options, b []byte) (record.Position, error) {
+	opts.setDefaults()
+	cp, err := dispatch.ParseCheckpoint(b)
+	if err != nil {
+		return 0, err
+	}
+	if err := prepareDirs(opts.FS, opts.Dir, opts.stateDir(), opts.LogDir()); err != nil {
+		return 0, err
+	}
+	return cp.Position, dispatch.WriteCheckpoint(opts.FS, opts.stateDir(), cp, cp.Position)
+}
+
+// LogDir is where the log is.
+func (o *Options) LogDir() string { return filepath.Join(o.Dir, "commitlog") }
+
 func (o *Options) stateDir() string { return filepath.Join(o.Dir, "state") }
 
 func (o *Options) logOptions() commitlog.Options {
 	return commitlog.Options{
-		Dir:         filepath.Join(o.Dir, "commitlog"),
+		Dir:         o.LogDir(),
 		FS:          o.FS,
 		SegmentSize: o.SegmentSize,
 		Durability:  o.Durability,

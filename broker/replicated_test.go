@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/replica"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog"
@@ -29,7 +30,7 @@ func openReplicatedAs(t testing.TB, opts Options, as func(*replica.Term) Term) (
 		return nil, err
 	}
 	n, err := replica.Open(t.Context(), replica.Options{
-		Dir: filepath.Join(opts.Dir, "replica"), Log: log, Name: "n1", Listen: "127.0.0.1:0", Client: "127.0.0.1:1",
+		Dir: filepath.Join(opts.Dir, "replica"), Log: log, Store: storeOf(opts), Name: "n1", Listen: "127.0.0.1:0", Client: "127.0.0.1:1",
 		Bootstrap: true, Timing: replica.Timing{Heartbeat: 100 * time.Millisecond}, Fatal: opts.Fatal,
 	})
 	if err != nil {
@@ -51,6 +52,16 @@ func openReplicatedAs(t testing.TB, opts Options, as func(*replica.Term) Term) (
 	}
 	nodes[b] = n
 	return b, nil
+}
+
+// storeOf is as package node has it.
+func storeOf(opts Options) *replica.Store {
+	return &replica.Store{
+		LogDir:     opts.LogDir(),
+		OpenLog:    func() (*commitlog.Log, error) { return OpenLog(opts) },
+		Checkpoint: func() ([]byte, record.Position, error) { return ReadCheckpoint(opts) },
+		Restore:    func(b []byte) (record.Position, error) { return WriteCheckpoint(opts, b) },
+	}
 }
 
 var nodes = map[*Broker]*replica.Node{}
@@ -148,4 +159,84 @@ func TestTheTermMayEndWhileDelayedMessagesComeDue(t *testing.T) {
 	}
 	defer closeBroker(t, b)
 	want(t, []Delivered{receiveNext(t, b, "D", "G")}, "m#1")
+}
+
+// What the beginning of the log made is in the checkpoint alone by then.
+func TestABrokerThatJoinsAfterRetentionLeadsAndServesAllThereIs(t *testing.T) {
+	opts := func() Options {
+		return Options{Dir: t.TempDir(), SegmentSize: 64 << 10, CheckpointEvery: 32 << 10, RetentionSize: 192 << 10, Fatal: func(err error) { t.Error(err) }}
+	}
+	b1, err := openReplicated(t, opts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeBroker(t, b1)
+	n1 := nodes[b1]
+	makeTopic(t, b1, "T", topic.Normal, 1)
+	makeTopic(t, b1, "Later", topic.Delay, 1)
+	if _, err := b1.CreateGroup(t.Context(), group.Group{Name: name("G"), MaxAttempts: 7}); err != nil {
+		t.Fatal(err)
+	}
+	makeTopic(t, b1, "Filler", topic.Normal, 1)
+	for i := 0; !b1.wal.Trimmed(); i++ {
+		if i == 1000 {
+			t.Fatal("retention drops nothing")
+		}
+		send(t, b1, "Filler", Outgoing{ID: "x", Body: make([]byte, 30<<10)})
+		b1.retain(time.Now())
+	}
+	before := send(t, b1, "T", msg("1", "one"), msg("2", "two"), msg("3", "three"))
+	send(t, b1, "Later", Outgoing{ID: "d", Body: []byte("late"), DueTime: time.Now().Add(2 * time.Second).UnixMilli()})
+	got := receive(t, b1, "T", "G", func(r *ReceiveRequest) { r.Batch = 1 })
+	want(t, got, "one#1")
+	ack(t, b1, "T", "G", got...)
+
+	o := opts()
+	n2, err := replica.Open(t.Context(), replica.Options{
+		Dir: filepath.Join(o.Dir, "replica"), Store: storeOf(o), Name: "n2", Listen: "127.0.0.1:0", Client: "127.0.0.1:2",
+		Join: n1.Members()[0].Peer, Timing: replica.Timing{Heartbeat: 100 * time.Millisecond}, Fatal: o.Fatal,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Log, o.Remember = n2.Log(), n2.Remember
+	b2, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes[b2] = n2
+	defer closeBroker(t, b2)
+	if !b2.wal.Trimmed() || b2.wal.First() != b1.wal.First() {
+		t.Errorf("the log begins at %d, the leader's at %d", b2.wal.First(), b1.wal.First())
+	}
+	lead := make(chan error, 1)
+	go func() {
+		term, err := n2.Lead(t.Context())
+		if err == nil {
+			err = b2.Lead(t.Context(), term)
+		}
+		lead <- err
+	}()
+	for i := 0; n1.Transfer(t.Context(), "n2") != nil; i++ { // not before it has all of the log
+		if i == 3000 {
+			t.Fatal("no transfer")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := <-lead; err != nil {
+		t.Fatal(err)
+	}
+	if g, ok := b2.groups.Lookup(name("G")); !ok || g.MaxAttempts != 7 {
+		t.Errorf("group %+v", g)
+	}
+	after := send(t, b2, "T", msg("4", "four"))
+	if after[0].Offset != before[2].Offset+1 {
+		t.Errorf("offset %d behind %d", after[0].Offset, before[2].Offset)
+	}
+	want(t, receive(t, b2, "T", "G"), "two#1", "three#1", "four#1")
+	var late []Delivered
+	for i := 0; len(late) == 0 && i < 100; i++ {
+		late = receive(t, b2, "Later", "G", func(r *ReceiveRequest) { r.Wait = 100 * time.Millisecond })
+	}
+	want(t, late, "late#1")
 }

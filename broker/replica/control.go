@@ -41,7 +41,7 @@ const (
 type answer struct {
 	Verdict verdict
 	Text    string `json:",omitempty"` // for people, with failed
-	// Who leads, with notLeader, if the node that was asked knows.
+	// Who leads: with notLeader, if the node that was asked knows, and to a join.
 	Leader, LeaderAddress string `json:",omitempty"`
 	Cluster               uint64 `json:",omitempty"`
 	Chain                 uint32 `json:",omitempty"`
@@ -74,9 +74,9 @@ var (
 	ErrRemoved = errors.New("replica: this node was removed from its cluster")
 	// ErrNoMember: a node of this name is not in the cluster, or this one in none.
 	ErrNoMember = errors.New("replica: no member of a cluster")
-	// ErrTrimmed: a node would have to be sent the log from its beginning, and retention
-	// has taken that.
-	ErrTrimmed = errors.New("replica: retention has taken the beginning of the leader's log: a node can not join any more")
+	// ErrTrimmed: the node would have to be sent entries that retention has taken, and
+	// has no Store to fetch the log into.
+	ErrTrimmed = errors.New("replica: retention has taken the beginning of the leader's log: a node can not join without fetching it")
 	// ErrSegmentSize: positions would mean something else in this node's log.
 	ErrSegmentSize = errors.New("replica: the segments of the leader's log have another size than this node's")
 )
@@ -165,10 +165,11 @@ func (n *Node) answer(q question, from string) answer {
 		return answer{Verdict: failed, Text: fmt.Sprintf("this node does not understand the question %q", q.Ask)}
 	}
 	a := n.decide(q)
-	if a.Verdict == notLeader {
-		if l, ok := n.Leader(); ok && l.ID != n.parts.id {
-			a.Leader, a.LeaderAddress = l.ID, l.Peer
-		}
+	switch l, ok := n.Leader(); {
+	case a.Verdict == notLeader && ok && l.ID != n.parts.id:
+		a.Leader, a.LeaderAddress = l.ID, l.Peer
+	case q.Ask == askJoin && (a.Verdict == granted || a.Verdict == trimmed): // who has the log
+		a.Cluster, a.Leader, a.LeaderAddress = n.parts.cluster, n.parts.id, peer.ParseAddress(n.parts.address).Peer
 	}
 	return a
 }

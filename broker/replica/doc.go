@@ -16,8 +16,8 @@
 // # The life of a node
 //
 //	replicated, err := replica.Exists(dir)         // or this start bootstraps or joins
-//	log, err := commitlog.Open(... Replicated)
-//	node, err := replica.Open(ctx, replica.Options{Log: log, ...})
+//	node, err := replica.Open(ctx, replica.Options{Store: store, ...})
+//	log := node.Log()
 //
 //	for {                                          // one goroutine
 //		term, err := node.Lead(ctx)                // ErrClosed, ErrRemoved: no more
@@ -35,7 +35,8 @@
 // of a new cluster; what its log holds already is the cluster's from then on. With
 // Options.Join it asks any node of a cluster, which names the leader; the leader
 // makes it a member that does not count, sends it the log, and lets it count when it
-// has caught up. Both are taken up where they were left when the process dies on the
+// has caught up; before that, the node fetches what raft can not send any more (see
+// backfill.go). Both are taken up where they were left when the process dies on the
 // way, and mean nothing to a node that is a member already, so they may stay on the
 // command line.
 //

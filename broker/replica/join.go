@@ -18,28 +18,24 @@ import (
 const caughtUp = 64
 
 // join asks whoever is at address, and the leader it names, to make this node a
-// member, until that is decided or ctx ends. It returns the cluster's id.
-func (p *parts) join(ctx context.Context, address string, segment int64, pause time.Duration, logger *slog.Logger) (cluster uint64, err error) {
-	q := question{Ask: askJoin, Node: p.id, Address: p.address, Segment: segment}
+// member, until that is decided or ctx ends.
+func (p *parts) join(ctx context.Context, address string, q question, pause time.Duration, logger *slog.Logger) (a answer, err error) {
 	for {
-		a, err := p.consult(ctx, "", address, q)
+		a, err = p.consult(ctx, "", address, q)
 		if err == nil && a.Verdict == notLeader && a.LeaderAddress != "" {
 			a, err = p.consult(ctx, "", a.LeaderAddress, q)
 		}
 		if err == nil {
 			err = a.err(p.id)
 		}
-		if err == nil {
-			return a.Cluster, nil
-		}
-		if final(a, err) {
-			return 0, err
+		if err == nil || final(a, err) {
+			return a, err
 		}
 		logger.Warn("not joined yet", "at", address, "error", err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return 0, fmt.Errorf("replica: not joined: %w: %w", context.Cause(ctx), err)
+			return a, fmt.Errorf("replica: not joined: %w: %w", context.Cause(ctx), err)
 		}
 	}
 }
@@ -73,13 +69,13 @@ func (n *Node) admit(q question) error {
 	switch {
 	case i < 0 && q.Ask == askJoin && q.Segment != n.opts.Log.SegmentSize():
 		return ErrSegmentSize
-	case i < 0 && q.Ask == askJoin && n.opts.Log.FirstIndex() > 1:
+	case i >= 0 && members[i].ID != q.Node:
+		return ErrNameTaken
+	case q.Ask == askJoin && (i < 0 || !members[i].Voter) && q.Last+1 < n.opts.Log.FirstIndex():
 		return ErrTrimmed
 	case i < 0 && q.Ask == askJoin:
 		return add(n.raft.AddNonvoter, "a node joins")
 	case i < 0: // an update
-	case members[i].ID != q.Node:
-		return ErrNameTaken
 	case members[i].address() != q.Address:
 		return add(n.raft.AddNonvoter, "a node has moved") // which leaves a voter one
 	case !members[i].Voter && q.Ask == askUpdate && q.Last+caughtUp >= n.opts.Log.LastIndex():

@@ -57,18 +57,27 @@ func newServer(t *testing.T, name string, ca *pki.Pair) *server {
 }
 
 func (s *server) open(ctx context.Context) (err error) {
-	s.log, err = commitlog.Open(commitlog.Options{Dir: filepath.Join(s.dir, "commitlog"), SegmentSize: s.segment, Replicated: true, Logger: s.opts.Logger})
-	if err != nil {
-		s.t.Fatal(err)
+	if s.opts.Store == nil {
+		if s.log, err = s.openLog(); err != nil {
+			s.t.Fatal(err)
+		}
+		s.opts.Log = s.log
 	}
-	s.opts.Log = s.log
 	if s.node, err = Open(ctx, s.opts); err != nil {
 		s.node = nil
-		return errors.Join(err, s.log.Close())
+		if s.opts.Log != nil {
+			err = errors.Join(err, s.log.Close())
+		}
+		return err
 	}
+	s.log = s.node.Log()
 	s.opts.Listen = s.node.parts.endpoint.Addr().String() // when it comes back, too
 	s.led.Go(s.lead)
 	return nil
+}
+
+func (s *server) openLog() (*commitlog.Log, error) {
+	return commitlog.Open(commitlog.Options{Dir: filepath.Join(s.dir, "commitlog"), SegmentSize: s.segment, Replicated: true, Logger: s.opts.Logger})
 }
 
 func (s *server) must(err error) *server {
@@ -116,7 +125,11 @@ func (s *server) lead() {
 			s.t.Error(err)
 			return
 		}
-		t.Begin(func() int64 { return time.Now().UnixNano() }, sequenced(uint64(len(all))))
+		next := uint64(0)
+		if len(all) > 0 {
+			next = all[len(all)-1].number + 1
+		}
+		t.Begin(func() int64 { return time.Now().UnixNano() }, sequenced(next))
 		s.mu.Lock()
 		s.term = t
 		s.mu.Unlock()
@@ -125,7 +138,10 @@ func (s *server) lead() {
 }
 
 // append has the server append count records, if it leads.
-func (s *server) append(count int) error {
+func (s *server) append(count int) error { return s.appendBatches(count, 1) }
+
+// appendBatches appends batches of size records.
+func (s *server) appendBatches(count, size int) error {
 	s.mu.Lock()
 	t := s.term
 	s.mu.Unlock()
@@ -133,7 +149,7 @@ func (s *server) append(count int) error {
 		return ErrNotLeading
 	}
 	for range count {
-		b := batchOf(1)
+		b := batchOf(slices.Repeat([]uint64{1}, size)...)
 		if err := t.Submit(b); err != nil {
 			return err
 		}

@@ -19,11 +19,12 @@ import (
 // ErrClosed: the node was closed.
 var ErrClosed = errors.New("replica: the node is closed")
 
-// Options of a node. Dir, Log, Name, Listen and Client must be given.
+// Options of a node. Dir, Log or Store, Name, Listen and Client must be given.
 type Options struct {
-	Dir  string         // for the node's own files: who it is, its vote, raft's snapshots
-	Log  *commitlog.Log // opened with Replicated
-	Name string         // see pki.CheckName; up to 46 characters
+	Dir   string         // for the node's own files: who it is, its vote, raft's snapshots
+	Log   *commitlog.Log // opened with Replicated
+	Store *Store         // opens the log, and lets nodes fetch it; nil = none may
+	Name  string         // see pki.CheckName; up to 46 characters
 
 	Listen       string        // the address for other nodes
 	Advertise    string        // under which they reach it; "" = the one that is listened on
@@ -73,6 +74,7 @@ type Node struct {
 	watcher sync.WaitGroup // until raft has
 	asking  sync.WaitGroup // see ask
 	terms   uint64         // how many Terms Lead has made
+	sending chan struct{}  // a slot for a node that fetches the log
 
 	mu      sync.Mutex
 	closed  bool
@@ -110,6 +112,7 @@ func start(opts Options, p parts) (*Node, error) {
 	n := &Node{
 		opts: opts, parts: p, log: opts.Logger.With("node", p.id), notify: make(chan bool, 64),
 		down: make(chan struct{}), removed: make(chan struct{}), leading: make(chan struct{}),
+		sending: make(chan struct{}, 1),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	// What a snapshot stands for is committed, whatever the log itself can prove.
@@ -131,6 +134,9 @@ func start(opts Options, p parts) (*Node, error) {
 	n.watcher.Go(func() { n.guard(&store.calls) })
 	if p.endpoint != nil {
 		p.endpoint.Handle(control, n.serve)
+		if opts.Store != nil {
+			p.endpoint.Handle(backfill, n.serveBackfill)
+		}
 	}
 	n.run.Go(n.report)
 	n.run.Go(n.compare)
@@ -186,6 +192,9 @@ func (n *Node) ask(f func() raft.Future) error {
 // Removed is closed when this node has heard that it is no member any more. It has
 // to be closed then.
 func (n *Node) Removed() <-chan struct{} { return n.removed }
+
+// Log is the node's log.
+func (n *Node) Log() *commitlog.Log { return n.opts.Log }
 
 // Close takes this node out of the agreement, not out of the cluster. Nothing new
 // is proposed from then on; what was proposed is decided, which takes a leader

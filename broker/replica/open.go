@@ -37,11 +37,24 @@ func Open(ctx context.Context, opts Options) (*Node, error) {
 		return nil, err
 	}
 	p := parts{id: own.id()}
+	given := opts.Log
 	n, err := p.open(ctx, &opts, own)
 	if err != nil {
-		return nil, errors.Join(err, p.close())
+		err = errors.Join(err, p.close())
+		if opts.Log != given && opts.Log != nil {
+			err = errors.Join(err, opts.Log.Close())
+		}
+		return nil, err
 	}
 	return n, nil
+}
+
+// openLog has the log open.
+func (o *Options) openLog() (err error) {
+	if o.Log == nil {
+		o.Log, err = o.Store.OpenLog()
+	}
+	return err
 }
 
 func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, error) {
@@ -66,14 +79,14 @@ func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, e
 			return nil, err
 		}
 	}
+	var fetched *note
 	if !own.member && opts.Join != "" {
-		if opts.Log.LastIndex() > 0 {
-			return nil, errors.New("replica: this node has a log of its own: it can be the first of a cluster, not join one")
-		}
-		if own.cluster, err = p.join(ctx, opts.Join, opts.Log.SegmentSize(), opts.Timing.Heartbeat/2, logger); err != nil {
+		if own.cluster, fetched, err = p.enter(ctx, opts, logger); err != nil {
 			return nil, err
 		}
 		p.endpoint.SetCluster(own.cluster)
+	} else if err := opts.openLog(); err != nil {
+		return nil, err
 	}
 	p.cluster = own.cluster
 	vote := filepath.Join(opts.Dir, voteFile)
@@ -95,10 +108,18 @@ func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, e
 				return nil, err
 			}
 		}
+		if fetched != nil {
+			if err := p.begin(opts.Log, fetched.Membership); err != nil {
+				return nil, err
+			}
+		}
 		own.member = true
 		if err := own.write(opts.Dir); err != nil {
 			return nil, err
 		}
+	}
+	if err := removeNote(opts.Dir); err != nil {
+		return nil, err
 	}
 	return start(*opts, *p)
 }

@@ -22,9 +22,11 @@ import (
 	"github.com/gantry-mq/gantry/api"
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/replica"
+	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/record"
 )
 
-// Options of a node. Broker.Log and Remember, Replica.Log and Dir, and
+// Options of a node. Broker.Log and Remember, Replica.Store and Dir, and
 // Server.Cluster are set by Run.
 type Options struct {
 	Broker  broker.Options
@@ -53,17 +55,12 @@ const handover = 5 * time.Second
 // Run is a node until ctx ends, then a nil error, or until it cannot go on.
 func Run(ctx context.Context, o Options) error {
 	defer o.Clients.Close()
-	log, err := broker.OpenLog(o.Broker)
+	o.Replica.Dir, o.Replica.Store = filepath.Join(o.Broker.Dir, Dir), store(o.Broker)
+	n, err := replica.Open(ctx, o.Replica)
 	if err != nil {
 		return err
 	}
-	o.Broker.Log, o.Replica.Log = log, log
-	o.Replica.Dir = filepath.Join(o.Broker.Dir, Dir)
-	n, err := replica.Open(ctx, o.Replica)
-	if err != nil {
-		return errors.Join(err, log.Close())
-	}
-	o.Broker.Remember = n.Remember
+	o.Broker.Log, o.Broker.Remember = n.Log(), n.Remember
 	l := &life{Options: o, node: n}
 	l.front = newFront(o.Clients, n.DialLeader, o.Logger)
 	n.HandleClients(l.front.fromPeer)
@@ -80,7 +77,17 @@ func Run(ctx context.Context, o Options) error {
 		err = nil
 	}
 	l.front.close()
-	return errors.Join(err, n.Close(), log.Close())
+	return errors.Join(err, n.Close(), n.Log().Close())
+}
+
+// store is where a broker has what a node that joins may have to fetch.
+func store(o broker.Options) *replica.Store {
+	return &replica.Store{
+		LogDir:     o.LogDir(),
+		OpenLog:    func() (*commitlog.Log, error) { return broker.OpenLog(o) },
+		Checkpoint: func() ([]byte, record.Position, error) { return broker.ReadCheckpoint(o) },
+		Restore:    func(b []byte) (record.Position, error) { return broker.WriteCheckpoint(o, b) },
+	}
 }
 
 // life is what all terms of a node share.
