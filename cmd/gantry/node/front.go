@@ -33,6 +33,10 @@ type front struct {
 // shorter than clients' patience with a connection.
 const leaderWait = 8 * time.Second
 
+// maxWait bounds the pause before a connection asks for the leader again: thousands
+// of them may wait.
+const maxWait = 500 * time.Millisecond
+
 func newFront(l net.Listener, dial func(context.Context) (net.Conn, error), log *slog.Logger) *front {
 	f := &front{listener: l, dial: dial, log: log, joined: map[net.Conn]struct{}{}}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
@@ -66,7 +70,7 @@ func (f *front) accept() {
 func (f *front) take(conn net.Conn) {
 	ctx, cancel := context.WithTimeout(f.ctx, leaderWait)
 	defer cancel()
-	for {
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, maxWait) {
 		f.mu.Lock()
 		server := f.server
 		f.mu.Unlock()
@@ -82,7 +86,7 @@ func (f *front) take(conn net.Conn) {
 			return
 		}
 		select {
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			f.log.Warn("a client was turned away: there is no leader", "client", conn.RemoteAddr(), "error", err)
 			conn.Close()
