@@ -63,7 +63,7 @@ func (s *sim) replayTo(g *simGroup) {
 				most++
 				if !g.wants(e) {
 					g.strays = true
-				} else if anyQueue(n) {
+				} else {
 					again = append(again, e)
 				}
 			}
