@@ -65,7 +65,7 @@ func (a *asker) pass(now int64) time.Duration {
 		checks = append(checks, c)
 	}
 	if err := b.commit(record1(transaction.AppendCheck(nil, checks))); err != nil {
-		if b.ctx.Err() == nil {
+		if !b.ending() {
 			b.log.Error("the checks of transactions could not be written down", "error", err)
 		}
 		return b.opts.TransactionCheckEvery

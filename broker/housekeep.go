@@ -117,6 +117,9 @@ func (b *Broker) retain(now time.Time) {
 		return
 	}
 	copied, err := b.copyForward(limit, last)
+	if err != nil && b.ending() {
+		return
+	}
 	if err != nil {
 		b.log.Error("retention waits: what is still referred to was not copied forward", "error", err)
 		return

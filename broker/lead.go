@@ -114,6 +114,10 @@ func (b *Broker) over() bool {
 	}
 }
 
+// ending reports whether what fails now fails because the broker closes, or is about
+// to: that is nobody's trouble.
+func (b *Broker) ending() bool { return b.ctx.Err() != nil || b.over() }
+
 // follow starts what a broker does whether it leads or not.
 func (b *Broker) follow() {
 	b.run.Go(func() {
