@@ -57,7 +57,7 @@ type First struct {
 
 // Table remembers messages of all topics. Use New.
 type Table struct {
-	sweepAt int64 // record time, Unix ms, of the next sweep; the applier's
+	swept int64 // the whole minute, in record time, Unix ms, that was swept last; the applier's
 
 	mu     sync.Mutex
 	topics map[record.TopicID]*memory
@@ -164,6 +164,9 @@ func (t *Table) Configure(id record.TopicID, window time.Duration, max uint32, b
 	}
 	m.window, m.max, m.by = window.Milliseconds(), int(max), by
 	m.shrink()
+	// What the new window forgets at this minute is forgotten now: a table restored
+	// within the minute sweeps with the new window, and must not differ.
+	m.sweep(t.swept)
 }
 
 // Drop forgets a topic.
@@ -184,20 +187,24 @@ func (t *Table) Apply(id record.TopicID, k Key, first First) {
 // applied next. It does so by whole minutes, so that what is remembered does not
 // depend on when it is called.
 func (t *Table) Advance(now int64) {
-	if now < t.sweepAt {
+	if now < t.swept+sweepMs {
 		return
 	}
-	now -= now % sweepMs
-	t.sweepAt = now + sweepMs
+	t.swept = now - now%sweepMs
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, m := range t.topics {
-		for m.count() > 0 && m.at(m.first).Time+m.window <= now {
-			m.forget()
-		}
-		if m.count() == 0 {
-			m.find = map[uint64]uint64{} // gives its memory back
-		}
+		m.sweep(t.swept)
+	}
+}
+
+// sweep forgets what is past its window at now.
+func (m *memory) sweep(now int64) {
+	for m.count() > 0 && m.at(m.first).Time+m.window <= now {
+		m.forget()
+	}
+	if m.count() == 0 {
+		m.find = map[uint64]uint64{} // gives its memory back
 	}
 }
 
