@@ -55,6 +55,10 @@ var outcomes = map[broker.Reason]struct {
 	broker.PreconditionFailed:   {v2.Code_PRECONDITION_FAILED, codes.FailedPrecondition},
 	broker.Unavailable:          {v2.Code_HA_NOT_AVAILABLE, codes.Unavailable},
 
+	broker.Unauthorized:   {v2.Code_UNAUTHORIZED, codes.Unauthenticated},
+	broker.UserNotFound:   {v2.Code_NOT_FOUND, codes.NotFound},
+	broker.PolicyNotFound: {v2.Code_NOT_FOUND, codes.NotFound},
+
 	broker.LiteTopicQuota:        {v2.Code_LITE_TOPIC_QUOTA_EXCEEDED, codes.ResourceExhausted},
 	broker.LiteSubscriptionQuota: {v2.Code_LITE_SUBSCRIPTION_QUOTA_EXCEEDED, codes.ResourceExhausted},
 }

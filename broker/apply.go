@@ -123,6 +123,8 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		})
 	case record.KindProducerMark:
 		return b.producers.Apply(pos, record.Command(rec), time)
+	case record.KindUserPut, record.KindUserDelete, record.KindPolicyPut, record.KindPolicyDelete:
+		return b.access.Apply(kind, record.Command(rec))
 	case record.KindIdentity:
 		return b.applyIdentity(record.Command(rec))
 	}

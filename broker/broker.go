@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gantry-mq/gantry/broker/access"
 	"github.com/gantry-mq/gantry/broker/dedup"
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/broker/group"
@@ -57,7 +58,10 @@ type Options struct {
 	TransactionCheckAfter time.Duration
 	TransactionCheckEvery time.Duration
 	TransactionCheckMax   int
-	Logger                *slog.Logger
+	// MasterKey seals the secrets of users. nil: none can be made, and nobody can be
+	// authenticated.
+	MasterKey *access.MasterKey
+	Logger    *slog.Logger
 	// Log is a replicated log, from OpenLog: see lead.go. nil = the broker's own.
 	Log *commitlog.Log
 	// Remember is called before the beginning of Log is dropped: whoever replicates
@@ -97,6 +101,7 @@ type Broker struct {
 	producers    *producer.Table
 	timers       *scheduler.Scheduler
 	dedup        *dedup.Table
+	access       *access.Table
 	hub          *longpoll.Hub
 	sessions     *session.Registry
 	filters      filterGuard
@@ -155,6 +160,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		replays:      replay.New(),
 		producers:    producer.NewTable(),
 		dedup:        dedup.New(),
+		access:       access.NewTable(opts.MasterKey),
 		hub:          longpoll.New(MaxWaitersPerQueue, MaxWaiters),
 		tableOp:      make(chan struct{}, 1),
 		deadOp:       make(chan struct{}, 1),

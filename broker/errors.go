@@ -45,6 +45,9 @@ const (
 	Unavailable
 	LiteTopicQuota
 	LiteSubscriptionQuota
+	Unauthorized
+	UserNotFound
+	PolicyNotFound
 )
 
 // Error is a failure that a client is told about. Message names the field and

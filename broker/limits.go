@@ -61,4 +61,7 @@ const (
 	TransactionCheckEvery = 30 * time.Second
 	TransactionCheckMax   = 15   // checks before a half message is parked
 	MaxTransactionPage    = 1000 // half messages in one listing
+
+	MaxUsers    = 10_000
+	MaxPolicies = 256 // of one user: each call may look at all of them
 )

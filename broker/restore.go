@@ -68,6 +68,7 @@ const (
 	sectionReplays
 	sectionProducers
 	sectionDedup
+	sectionAccess
 	sectionCount
 )
 
@@ -91,6 +92,7 @@ func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
 	sections[sectionReplays] = b.replays.AppendSnapshot(nil)
 	sections[sectionProducers] = b.producers.AppendSnapshot(nil)
 	sections[sectionDedup] = b.dedup.AppendSnapshot(nil)
+	sections[sectionAccess] = b.access.AppendSnapshot(nil)
 	return dispatch.Checkpoint{Position: at, Sections: sections}
 }
 
@@ -117,6 +119,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found bool, indexDir string) (r
 			{sectionReplays, b.replays.Restore},
 			{sectionProducers, b.producers.Restore},
 			{sectionDedup, b.dedup.Restore}, // behind the topics that it is of
+			{sectionAccess, b.access.Restore},
 		} {
 			if load.section >= len(cp.Sections) {
 				continue

@@ -195,6 +195,12 @@ const (
 	KindReplayEnd   Kind = 67
 	// Producers: which batch the messages that follow were.
 	KindProducerMark Kind = 68
+
+	// Who may do what.
+	KindUserPut      Kind = 80
+	KindUserDelete   Kind = 81
+	KindPolicyPut    Kind = 82
+	KindPolicyDelete Kind = 83
 )
 
 var kindNames = map[Kind]string{
@@ -212,6 +218,7 @@ var kindNames = map[Kind]string{
 	KindDeadLetterCopy: "dead-letter-copy", KindTrim: "trim", KindDelete: "delete", KindLogBegin: "log-begin",
 	KindReopen: "reopen", KindReplayBegin: "replay-begin", KindReplayStep: "replay-step", KindReplayEnd: "replay-end",
 	KindProducerMark: "producer-mark",
+	KindUserPut:      "user-put", KindUserDelete: "user-delete", KindPolicyPut: "policy-put", KindPolicyDelete: "policy-delete",
 }
 
 func (k Kind) String() string {
