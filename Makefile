@@ -1,7 +1,7 @@
 # Bare `make` lists the targets. Needs Go; interop and flights need more, see .ci/run.
 
 GO       ?= go
-FUZZTIME ?= 10s
+FUZZTIME ?= 1m
 STORE_MB ?= 10000
 ROUNDS   ?= 8
 
@@ -37,10 +37,10 @@ proto-check: ## fail when proto/ was changed and not regenerated
 	@before=$$(cat proto/*/*.pb.go | cksum); proto/generate.sh; \
 	if [ "$$before" != "$$(cat proto/*/*.pb.go | cksum)" ]; then echo "proto/ was not up to date: commit what make proto wrote"; exit 1; fi
 
-fuzz: ## fuzz each decoder for FUZZTIME (10s)
+fuzz: ## fuzz each decoder, and the running server, for FUZZTIME (1m)
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$pkg; \
 	  done; \
 	done
 

@@ -53,7 +53,7 @@ func leaked(buf []byte) string {
 // fixture is a broker in a directory of its own behind a server, and a client.
 type fixture struct {
 	v2.MessagingServiceClient
-	t      *testing.T
+	t      testing.TB
 	broker *broker.Broker
 	server *Server
 	addr   string
@@ -63,7 +63,7 @@ type fixture struct {
 }
 
 // start serves on a port of the loopback interface.
-func start(t *testing.T, o Options) *fixture {
+func start(t testing.TB, o Options) *fixture {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +100,7 @@ func openBroker(t *testing.T) *broker.Broker {
 	return b
 }
 
-func serve(t *testing.T, o Options, l net.Listener, dial func(...grpc.DialOption) (*grpc.ClientConn, error)) *fixture {
+func serve(t testing.TB, o Options, l net.Listener, dial func(...grpc.DialOption) (*grpc.ClientConn, error)) *fixture {
 	t.Helper()
 	b, err := broker.Open(context.Background(), broker.Options{Dir: t.TempDir(), SegmentSize: 16 << 20, AutoCreateGroups: true})
 	if err != nil {
@@ -150,7 +150,7 @@ func as(id string) context.Context {
 		headerClientID, id, headerLanguage, "GO", headerClientVersion, "5.1.4")
 }
 
-func within(ctx context.Context, t *testing.T, d time.Duration) context.Context {
+func within(ctx context.Context, t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	t.Cleanup(cancel)
 	return ctx

@@ -117,11 +117,15 @@ func (s *Server) panicked(method string, value any) error {
 func refusal(fullMethod string, st *v2.Status) proto.Message {
 	name := protoreflect.Name(strings.TrimPrefix(fullMethod, messagingPrefix))
 	output := v2.File_apache_rocketmq_v2_service_proto.Services().ByName("MessagingService").Methods().ByName(name).Output()
-	typ, err := protoregistry.GlobalTypes.FindMessageByName(output.FullName())
+	m := typeOf(output.FullName()).New()
+	m.Set(output.Fields().ByName("status"), protoreflect.ValueOfMessage(st.ProtoReflect()))
+	return m.Interface()
+}
+
+func typeOf(name protoreflect.FullName) protoreflect.MessageType {
+	typ, err := protoregistry.GlobalTypes.FindMessageByName(name)
 	if err != nil {
 		panic(err) // the type is linked in with the service that names it
 	}
-	m := typ.New()
-	m.Set(output.Fields().ByName("status"), protoreflect.ValueOfMessage(st.ProtoReflect()))
-	return m.Interface()
+	return typ
 }
