@@ -20,6 +20,7 @@ import (
 
 	"github.com/gantry-mq/gantry/api/gateway"
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/internal/logging"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 	"github.com/gantry-mq/gantry/proto/wire"
@@ -87,6 +88,9 @@ type Options struct {
 	// Logger gets what clients are not told. Nil: slog.Default().
 	Logger *slog.Logger
 
+	// Levels are the log's, for operators to change. Nil: they cannot.
+	Levels *logging.Levels
+
 	// What ServerInfo tells operators, as the binary knows it.
 	Version       string
 	Commit        string
@@ -122,7 +126,8 @@ type messaging struct {
 	advertise *v2.Endpoints   // nil: as the client came
 	cluster   Cluster         // nil: on its own
 	draining  context.Context // done when shutdown begins
-	readers   sync.WaitGroup  // of command streams, which end with their stream; and who samples
+	questions questions
+	readers   sync.WaitGroup // of command streams, which end with their stream; and who samples
 }
 
 // New makes a server of b. It starts nothing; mistakes in o are told by Serve.
@@ -131,6 +136,7 @@ func New(b *broker.Broker, o Options) *Server {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
+	s.log = s.log.With(logging.Component, "api")
 	s.messaging = &messaging{broker: b, log: s.log, cluster: o.Cluster}
 	s.messaging.draining, s.drain = context.WithCancel(context.Background())
 	if o.Advertise != "" {
@@ -175,6 +181,7 @@ func New(b *broker.Broker, o Options) *Server {
 	s.messaging.serveOn(s.grpc)
 	s.observe = &observe{broker: b, log: s.log, management: newManagement(b, s.log, o)}
 	s.operations(s.grpc)
+	v2.RegisterAdminServer(s.grpc, &admin{broker: b, log: s.log, messaging: s.messaging, observe: s.observe, levels: o.Levels})
 	gantryv1.RegisterStreamsServer(s.grpc, streams)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
@@ -200,6 +207,7 @@ func (s *Server) operations(r grpc.ServiceRegistrar) {
 	gantryv1.RegisterGroupOpsServer(r, &groupOps{broker: b, log: s.log})
 	gantryv1.RegisterTopicOpsServer(r, &topicOps{broker: b, log: s.log})
 	gantryv1.RegisterObserveServer(r, s.observe)
+	gantryv1.RegisterLoggingServer(r, &logLevels{levels: s.observe.management.options.Levels})
 	gantryv1.RegisterClusterServer(r, &clusterOps{cluster: s.messaging.cluster})
 }
 

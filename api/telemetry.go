@@ -52,7 +52,8 @@ func (m *messaging) Telemetry(stream telemetryStream) error {
 		case cmd := <-received:
 			settings := cmd.GetSettings()
 			if settings == nil {
-				continue // results of commands, when the server gives any
+				m.questions.answered(clientID(ctx), cmd)
+				continue
 			}
 			merged, err := m.register(ctx, settings)
 			if err != nil {
@@ -109,8 +110,11 @@ func (m *messaging) telemetryError(err error) error {
 }
 
 func (m *messaging) sendCommand(stream telemetryStream, c session.Command) error {
-	if check, ok := c.(session.RecoverTransaction); ok {
-		return m.sendRecover(stream, check.ID)
+	switch c := c.(type) {
+	case session.RecoverTransaction:
+		return m.sendRecover(stream, c.ID)
+	case session.VerifyMessage:
+		return m.sendVerify(stream, c.Nonce)
 	}
 	return stream.Send(wireCommand(c))
 }
@@ -124,6 +128,10 @@ func wireCommand(c session.Command) *v2.TelemetryCommand {
 	case session.UnsubscribeLite:
 		return &v2.TelemetryCommand{Status: statusOK, Command: &v2.TelemetryCommand_NotifyUnsubscribeLiteCommand{
 			NotifyUnsubscribeLiteCommand: &v2.NotifyUnsubscribeLiteCommand{LiteTopic: c.LiteTopic},
+		}}
+	case session.PrintStack:
+		return &v2.TelemetryCommand{Status: statusOK, Command: &v2.TelemetryCommand_PrintThreadStackTraceCommand{
+			PrintThreadStackTraceCommand: &v2.PrintThreadStackTraceCommand{Nonce: c.Nonce},
 		}}
 	default:
 		panic(fmt.Sprintf("api: no wire form for command %T", c))

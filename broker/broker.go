@@ -29,6 +29,7 @@ import (
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
 	"github.com/gantry-mq/gantry/internal/clock"
+	"github.com/gantry-mq/gantry/internal/logging"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
 	"github.com/gantry-mq/gantry/scheduler"
 )
@@ -153,7 +154,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 	opts.setDefaults()
 	b := &Broker{
 		opts:         opts,
-		log:          opts.Logger,
+		log:          opts.Logger.With(logging.Component, "broker"),
 		topics:       topic.NewTable(),
 		groups:       group.NewTable(),
 		transactions: transaction.New(opts.TransactionCheckAfter),

@@ -10,6 +10,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/logging"
 )
 
 // A broker either has its log to itself, orders it, and serves from Open on. Or
@@ -85,7 +86,7 @@ func (o *Options) logOptions() commitlog.Options {
 		Durability:  o.Durability,
 		MaxMapped:   o.MaxMapped,
 		Retention:   commitlog.Retention{Age: o.RetentionAge, Size: o.RetentionSize},
-		Logger:      o.Logger,
+		Logger:      o.Logger.With(logging.Component, "commitlog"),
 	}
 }
 

@@ -254,7 +254,15 @@ func (l *listing) queuedLite(from string) (next string, err error) {
 		return "", badPage(l.q.Page)
 	}
 	queue, off := uint32(at[0]), record.QueueOffset(at[1])
-	for end := l.b.lites.Next(l.tp.ID); queue < end; queue, off = queue+1, 0 {
+	end := l.b.lites.Next(l.tp.ID)
+	if l.q.LiteTopic != "" {
+		only, ok := l.b.lites.Lookup(l.tp.ID, l.q.LiteTopic)
+		if !ok {
+			return "", nil
+		}
+		queue, end = max(queue, only), only+1
+	}
+	for ; queue < end; queue, off = queue+1, 0 {
 		if l.full() {
 			return fmt.Sprintf("%d-%d", queue, off), nil
 		}

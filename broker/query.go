@@ -92,6 +92,9 @@ type MessageQuery struct {
 	// Of listings, without ID and Key:
 	States []MessageState  // only these; none = all that can be listed
 	Group  record.Resource // only what this group has retrying or dead; Name "" = any
+
+	// LiteTopic leaves those that are queued in other lite topics out; "" = of all.
+	LiteTopic string
 }
 
 // FindMessages returns messages of a topic, and where the next page begins, ""

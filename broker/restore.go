@@ -13,6 +13,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/internal/logging"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
 	"github.com/gantry-mq/gantry/scheduler"
 )
@@ -131,7 +132,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found bool, indexDir string) (r
 		}
 		indexSnapshot = cp.Sections[sectionIndex]
 	}
-	opts := consumequeue.Options{FS: b.opts.FS, ArenaSize: b.opts.ArenaSize, Logger: b.log}
+	opts := consumequeue.Options{FS: b.opts.FS, ArenaSize: b.opts.ArenaSize, Logger: b.opts.Logger.With(logging.Component, "consumequeue")}
 	if found {
 		if b.index, err = consumequeue.Open(indexDir, opts, indexSnapshot, cp.Position); err == nil {
 			return false, nil

@@ -6,14 +6,16 @@ import (
 	"log/slog"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/gantry-mq/gantry/internal/logging"
 )
 
 // raftLogger has raft's messages go where ours do. What raft calls information is
 // for who debugs it, and its errors are that another node cannot be reached: what a
 // node cannot go on after, we say ourselves.
-func raftLogger(to *slog.Logger) hclog.Logger {
+func raftLogger(to *slog.Logger, node string) hclog.Logger {
 	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Level: hclog.Debug, Output: io.Discard})
-	l.RegisterSink(sink{to})
+	l.RegisterSink(sink{to.With("node", node, logging.Component, "raft")})
 	return l
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gantry-mq/gantry/broker/replica/peer"
 	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/internal/logging"
 	"github.com/gantry-mq/gantry/internal/pki"
 )
 
@@ -110,7 +111,7 @@ func (o *Options) setDefaults() {
 func start(opts Options, p parts) (*Node, error) {
 	opts.setDefaults()
 	n := &Node{
-		opts: opts, parts: p, log: opts.Logger.With("node", p.id), notify: make(chan bool, 64),
+		opts: opts, parts: p, log: opts.Logger.With("node", p.id, logging.Component, "replica"), notify: make(chan bool, 64),
 		down: make(chan struct{}), removed: make(chan struct{}), leading: make(chan struct{}),
 		sending: make(chan struct{}, 1),
 	}
@@ -161,7 +162,7 @@ func (n *Node) config() *raft.Config {
 	c.ShutdownOnRemove = false // raft ends in Close alone: see ask
 	c.NoLegacyTelemetry = true
 	c.NotifyCh = n.notify
-	c.Logger = raftLogger(n.log)
+	c.Logger = raftLogger(n.opts.Logger, n.parts.id)
 	return c
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gantry-mq/gantry/broker/replica/peer"
 	"github.com/gantry-mq/gantry/broker/replica/stable"
+	"github.com/gantry-mq/gantry/internal/logging"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
 
@@ -59,7 +60,7 @@ func (o *Options) openLog() (err error) {
 
 func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, error) {
 	var err error
-	logger := opts.Logger.With("node", p.id)
+	logger := opts.Logger.With("node", p.id, logging.Component, "replica")
 	p.endpoint, err = peer.Listen(opts.Listen, peer.Config{
 		Node: p.id, Cluster: own.cluster, Identity: opts.Certificates, Advertise: opts.Advertise, Client: opts.Client, Logger: logger,
 	})
@@ -98,10 +99,10 @@ func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, e
 		return nil, fmt.Errorf("replica: %w", err)
 	}
 	p.stable = store
-	if p.snapshots, err = raft.NewFileSnapshotStoreWithLogger(opts.Dir, 2, raftLogger(logger)); err != nil {
+	if p.snapshots, err = raft.NewFileSnapshotStoreWithLogger(opts.Dir, 2, raftLogger(opts.Logger, p.id)); err != nil {
 		return nil, fmt.Errorf("replica: %w", err)
 	}
-	p.transport = p.endpoint.NewTransport(0, raftLogger(logger))
+	p.transport = p.endpoint.NewTransport(0, raftLogger(opts.Logger, p.id))
 	if !own.member {
 		if opts.Bootstrap {
 			if err := p.bootstrap(opts.Log); err != nil {

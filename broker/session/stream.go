@@ -26,6 +26,17 @@ type RecoverTransaction struct{ ID string }
 
 func (RecoverTransaction) command() {}
 
+// PrintStack asks a client what its threads are doing. Its answer has the nonce.
+type PrintStack struct{ Nonce string }
+
+func (PrintStack) command() {}
+
+// VerifyMessage has a consumer consume one message, outside of any lease. Its answer
+// has the nonce. The message is whoever's that sends the command: it may be large.
+type VerifyMessage struct{ Nonce string }
+
+func (VerifyMessage) command() {}
+
 // ErrNoStream reports a client without an open command stream.
 var ErrNoStream = errors.New("session: client has no open stream")
 

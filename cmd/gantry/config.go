@@ -236,7 +236,7 @@ func editDistance(a, b string) int {
 }
 
 func newConfig() *cobra.Command {
-	return parent("config", "See the settings a broker would run with", newConfigShow())
+	return parent("config", "See the settings a broker would run with, change its log levels", newConfigShow(), newConfigLogLevel())
 }
 
 func newConfigShow() *cobra.Command {

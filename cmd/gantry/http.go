@@ -18,6 +18,7 @@ import (
 	"github.com/gantry-mq/gantry/api/gateway"
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/metrics"
+	"github.com/gantry-mq/gantry/internal/logging"
 )
 
 // web is the HTTP port: for people, probes and scrapers, never for clients.
@@ -50,6 +51,7 @@ func listenHTTP(addr string, withPprof bool, logger *slog.Logger) (*web, error) 
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+	logger = logger.With(logging.Component, "http")
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(w.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelError)}))
 	mux.HandleFunc("GET /healthz", func(out http.ResponseWriter, _ *http.Request) { fmt.Fprintln(out, "ok") })

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	"github.com/gantry-mq/gantry/api"
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/internal/logging"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
 
@@ -96,7 +98,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 func (f *serveFlags) check() error {
 	_, err := parseDurability(f.durability)
 	if err == nil {
-		_, err = f.logger(io.Discard)
+		_, _, err = f.logger(io.Discard)
 	}
 	if err == nil {
 		err = f.checkAddrs(slog.New(slog.DiscardHandler))
@@ -110,7 +112,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	logger, err := f.logger(cmd.ErrOrStderr())
+	logger, levels, err := f.logger(cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
@@ -157,7 +159,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	built := readBuild()
 	serving := api.Options{
 		Advertise: f.advertise, Logger: logger, Version: built.version, Commit: built.commit,
-		DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
+		Levels: levels, DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
 	}
 	if f.node.name != "" {
 		return inUse(f.serveNode(cmd, options, serving, clients, web, begun), dir)
@@ -304,18 +306,19 @@ func parseDurability(s string) (commitlog.Durability, error) {
 	return 0, usageErrorf("--durability %q: want sync or unsafe-async", s)
 }
 
-func (f *serveFlags) logger(w io.Writer) (*slog.Logger, error) {
-	var o slog.HandlerOptions
+// logger writes to w, at levels that can be changed.
+func (f *serveFlags) logger(w io.Writer) (*slog.Logger, *logging.Levels, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
-		return nil, usageErrorf("--log-level %q: want debug, info, warn or error", f.logLevel)
+		return nil, nil, usageErrorf("--log-level %q: want debug, info, warn or error", f.logLevel)
 	}
-	o.Level = level
+	levels := logging.New(level)
+	everything := &slog.HandlerOptions{Level: slog.Level(math.MinInt)}
 	switch f.logFormat {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, &o)), nil
+		return slog.New(levels.Handler(slog.NewTextHandler(w, everything))), levels, nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, &o)), nil
+		return slog.New(levels.Handler(slog.NewJSONHandler(w, everything))), levels, nil
 	}
-	return nil, usageErrorf("--log-format %q: want text or json", f.logFormat)
+	return nil, nil, usageErrorf("--log-format %q: want text or json", f.logFormat)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/metrics"
 	"github.com/gantry-mq/gantry/broker/replica"
 	"github.com/gantry-mq/gantry/cmd/gantry/node"
+	"github.com/gantry-mq/gantry/internal/logging"
 	"github.com/gantry-mq/gantry/internal/pki"
 )
 
@@ -78,7 +79,7 @@ func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Optio
 			Name: f.node.name, Listen: f.node.peer, Advertise: f.node.peerAdvertise, Client: advertised,
 			Certificates: identity, Bootstrap: f.node.bootstrap, Join: f.node.join, Logger: b.Logger, Fatal: b.Fatal,
 		},
-		Server: s, Clients: clients, Drain: drainTimeout, Logger: b.Logger,
+		Server: s, Clients: clients, Drain: drainTimeout, Logger: b.Logger.With(logging.Component, "node"),
 		Show: web.show(f.hosts()),
 		Ready: func(led func() error) {
 			web.led.Store(&led)
