@@ -64,6 +64,7 @@ func (b *Broker) Ack(_ context.Context, groupName, topicName record.Resource, en
 	if err != nil {
 		return nil, err
 	}
+	began := b.tracer.begin()
 	now := b.now()
 	a := ackings.Get().(*acking)
 	defer a.free()
@@ -89,6 +90,7 @@ func (b *Broker) Ack(_ context.Context, groupName, topicName record.Resource, en
 		return nil, err
 	}
 	b.counters.acks.Add(uint64(len(a.held)))
+	b.tracer.settled(began, sub, a.held, "acknowledged")
 	return errs, nil
 }
 
@@ -123,6 +125,7 @@ func (b *Broker) ChangeInvisible(_ context.Context, groupName, topicName record.
 	if err != nil {
 		return "", err
 	}
+	began := b.tracer.begin()
 	now := b.now()
 	held, err := sub.BeginMove(h.Queue, h.Offset, h.LeaseID, now)
 	if err != nil {
@@ -138,5 +141,6 @@ func (b *Broker) ChangeInvisible(_ context.Context, groupName, topicName record.
 	if err := b.await(batch); err != nil {
 		return "", err
 	}
+	b.tracer.settled(began, sub, []inflight.Held{held}, "changed")
 	return b.handles.Load().seal(h), nil
 }

@@ -63,6 +63,11 @@ type Options struct {
 	// authenticated.
 	MasterKey *access.MasterKey
 	Logger    *slog.Logger
+
+	// Trace is told of each step of messages that carry a trace context which is
+	// sampled. It must not block. Nil: nobody is told, and nothing is paid for it.
+	Trace func(Step)
+
 	// Log is a replicated log, from OpenLog: see lead.go. nil = the broker's own.
 	Log *commitlog.Log
 	// Remember is called before the beginning of Log is dropped: whoever replicates
@@ -85,9 +90,10 @@ type appender interface {
 
 // Broker is an open broker.
 type Broker struct {
-	opts  Options
-	log   *slog.Logger
-	clock *clock.Clock
+	opts   Options
+	log    *slog.Logger
+	tracer *tracer // nil = off
+	clock  *clock.Clock
 
 	wal    *commitlog.Log
 	append appender
@@ -162,6 +168,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		producers:    producer.NewTable(),
 		dedup:        dedup.New(),
 		access:       access.NewTable(opts.MasterKey),
+		tracer:       newTracer(opts.Trace),
 		hub:          longpoll.New(MaxWaitersPerQueue, MaxWaiters),
 		tableOp:      make(chan struct{}, 1),
 		deadOp:       make(chan struct{}, 1),

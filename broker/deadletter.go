@@ -115,6 +115,7 @@ func (b *Broker) bury(sub *inflight.Sub, tp topic.Topic, g group.Group, held []i
 	if len(held) == 0 {
 		return nil
 	}
+	began := b.tracer.begin()
 	batch, err := b.buryBatch(sub, tp, g, held, reason)
 	if err == nil {
 		err = wrapAppend(b.append.Submit(batch))
@@ -124,7 +125,11 @@ func (b *Broker) bury(sub *inflight.Sub, tp topic.Topic, g group.Group, held []i
 		return err
 	}
 	b.counters.deadLetters.Add(uint64(len(held)))
-	return b.await(batch)
+	if err := b.await(batch); err != nil {
+		return err
+	}
+	b.tracer.settled(began, sub, held, "dead letter")
+	return nil
 }
 
 func (b *Broker) buryBatch(sub *inflight.Sub, tp topic.Topic, g group.Group, held []inflight.Held, reason string) (*commitlog.Batch, error) {

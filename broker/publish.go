@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 	"unsafe"
 
 	"github.com/gantry-mq/gantry/broker/dedup"
@@ -58,6 +59,8 @@ type Publishing struct {
 	hashes  []uint64             // of ids and keys
 	keyed   []keyedMessage
 	notes   []packNote
+	began   time.Time // with a tracer only
+	traced  []Step    // likewise
 
 	earlier record.Position // of the mark, when the pack was stored before
 	none    bool            // every entry was refused: nothing is stored
@@ -134,6 +137,7 @@ func (b *Broker) Publish(ctx context.Context, pack *Pack) (*Publishing, error) {
 	}
 	p := publishings.Get().(*Publishing)
 	p.b, p.topic, p.now = b, tp, b.clock.Wall().UnixMilli()
+	p.began = b.tracer.begin()
 	p.name = producer.Name{Producer: pack.Producer, Sequence: pack.Sequence}
 	if err := p.begin(ctx); err != nil {
 		p.free()
@@ -243,6 +247,7 @@ func (p *Publishing) check(ctx context.Context, pack *Pack) (entries int, err er
 		clear(at[len(rec):record.Padded(len(rec))])
 		p.once.placed(entries, p.bytes, rec)
 		p.placed(entries, m, rec, out)
+		p.b.tracer.packed(p, out)
 	}
 	if len(lites) == 0 {
 		return entries, nil
@@ -409,6 +414,7 @@ func (p *Publishing) Wait() (Published, error) {
 		out.Pending = append(out.Pending, e)
 	}
 	p.b.counters.sends.Add(uint64(stored + len(p.pending)))
+	p.b.tracer.published(p.began, p.traced)
 	if err := p.addRepeats(&out, base); err != nil {
 		return Published{}, err
 	}

@@ -273,6 +273,7 @@ func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
 func (r *receiving) gather(ctx context.Context) error {
 	r.found, r.bytes = r.found[:0], 0
 	r.deletions = r.b.deletions.Load()
+	began := r.b.tracer.begin()
 	now := r.b.now()
 	for _, h := range r.sub.Resume(r.attempt, r.req.ClientID, now) {
 		l, err := r.b.load(r.topic, h.Queue, h.Offset)
@@ -312,6 +313,7 @@ func (r *receiving) gather(ctx context.Context) error {
 		r.release()
 		return err
 	}
+	r.b.tracer.delivered(began, r)
 	return nil
 }
 

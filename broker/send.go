@@ -52,6 +52,7 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 
 // store appends messages that were checked, and waits until they are applied.
 func (b *Broker) store(ctx context.Context, tp topic.Topic, msgs []Outgoing, now int64) ([]Sent, error) {
+	began := b.tracer.begin()
 	s := sends.Get().(*sendState)
 	lite, err := b.beginLite(ctx, tp, msgs, &s.batch)
 	if err != nil {
@@ -87,6 +88,7 @@ func (b *Broker) store(ctx context.Context, tp topic.Topic, msgs []Outgoing, now
 	}
 	s.free()
 	b.counters.sends.Add(uint64(len(msgs)))
+	b.tracer.stored(began, msgs)
 	return out, nil
 }
 

@@ -68,6 +68,7 @@ type move struct {
 // Settle decides about leased messages and returns how to wait until that is
 // durable, and what failed. Settles are carried out in their order.
 func (s *Subscription) Settle(_ context.Context, ranges []LeaseRange) (wait func() ([]SettleFailure, error), err error) {
+	began := s.b.tracer.begin()
 	t := &settleRun{s: s, now: s.b.now()}
 	for i := range ranges {
 		if err := t.reserve(&ranges[i]); err != nil {
@@ -98,6 +99,12 @@ func (s *Subscription) Settle(_ context.Context, ranges []LeaseRange) (wait func
 			err = wrapAppend(batch.Wait(context.Background()))
 		}
 		s.b.counters.acks.Add(uint64(len(t.acks)))
+		if err == nil && s.b.tracer != nil {
+			s.b.tracer.settled(began, s.sub, t.acks, "acknowledged")
+			for _, m := range t.moves {
+				s.b.tracer.settled(began, s.sub, []inflight.Held{m.held}, "changed")
+			}
+		}
 		return t.failures, err
 	}, nil
 }

@@ -33,6 +33,7 @@ type serveFlags struct {
 	retentionAge, maxDelay        time.Duration
 	retentionSize, segmentSize    byteSize
 	logLevel, logFormat           string
+	traces                        string
 	allowRemote, pprof            bool
 	autoCreateGroups              bool
 	node                          nodeFlags
@@ -84,6 +85,8 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.autoCreateGroups, "auto-create-groups", true, "let consumer groups come into being at their first use")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	flags.StringVar(&f.traces, "traces", "", "send OpenTelemetry spans of messages that carry a sampled trace context to this\n"+
+		"OTLP/HTTP `URL` (default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none)")
 	flags.BoolVar(&f.allowRemote, "insecure-allow-remote", false, "allow addresses other hosts can reach, although nobody is authenticated")
 	flags.BoolVar(&f.pprof, "pprof", false, "serve /debug/pprof on --http, which must then be a loopback address")
 	f.node.register(cmd)
@@ -145,7 +148,13 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	}
 	defer web.close()
 
+	traces, err := startTracing(f.traces, f.node.name, logger)
+	if err != nil {
+		return err
+	}
+	defer traces.close()
 	options := broker.Options{
+		Trace:            traces.step(),
 		Dir:              dir,
 		Durability:       durability,
 		SegmentSize:      int64(f.segmentSize),

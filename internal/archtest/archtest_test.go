@@ -81,6 +81,7 @@ func TestEachRuleFires(t *testing.T) {
 		{"system calls outside mmapfile", "commitlog", "golang.org/x/sys/unix", false, "in one package"},
 		{"mmap outside mmapfile", "consumequeue", "github.com/edsrzf/mmap-go", false, "counted view"},
 		{"prometheus in broker", "broker", "github.com/prometheus/client_golang/prometheus", false, "exported names"},
+		{"spans in broker", "broker", "go.opentelemetry.io/otel/trace", false, "cmd's business"},
 		{"raft below the replica", "broker/replica/peer", "github.com/hashicorp/raft", false, ""},
 		{"raft in broker", "broker", "github.com/hashicorp/raft", false, "replicated"},
 		{"unknown dependency", "broker", "example.com/leftpad", false, "not among"},
