@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/commitlog/record"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
@@ -22,6 +24,15 @@ type Cluster interface {
 	Remove(ctx context.Context, name string) error
 	// Transfer hands the leadership over: to whom, or for "" to who is furthest.
 	Transfer(ctx context.Context, name string) error
+	// Digest has all nodes take a digest of their state at one position.
+	Digest(context.Context) (record.Position, []NodeDigest, error)
+}
+
+// NodeDigest is the state of a node in checksums.
+type NodeDigest struct {
+	Name     string
+	Err      error // why it does not tell
+	Sections []broker.Section
 }
 
 // Node is a node of a cluster.
@@ -77,6 +88,28 @@ func (s *clusterOps) Transfer(ctx context.Context, req *gantryv1.TransferLeaders
 		return nil, errNoCluster
 	}
 	return &gantryv1.TransferLeadershipResponse{}, clusterError(s.cluster.Transfer(ctx, req.GetName()))
+}
+
+func (s *clusterOps) Digest(ctx context.Context, _ *gantryv1.DigestClusterRequest) (*gantryv1.DigestClusterResponse, error) {
+	if s.cluster == nil {
+		return nil, errNoCluster
+	}
+	at, nodes, err := s.cluster.Digest(ctx)
+	if err != nil {
+		return nil, clusterError(err)
+	}
+	resp := &gantryv1.DigestClusterResponse{Position: uint64(at)}
+	for _, n := range nodes {
+		wire := &gantryv1.NodeDigest{Name: n.Name}
+		if n.Err != nil {
+			wire.Error = n.Err.Error()
+		}
+		for _, s := range n.Sections {
+			wire.Sections = append(wire.Sections, &gantryv1.StateSection{Name: s.Name, Sum: s.Sum, Size: uint64(s.Size)})
+		}
+		resp.Nodes = append(resp.Nodes, wire)
+	}
+	return resp, nil
 }
 
 func clusterError(err error) error {

@@ -125,6 +125,9 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		return b.producers.Apply(pos, record.Command(rec), time)
 	case record.KindUserPut, record.KindUserDelete, record.KindPolicyPut, record.KindPolicyDelete:
 		return b.access.Apply(kind, record.Command(rec))
+	case record.KindDigest:
+		b.takeDigest(pos)
+		return nil
 	case record.KindIdentity:
 		return b.applyIdentity(record.Command(rec))
 	}

@@ -147,6 +147,7 @@ type Broker struct {
 	term           Term          // nil while it follows, and for a log of its own
 	logBegins      atomic.Uint64 // of a replicated log, see logbegin.go
 	dropping       sync.Mutex    // held while a beginning is dropped
+	digests        digests
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc

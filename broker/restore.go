@@ -79,22 +79,28 @@ const sectionsBefore = sectionKeys
 
 // snapshot encodes the state. It is called by the dispatcher, between frames.
 func (b *Broker) snapshot(at record.Position) dispatch.Checkpoint {
+	sections := b.tables()
+	sections[sectionIndex] = b.index.AppendSnapshot(nil)
+	sections[sectionKeys] = b.keys.AppendSnapshot(nil)
+	return dispatch.Checkpoint{Position: at, Sections: sections}
+}
+
+// tables encodes what is not an index: equal in all replicas.
+func (b *Broker) tables() [][]byte {
 	sections := make([][]byte, sectionCount)
 	sections[sectionIdentity] = b.identity.append(nil)
 	sections[sectionTopics] = b.topics.AppendSnapshot(nil)
 	sections[sectionGroups] = b.groups.AppendSnapshot(nil)
 	sections[sectionInflight] = b.inflight.AppendSnapshot(nil)
 	sections[sectionLite] = b.lites.AppendSnapshot(nil)
-	sections[sectionIndex] = b.index.AppendSnapshot(nil)
 	sections[sectionTransactions] = b.transactions.AppendSnapshot(nil)
 	sections[sectionTimers] = b.timers.AppendSnapshot(nil)
-	sections[sectionKeys] = b.keys.AppendSnapshot(nil)
 	sections[sectionHistory] = b.inflight.AppendHistory(nil)
 	sections[sectionReplays] = b.replays.AppendSnapshot(nil)
 	sections[sectionProducers] = b.producers.AppendSnapshot(nil)
 	sections[sectionDedup] = b.dedup.AppendSnapshot(nil)
 	sections[sectionAccess] = b.access.AppendSnapshot(nil)
-	return dispatch.Checkpoint{Position: at, Sections: sections}
+	return sections
 }
 
 // restore loads a checkpoint. rebuild says that the index must be made again

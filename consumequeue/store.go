@@ -1,6 +1,7 @@
 package consumequeue
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -241,6 +242,23 @@ func (s *Store) AppendSnapshot(dst []byte) []byte {
 	s.covered = append(s.covered, s.freed...)
 	s.freed = nil
 	return appendSnapshot(dst, img)
+}
+
+// AppendEnds appends where each queue that ever held an entry ends, in order of key:
+// uvarint key - previous key, uvarint max. In stores that were given the same entries
+// these are equal bytes, whatever each has dropped since.
+func (s *Store) AppendEnds(dst []byte) []byte {
+	s.writer.Lock()
+	defer s.writer.Unlock()
+	var key record.QueueKey
+	for _, q := range s.inOrder() {
+		if end := q.max.Load(); end > 0 {
+			dst = binary.AppendUvarint(dst, uint64(q.key-key))
+			dst = binary.AppendUvarint(dst, uint64(end))
+			key = q.key
+		}
+	}
+	return dst
 }
 
 // Flush makes durable every entry put before the call. After an error the store

@@ -25,6 +25,7 @@ type question struct {
 	Address string `json:",omitempty"` // of who asks, for nodes and clients
 	Last    uint64 `json:",omitempty"` // index of the last entry of who asks, or of the one that is asked about
 	Segment int64  `json:",omitempty"` // size of the segments of who asks
+	At      uint64 `json:",omitempty"` // a position in the log
 }
 
 type asked string
@@ -34,6 +35,7 @@ const (
 	askJoin     asked = "join"     // make me a member
 	askUpdate   asked = "update"   // I am here, and so far
 	askChain    asked = "chain"    // which chain value has frame Last
+	askDigest   asked = "digest"   // what is your state At a position, and the chain of frame Last
 	askRemove   asked = "remove"   // the leader is to take Node out
 	askTransfer asked = "transfer" // the leader is to hand over to Node, "" = to whom it likes
 )
@@ -46,6 +48,7 @@ type answer struct {
 	Cluster               uint64 `json:",omitempty"`
 	Chain                 uint32 `json:",omitempty"`
 	State                 *State `json:",omitempty"`
+	Digest                Digest `json:",omitempty"`
 }
 
 type verdict string
@@ -100,6 +103,8 @@ const (
 	decideTimeout = 15 * time.Second
 	// stateTimeout bounds one that takes the other node alone.
 	stateTimeout = 2 * time.Second
+	// digestTimeout is how long a node waits until it has applied what it is asked about.
+	digestTimeout = 10 * time.Second
 	// maxQuestion bounds a question and an answer, in bytes.
 	maxQuestion = 64 << 10
 )
@@ -153,6 +158,8 @@ func (n *Node) answer(q question, from string) answer {
 		return answer{Verdict: granted, State: &s}
 	case askChain:
 		return n.chain(q.Last)
+	case askDigest:
+		return n.digest(n.ctx, q)
 	case askJoin, askUpdate:
 		if q.Node != from {
 			return answer{Verdict: failed, Text: "a node asks for itself alone"}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gantry-mq/gantry/broker/replica/peer"
 	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/logging"
 	"github.com/gantry-mq/gantry/internal/pki"
 )
@@ -35,6 +36,9 @@ type Options struct {
 	// How a node that is no member yet becomes one, see the package.
 	Bootstrap bool
 	Join      string // the peer address of any member
+
+	// Digest returns the digest of the state at a position; nil = nobody knows.
+	Digest func(ctx context.Context, at record.Position) (Digest, error)
 
 	Timing Timing
 	Logger *slog.Logger // nil = none

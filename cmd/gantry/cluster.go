@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,7 +15,7 @@ import (
 
 func newCluster() *cobra.Command {
 	return parent("cluster", "See the nodes of a cluster, hand the leadership over, remove nodes",
-		newClusterStatus(), newClusterTransfer(), newClusterRemove())
+		newClusterStatus(), newClusterDigest(), newClusterTransfer(), newClusterRemove())
 }
 
 // nodeView is a node in JSON.
@@ -81,6 +82,78 @@ func newClusterStatus() *cobra.Command {
 			rows = append(rows, []string{v.Name, v.Role, v.Client, v.Peer, fmt.Sprint(v.Term), fmt.Sprint(v.Last), heard, state})
 		}
 		return printList(cmd.OutOrStdout(), "no nodes", []string{"NODE", "ROLE", "CLIENTS", "NODES", "TERM", "ENTRIES", "HEARD LEADER", "STATE"}, rows)
+	})
+}
+
+// digestView is what a node says of its state, in JSON.
+type digestView struct {
+	Node     string            `json:"node"`
+	Position uint64            `json:"position"`
+	Sums     map[string]string `json:"sums,omitempty"`
+	Error    string            `json:"error,omitempty"`
+}
+
+func newClusterDigest() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "digest", Short: "Compare the state of all nodes",
+		Long: `Compare the state of all nodes: topics, groups, leases, timers and so on, each as of
+the same place in the log. It fails when nodes differ, which nodes that work never
+do, or when one does not answer. The state is summed while nothing else is applied:
+with hundreds of MiB of it, clients wait for a moment.`,
+		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+		ctx, cancel := c.call(ctx)
+		defer cancel()
+		r, err := c.cluster().Digest(ctx, &gantryv1.DigestClusterRequest{})
+		if err != nil {
+			return c.explain(err)
+		}
+		views, rows := []digestView{}, [][]string{}
+		head := []string{"STATE", "BYTES"}
+		var silent, differ []string
+		var first *gantryv1.NodeDigest
+		for _, n := range r.GetNodes() {
+			v := digestView{Node: n.GetName(), Position: r.GetPosition(), Error: n.GetError(), Sums: map[string]string{}}
+			for _, s := range n.GetSections() {
+				v.Sums[s.GetName()] = s.GetSum()
+			}
+			views, head = append(views, v), append(head, n.GetName())
+			if n.GetError() != "" {
+				silent = append(silent, clean(n.GetName()+": "+n.GetError()))
+			} else if first == nil {
+				first = n
+			}
+		}
+		for _, s := range first.GetSections() {
+			row, same := []string{s.GetName(), fmt.Sprint(s.GetSize())}, true
+			for _, v := range views {
+				sum, ok := v.Sums[s.GetName()]
+				same = same && (sum == s.GetSum() || v.Error != "")
+				if !ok {
+					sum = "-"
+				}
+				row = append(row, sum[:min(len(sum), 12)])
+			}
+			if !same {
+				differ = append(differ, s.GetName())
+			}
+			rows = append(rows, row)
+		}
+		if c.json {
+			err = printJSON(cmd.OutOrStdout(), views)
+		} else {
+			err = printList(cmd.OutOrStdout(), "no nodes", head, rows)
+		}
+		switch {
+		case err != nil:
+			return err
+		case len(differ) > 0:
+			return fmt.Errorf("nodes differ at position %d of the log, in: %s", r.GetPosition(), clean(strings.Join(differ, ", ")))
+		case len(silent) > 0:
+			return fmt.Errorf("not all nodes say what their state is: %s", strings.Join(silent, "; "))
+		}
+		return nil
 	})
 }
 

@@ -195,6 +195,8 @@ const (
 	KindReplayEnd   Kind = 67
 	// Producers: which batch the messages that follow were.
 	KindProducerMark Kind = 68
+	// All replicas take a digest of their state.
+	KindDigest Kind = 72
 
 	// Who may do what.
 	KindUserPut      Kind = 80
@@ -219,6 +221,7 @@ var kindNames = map[Kind]string{
 	KindReopen: "reopen", KindReplayBegin: "replay-begin", KindReplayStep: "replay-step", KindReplayEnd: "replay-end",
 	KindProducerMark: "producer-mark",
 	KindUserPut:      "user-put", KindUserDelete: "user-delete", KindPolicyPut: "policy-put", KindPolicyDelete: "policy-delete",
+	KindDigest: "digest",
 }
 
 func (k Kind) String() string {

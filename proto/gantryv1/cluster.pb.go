@@ -404,6 +404,219 @@ func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
 	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
+type DigestClusterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestClusterRequest) Reset() {
+	*x = DigestClusterRequest{}
+	mi := &file_gantry_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestClusterRequest) ProtoMessage() {}
+
+func (x *DigestClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestClusterRequest.ProtoReflect.Descriptor instead.
+func (*DigestClusterRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+type DigestClusterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the log, in bytes.
+	Position      uint64        `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
+	Nodes         []*NodeDigest `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestClusterResponse) Reset() {
+	*x = DigestClusterResponse{}
+	mi := &file_gantry_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestClusterResponse) ProtoMessage() {}
+
+func (x *DigestClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestClusterResponse.ProtoReflect.Descriptor instead.
+func (*DigestClusterResponse) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DigestClusterResponse) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *DigestClusterResponse) GetNodes() []*NodeDigest {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type NodeDigest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Why it does not tell; sections is empty then.
+	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// The same ones, in the same order, of all nodes.
+	Sections      []*StateSection `protobuf:"bytes,3,rep,name=sections,proto3" json:"sections,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeDigest) Reset() {
+	*x = NodeDigest{}
+	mi := &file_gantry_v1_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeDigest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeDigest) ProtoMessage() {}
+
+func (x *NodeDigest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeDigest.ProtoReflect.Descriptor instead.
+func (*NodeDigest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *NodeDigest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NodeDigest) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *NodeDigest) GetSections() []*StateSection {
+	if x != nil {
+		return x.Sections
+	}
+	return nil
+}
+
+type StateSection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// SHA-256 in hex; of "log", the chain of its frames up to a recent one.
+	Sum string `protobuf:"bytes,2,opt,name=sum,proto3" json:"sum,omitempty"`
+	// Bytes of what was summed.
+	Size          uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateSection) Reset() {
+	*x = StateSection{}
+	mi := &file_gantry_v1_cluster_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateSection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateSection) ProtoMessage() {}
+
+func (x *StateSection) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_cluster_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateSection.ProtoReflect.Descriptor instead.
+func (*StateSection) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *StateSection) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StateSection) GetSum() string {
+	if x != nil {
+		return x.Sum
+	}
+	return ""
+}
+
+func (x *StateSection) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 var File_gantry_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_gantry_v1_cluster_proto_rawDesc = "" +
@@ -431,11 +644,25 @@ const file_gantry_v1_cluster_proto_rawDesc = "" +
 	"\x12RemoveNodeResponse\"/\n" +
 	"\x19TransferLeadershipRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x1c\n" +
-	"\x1aTransferLeadershipResponse2\xfc\x01\n" +
+	"\x1aTransferLeadershipResponse\"\x16\n" +
+	"\x14DigestClusterRequest\"`\n" +
+	"\x15DigestClusterResponse\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x04R\bposition\x12+\n" +
+	"\x05nodes\x18\x02 \x03(\v2\x15.gantry.v1.NodeDigestR\x05nodes\"k\n" +
+	"\n" +
+	"NodeDigest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x123\n" +
+	"\bsections\x18\x03 \x03(\v2\x17.gantry.v1.StateSectionR\bsections\"H\n" +
+	"\fStateSection\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03sum\x18\x02 \x01(\tR\x03sum\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size2\xc9\x02\n" +
 	"\aCluster\x12Q\n" +
 	"\bDescribe\x12!.gantry.v1.DescribeClusterRequest\x1a\".gantry.v1.DescribeClusterResponse\x12E\n" +
 	"\x06Remove\x12\x1c.gantry.v1.RemoveNodeRequest\x1a\x1d.gantry.v1.RemoveNodeResponse\x12W\n" +
-	"\bTransfer\x12$.gantry.v1.TransferLeadershipRequest\x1a%.gantry.v1.TransferLeadershipResponseB5Z3github.com/gantry-mq/gantry/proto/gantryv1;gantryv1b\x06proto3"
+	"\bTransfer\x12$.gantry.v1.TransferLeadershipRequest\x1a%.gantry.v1.TransferLeadershipResponse\x12K\n" +
+	"\x06Digest\x12\x1f.gantry.v1.DigestClusterRequest\x1a .gantry.v1.DigestClusterResponseB5Z3github.com/gantry-mq/gantry/proto/gantryv1;gantryv1b\x06proto3"
 
 var (
 	file_gantry_v1_cluster_proto_rawDescOnce sync.Once
@@ -449,7 +676,7 @@ func file_gantry_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_gantry_v1_cluster_proto_rawDescData
 }
 
-var file_gantry_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_gantry_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_gantry_v1_cluster_proto_goTypes = []any{
 	(*DescribeClusterRequest)(nil),     // 0: gantry.v1.DescribeClusterRequest
 	(*DescribeClusterResponse)(nil),    // 1: gantry.v1.DescribeClusterResponse
@@ -458,22 +685,30 @@ var file_gantry_v1_cluster_proto_goTypes = []any{
 	(*RemoveNodeResponse)(nil),         // 4: gantry.v1.RemoveNodeResponse
 	(*TransferLeadershipRequest)(nil),  // 5: gantry.v1.TransferLeadershipRequest
 	(*TransferLeadershipResponse)(nil), // 6: gantry.v1.TransferLeadershipResponse
-	(*durationpb.Duration)(nil),        // 7: google.protobuf.Duration
+	(*DigestClusterRequest)(nil),       // 7: gantry.v1.DigestClusterRequest
+	(*DigestClusterResponse)(nil),      // 8: gantry.v1.DigestClusterResponse
+	(*NodeDigest)(nil),                 // 9: gantry.v1.NodeDigest
+	(*StateSection)(nil),               // 10: gantry.v1.StateSection
+	(*durationpb.Duration)(nil),        // 11: google.protobuf.Duration
 }
 var file_gantry_v1_cluster_proto_depIdxs = []int32{
-	2, // 0: gantry.v1.DescribeClusterResponse.nodes:type_name -> gantry.v1.ClusterNode
-	7, // 1: gantry.v1.ClusterNode.contact:type_name -> google.protobuf.Duration
-	0, // 2: gantry.v1.Cluster.Describe:input_type -> gantry.v1.DescribeClusterRequest
-	3, // 3: gantry.v1.Cluster.Remove:input_type -> gantry.v1.RemoveNodeRequest
-	5, // 4: gantry.v1.Cluster.Transfer:input_type -> gantry.v1.TransferLeadershipRequest
-	1, // 5: gantry.v1.Cluster.Describe:output_type -> gantry.v1.DescribeClusterResponse
-	4, // 6: gantry.v1.Cluster.Remove:output_type -> gantry.v1.RemoveNodeResponse
-	6, // 7: gantry.v1.Cluster.Transfer:output_type -> gantry.v1.TransferLeadershipResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2,  // 0: gantry.v1.DescribeClusterResponse.nodes:type_name -> gantry.v1.ClusterNode
+	11, // 1: gantry.v1.ClusterNode.contact:type_name -> google.protobuf.Duration
+	9,  // 2: gantry.v1.DigestClusterResponse.nodes:type_name -> gantry.v1.NodeDigest
+	10, // 3: gantry.v1.NodeDigest.sections:type_name -> gantry.v1.StateSection
+	0,  // 4: gantry.v1.Cluster.Describe:input_type -> gantry.v1.DescribeClusterRequest
+	3,  // 5: gantry.v1.Cluster.Remove:input_type -> gantry.v1.RemoveNodeRequest
+	5,  // 6: gantry.v1.Cluster.Transfer:input_type -> gantry.v1.TransferLeadershipRequest
+	7,  // 7: gantry.v1.Cluster.Digest:input_type -> gantry.v1.DigestClusterRequest
+	1,  // 8: gantry.v1.Cluster.Describe:output_type -> gantry.v1.DescribeClusterResponse
+	4,  // 9: gantry.v1.Cluster.Remove:output_type -> gantry.v1.RemoveNodeResponse
+	6,  // 10: gantry.v1.Cluster.Transfer:output_type -> gantry.v1.TransferLeadershipResponse
+	8,  // 11: gantry.v1.Cluster.Digest:output_type -> gantry.v1.DigestClusterResponse
+	8,  // [8:12] is the sub-list for method output_type
+	4,  // [4:8] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_cluster_proto_init() }
@@ -487,7 +722,7 @@ func file_gantry_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_cluster_proto_rawDesc), len(file_gantry_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	Cluster_Describe_FullMethodName = "/gantry.v1.Cluster/Describe"
 	Cluster_Remove_FullMethodName   = "/gantry.v1.Cluster/Remove"
 	Cluster_Transfer_FullMethodName = "/gantry.v1.Cluster/Transfer"
+	Cluster_Digest_FullMethodName   = "/gantry.v1.Cluster/Digest"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -42,6 +43,9 @@ type ClusterClient interface {
 	// Hands the leadership over. The call itself may end with UNAVAILABLE, because
 	// the node that serves it stops to.
 	Transfer(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
+	// Has each node take checksums of its state, all as of the same place in the log.
+	// Of nodes that work they are equal.
+	Digest(ctx context.Context, in *DigestClusterRequest, opts ...grpc.CallOption) (*DigestClusterResponse, error)
 }
 
 type clusterClient struct {
@@ -82,6 +86,16 @@ func (c *clusterClient) Transfer(ctx context.Context, in *TransferLeadershipRequ
 	return out, nil
 }
 
+func (c *clusterClient) Digest(ctx context.Context, in *DigestClusterRequest, opts ...grpc.CallOption) (*DigestClusterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DigestClusterResponse)
+	err := c.cc.Invoke(ctx, Cluster_Digest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -98,6 +112,9 @@ type ClusterServer interface {
 	// Hands the leadership over. The call itself may end with UNAVAILABLE, because
 	// the node that serves it stops to.
 	Transfer(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
+	// Has each node take checksums of its state, all as of the same place in the log.
+	// Of nodes that work they are equal.
+	Digest(context.Context, *DigestClusterRequest) (*DigestClusterResponse, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -116,6 +133,9 @@ func (UnimplementedClusterServer) Remove(context.Context, *RemoveNodeRequest) (*
 }
 func (UnimplementedClusterServer) Transfer(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Transfer not implemented")
+}
+func (UnimplementedClusterServer) Digest(context.Context, *DigestClusterRequest) (*DigestClusterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Digest not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -192,6 +212,24 @@ func _Cluster_Transfer_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_Digest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DigestClusterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Digest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Digest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Digest(ctx, req.(*DigestClusterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -210,6 +248,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Transfer",
 			Handler:    _Cluster_Transfer_Handler,
+		},
+		{
+			MethodName: "Digest",
+			Handler:    _Cluster_Digest_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

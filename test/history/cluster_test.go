@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -52,6 +53,7 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 					what := c.fault(r)
 					all[what]++
 					t.Logf("%8v %s", time.Since(began).Round(time.Millisecond), what)
+					c.sameState()
 				}
 			})
 			c.stopAll()
@@ -203,10 +205,10 @@ func (c *cluster) fault(r *rand.Rand) string {
 	return "leadership handed over"
 }
 
-// stopAll ends the nodes when they are equal, and compares their logs.
+// stopAll ends the nodes when they are equal, and compares their states and logs.
 func (c *cluster) stopAll() {
 	t := c.t
-	c.await(c.settled)
+	c.sameState()
 	for _, s := range c.nodes {
 		must(t, s.stop())
 		for _, line := range s.complaints() {
@@ -216,6 +218,47 @@ func (c *cluster) stopAll() {
 	for _, s := range c.nodes {
 		must(t, s.check())
 	}
+}
+
+// sameState waits until all nodes have all of the log, and has them say what their
+// state is, as of one position, while clients go on.
+func (c *cluster) sameState() {
+	c.t.Helper()
+	for begun := time.Now(); ; {
+		c.await(c.settled)
+		nodes, err := c.digest()
+		if err == nil {
+			for _, n := range nodes {
+				for i, s := range n.GetSections() {
+					if o := nodes[0].GetSections()[i]; s.GetSum() != o.GetSum() {
+						c.t.Errorf("nodes differ in %s: %v on %s, %v on %s", s.GetName(), s, n.GetName(), o, nodes[0].GetName())
+					}
+				}
+			}
+			return
+		}
+		if time.Since(begun) > startLimit {
+			c.t.Fatalf("the states are not compared after %v: %v", startLimit, err)
+		}
+	}
+}
+
+// digest fails when not all nodes answer: leadership may move at any time.
+func (c *cluster) digest() ([]*gantryv1.NodeDigest, error) {
+	conn := c.dial(c.t)
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	r, err := gantryv1.NewClusterClient(conn).Digest(ctx, &gantryv1.DigestClusterRequest{})
+	for _, n := range r.GetNodes() {
+		if n.GetError() != "" || len(n.GetSections()) < 10 {
+			err = errors.Join(err, fmt.Errorf("%s says of its state: %s, %d sections", n.GetName(), n.GetError(), len(n.GetSections())))
+		}
+	}
+	if err == nil && len(r.GetNodes()) != len(c.nodes) {
+		err = fmt.Errorf("%d nodes answer", len(r.GetNodes()))
+	}
+	return r.GetNodes(), err
 }
 
 // dial makes a connection to any node, another first each time.

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/gantry-mq/gantry/api"
@@ -56,12 +57,13 @@ const handover = 5 * time.Second
 func Run(ctx context.Context, o Options) error {
 	defer o.Clients.Close()
 	o.Replica.Dir, o.Replica.Store = filepath.Join(o.Broker.Dir, Dir), store(o.Broker)
-	n, err := replica.Open(ctx, o.Replica)
+	l := &life{Options: o}
+	l.Replica.Digest = l.digest
+	n, err := replica.Open(ctx, l.Replica)
 	if err != nil {
 		return err
 	}
-	o.Broker.Log, o.Broker.Remember = n.Log(), n.Remember
-	l := &life{Options: o, node: n}
+	l.Broker.Log, l.Broker.Remember, l.node = n.Log(), n.Remember, n
 	l.front = newFront(o.Clients, n.DialLeader, o.Logger)
 	n.HandleClients(l.front.fromPeer)
 	o.Ready(func() error {
@@ -95,6 +97,7 @@ type life struct {
 	Options
 	node  *replica.Node
 	front *front
+	state atomic.Pointer[broker.Broker] // of the present term, or the one before
 }
 
 // term follows the log until this node leads, and then serves until it does no more.
@@ -103,6 +106,7 @@ func (l *life) term(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	l.state.Store(b)
 	l.Show(b, nil)
 	defer func() {
 		l.Show(nil, nil)
@@ -120,7 +124,7 @@ func (l *life) term(ctx context.Context) (err error) {
 		return nil // the term was over before it began
 	}
 	o := l.Server
-	o.Cluster = members{l.node}
+	o.Cluster = members{l.node, b}
 	server := api.New(b, o)
 	served := make(chan error, 1)
 	handed := l.front.lead()
@@ -168,8 +172,39 @@ func (l *life) handOver(t *replica.Term) bool {
 	}
 }
 
+// digest is the state at a position, for other nodes.
+func (l *life) digest(ctx context.Context, at record.Position) (out replica.Digest, err error) {
+	b := l.state.Load()
+	if b == nil {
+		return nil, errors.New("this node has just started")
+	}
+	sections, err := b.Digest(ctx, at)
+	for _, s := range sections {
+		out = append(out, replica.Section(s))
+	}
+	return out, err
+}
+
 // members is the cluster as the server sees it.
-type members struct{ *replica.Node }
+type members struct {
+	*replica.Node
+	broker *broker.Broker // which leads
+}
+
+func (m members) Digest(ctx context.Context) (at record.Position, out []api.NodeDigest, err error) {
+	index := m.Log().Index() // of a frame before
+	if at, err = m.broker.MarkDigest(); err != nil {
+		return 0, nil, err
+	}
+	for _, d := range m.Digests(ctx, at, index) {
+		n := api.NodeDigest{Name: d.Name, Err: d.Err}
+		for _, s := range d.Digest {
+			n.Sections = append(n.Sections, broker.Section(s))
+		}
+		out = append(out, n)
+	}
+	return at, out, nil
+}
 
 func (m members) Nodes(ctx context.Context) (out []api.Node) {
 	for _, s := range m.Status(ctx) {
