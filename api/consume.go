@@ -67,6 +67,7 @@ type consuming struct {
 	id     string
 	src    source
 	frame  int // bytes
+	pass   *pass
 
 	// Owned by the handler.
 	bytes, messages int64 // credit
@@ -100,8 +101,13 @@ func (s *streams) consume(st consumeStream) error {
 	if err := checkStreamClient(sub.ClientId, sub.Agent); err != nil {
 		return err
 	}
+	pass, done, err := s.letIn(st, sub)
+	if err != nil {
+		return st.Send(&gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Status{Status: streamStatus(s.log, err)}})
+	}
+	defer done()
 	c := &consuming{
-		streams: s, stream: st, id: s.sessionID(sub.ClientId), frame: min(cmp.Or(int(sub.FrameBytes), defaultFrameBytes), maxFrameBytes),
+		streams: s, stream: st, pass: pass, id: s.sessionID(sub.ClientId), frame: min(cmp.Or(int(sub.FrameBytes), defaultFrameBytes), maxFrameBytes),
 		bytes: int64(min(sub.Credit.GetBytes(), math.MaxInt32)), counted: sub.Credit.GetMessages() > 0, messages: int64(sub.Credit.GetMessages()),
 		news:  make(chan struct{}, 1),
 		waits: make(chan func() *gantryv1.ConsumeResponse, settlesAtOnce),
@@ -130,6 +136,26 @@ func (s *streams) consume(st consumeStream) error {
 	return nil
 }
 
+// letIn checks a subscription. A call without HTTP/2 has its credentials in there.
+func (s *streams) letIn(st consumeStream, sub *gantryv1.Subscribe) (p *pass, done func(), err error) {
+	done = func() {}
+	if s.gate == nil {
+		return nil, done, nil
+	}
+	if p = passOf(st.Context()); p == nil {
+		p, err = s.gate.stream(st.Context(), gantryv1.Streams_Consume_FullMethodName, presented{authorization: sub.Authorization, date: sub.DateTime})
+		if err != nil {
+			return nil, done, err
+		}
+		done = p.close
+	}
+	if err := p.hold(sub); err != nil {
+		done()
+		return nil, nil, err
+	}
+	return p, done, nil
+}
+
 // open makes the source that the subscription asks for.
 func (c *consuming) open(sub *gantryv1.Subscribe, opened *gantryv1.Subscribed) error {
 	ctx := c.stream.Context()
@@ -139,6 +165,7 @@ func (c *consuming) open(sub *gantryv1.Subscribe, opened *gantryv1.Subscribed) e
 		filterType, filter = broker.FilterSQL, sub.GetSql()
 	}
 	client := streamClient(ctx, c.id, sub.Agent)
+	client.User = c.pass.user()
 	client.Role, client.Group = session.PushConsumer, group
 	client.Subscriptions = []session.Subscription{{Topic: topic, SQL: filterType == broker.FilterSQL, Filter: filter}}
 	switch m := sub.Mode.(type) {
@@ -252,6 +279,8 @@ func (c *consuming) write() error {
 			err = c.stream.Send(r)
 		case <-touch.C:
 			err = c.touch()
+		case <-c.pass.revoked():
+			err = c.refuse(c.pass.refusal())
 		case <-c.draining.Done():
 			return errDraining
 		}

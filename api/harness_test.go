@@ -102,7 +102,11 @@ func openBroker(t *testing.T) *broker.Broker {
 
 func serve(t testing.TB, o Options, l net.Listener, dial func(...grpc.DialOption) (*grpc.ClientConn, error)) *fixture {
 	t.Helper()
-	b, err := broker.Open(context.Background(), broker.Options{Dir: t.TempDir(), SegmentSize: 16 << 20, AutoCreateGroups: true})
+	opts := broker.Options{Dir: t.TempDir(), SegmentSize: 16 << 20, AutoCreateGroups: true}
+	if o.Auth != nil {
+		opts.MasterKey = testMasterKey(t)
+	}
+	b, err := broker.Open(context.Background(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}

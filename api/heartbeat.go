@@ -36,7 +36,7 @@ func (m *messaging) adopt(ctx context.Context, req *v2.HeartbeatRequest) {
 		return
 	}
 	m.broker.Sessions().Register(session.Client{
-		ID: clientID(ctx), Role: role, Group: resource(req.GetGroup()), Remote: remoteAddr(ctx),
+		ID: clientID(ctx), User: userOf(ctx), Role: role, Group: resource(req.GetGroup()), Remote: remoteAddr(ctx),
 		Language: header(ctx, headerLanguage), Version: header(ctx, headerClientVersion),
 	})
 }

@@ -15,6 +15,8 @@ const (
 	headerLanguage      = "x-mq-language"
 	headerClientVersion = "x-mq-client-version"
 	headerAuthority     = ":authority"
+	headerAuthorization = "authorization"
+	headerDateTime      = "x-mq-date-time"
 )
 
 func header(ctx context.Context, name string) string {

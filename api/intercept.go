@@ -57,6 +57,20 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 			return refusal(info.FullMethod, refused), nil
 		}
 	}
+	if s.gate != nil {
+		var why error
+		if ctx, why = s.gate.unary(ctx, info.FullMethod, req); why != nil {
+			if r, held := req.(request); held {
+				r.free()
+			}
+			if !messaging {
+				return nil, rpcError(s.log, why)
+			}
+			st := statusFor(s.log, why)
+			s.messaging.refused(ctx, info.FullMethod, st)
+			return refusal(info.FullMethod, st), nil
+		}
+	}
 	resp, err = handle(ctx, req)
 	if told, ok := resp.(interface{ GetStatus() *v2.Status }); ok && messaging { // the others note it themselves
 		s.messaging.refused(ctx, info.FullMethod, told.GetStatus())
@@ -87,9 +101,12 @@ func (s *Server) handleStream(srv any, stream grpc.ServerStream, info *grpc.Stre
 		if refused := identify(stream.Context()); refused != nil {
 			return stream.SendMsg(refusal(info.FullMethod, refused))
 		}
-		return handle(srv, stream)
 	}
-	if strings.HasPrefix(info.FullMethod, streamsPrefix) { // which answer what they have first
+	return s.letIn(stream, info.FullMethod, func(in grpc.ServerStream) error { return s.serveStream(srv, in, info, handle) })
+}
+
+func (s *Server) serveStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	if strings.HasPrefix(info.FullMethod, messagingPrefix) || strings.HasPrefix(info.FullMethod, streamsPrefix) { // which answer what they have first
 		return handle(srv, stream)
 	}
 	ctx, cancel := context.WithCancel(stream.Context())

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/access"
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
@@ -117,12 +118,12 @@ func groupTopics(queues []broker.GroupQueueStatus) []*gantryv1.GroupTopic {
 	return topics
 }
 
-func (m *management) ListGroups(_ context.Context, req *gantryv1.ListGroupsRequest) (*gantryv1.ListGroupsResponse, error) {
+func (m *management) ListGroups(ctx context.Context, req *gantryv1.ListGroupsRequest) (*gantryv1.ListGroupsResponse, error) {
 	groups := m.broker.Groups()
 	slices.SortFunc(groups, func(a, b group.Group) int { return compare(a.Name, b.Name) })
 	resp := &gantryv1.ListGroupsResponse{}
 	for _, g := range groups {
-		if req.Namespace == nil || *req.Namespace == g.Name.Namespace {
+		if (req.Namespace == nil || *req.Namespace == g.Name.Namespace) && mayList(ctx, access.Group, g.Name) {
 			resp.Groups = append(resp.Groups, wireGroup(g))
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/access"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
@@ -62,12 +63,12 @@ func (m *management) DescribeTopic(_ context.Context, req *gantryv1.DescribeTopi
 	return resp, nil
 }
 
-func (m *management) ListTopics(_ context.Context, req *gantryv1.ListTopicsRequest) (*gantryv1.ListTopicsResponse, error) {
+func (m *management) ListTopics(ctx context.Context, req *gantryv1.ListTopicsRequest) (*gantryv1.ListTopicsResponse, error) {
 	topics := m.broker.Topics()
 	slices.SortFunc(topics, func(a, b topic.Topic) int { return compare(a.Name, b.Name) })
 	resp := &gantryv1.ListTopicsResponse{}
 	for _, t := range topics {
-		if req.Namespace == nil || *req.Namespace == t.Name.Namespace {
+		if (req.Namespace == nil || *req.Namespace == t.Name.Namespace) && mayList(ctx, access.Topic, t.Name) {
 			resp.Topics = append(resp.Topics, wireTopic(t))
 		}
 	}

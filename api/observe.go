@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/access"
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -111,7 +112,7 @@ func (o *observe) History(_ context.Context, req *gantryv1.HistoryRequest) (*gan
 	return &gantryv1.HistoryResponse{Samples: o.history.since(req.GetAfter().AsTime())}, nil
 }
 
-func (o *observe) Topics(_ context.Context, req *gantryv1.TopicsRequest) (*gantryv1.TopicsResponse, error) {
+func (o *observe) Topics(ctx context.Context, req *gantryv1.TopicsRequest) (*gantryv1.TopicsResponse, error) {
 	sizes, err := o.broker.TopicBytes()
 	if err != nil {
 		return nil, rpcError(o.log, err)
@@ -120,7 +121,7 @@ func (o *observe) Topics(_ context.Context, req *gantryv1.TopicsRequest) (*gantr
 	slices.SortFunc(topics, func(a, b broker.TopicStats) int { return compare(a.Name, b.Name) })
 	resp := &gantryv1.TopicsResponse{Time: timestamppb.Now()}
 	for _, t := range topics {
-		if req.Namespace != nil && *req.Namespace != t.Name.Namespace {
+		if req.Namespace != nil && *req.Namespace != t.Name.Namespace || !mayList(ctx, access.Topic, t.Name) {
 			continue
 		}
 		w := &gantryv1.TopicTraffic{
@@ -134,7 +135,7 @@ func (o *observe) Topics(_ context.Context, req *gantryv1.TopicsRequest) (*gantr
 	return resp, nil
 }
 
-func (o *observe) Groups(_ context.Context, req *gantryv1.GroupsRequest) (*gantryv1.GroupsResponse, error) {
+func (o *observe) Groups(ctx context.Context, req *gantryv1.GroupsRequest) (*gantryv1.GroupsResponse, error) {
 	of := map[record.Resource][]*gantryv1.GroupTopicTraffic{}
 	stats := o.broker.Stats().Groups
 	slices.SortFunc(stats, func(a, b broker.GroupStats) int { return compare(a.Topic, b.Topic) })
@@ -154,7 +155,7 @@ func (o *observe) Groups(_ context.Context, req *gantryv1.GroupsRequest) (*gantr
 	slices.SortFunc(groups, func(a, b group.Group) int { return compare(a.Name, b.Name) })
 	resp := &gantryv1.GroupsResponse{Time: timestamppb.Now()}
 	for _, g := range groups {
-		if req.Namespace == nil || *req.Namespace == g.Name.Namespace {
+		if (req.Namespace == nil || *req.Namespace == g.Name.Namespace) && mayList(ctx, access.Group, g.Name) {
 			resp.Groups = append(resp.Groups, &gantryv1.GroupTraffic{Group: wireGroup(g), Topics: of[g.Name], Clients: members[g.Name]})
 		}
 	}

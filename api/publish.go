@@ -42,6 +42,7 @@ type publishStream = grpc.BidiStreamingServer[gantryv1.PublishRequest, gantryv1.
 type publishing struct {
 	*streams
 	stream publishStream
+	pass   *pass
 	open   *gantryv1.PublishOpen
 	client session.Client
 	topics map[record.Resource]struct{} // client.Publishing, to look a topic up
@@ -72,7 +73,7 @@ func (s *streams) Publish(st publishStream) error {
 		return err
 	}
 	p := &publishing{
-		streams: s, stream: st, open: first.GetOpen(),
+		streams: s, stream: st, pass: passOf(st.Context()), open: first.GetOpen(),
 		answers: make(chan answer, publishBatches+1),
 		done:    make(chan *gantryv1.PublishDone),
 		checks:  make(chan session.Command, commandBacklog),
@@ -88,6 +89,9 @@ func (s *streams) Publish(st publishStream) error {
 	}
 	if err := checkStreamClient(p.open.ClientId, p.open.Agent); err != nil {
 		return err
+	}
+	if err := p.pass.hold(p.open.Topic); err != nil {
+		return rpcError(s.log, err)
 	}
 	n := s.publishers.Add(1)
 	defer s.publishers.Add(-1)
@@ -143,6 +147,8 @@ func (p *publishing) write(id string) error {
 			err = p.ask(c)
 		case <-touch.C:
 			p.broker.Sessions().Touch(id)
+		case <-p.pass.revoked():
+			return errRevoked
 		case <-p.draining.Done():
 			return p.drain()
 		}
@@ -295,14 +301,33 @@ func (p *publishing) batch(b *stream.Batch) error {
 		return status.Errorf(codes.ResourceExhausted, "%d batches with %d bytes are in flight, the window is %d with %d", n, flying, p.window.Batches, p.window.Bytes)
 	}
 	pack := broker.Pack{Producer: p.open.ProducerId, Sequence: b.Sequence, Queue: b.Queue, Records: wholeRecords(b.Pieces, b.Held)}
-	pack.Topic = p.topic(&gantryv1.StreamResource{Namespace: b.Namespace, Name: b.Topic})
-	if b.Compression == gantryv1.Compression_COMPRESSION_NONE {
-		a.batch, a.err = p.broker.Publish(p.stream.Context(), &pack)
-	} else {
-		a.err = broker.Errorf(broker.Unsupported, "compressed batches are not supported")
+	if a.err = p.mayPublish(b); a.err == nil {
+		pack.Topic = p.topic(&gantryv1.StreamResource{Namespace: b.Namespace, Name: b.Topic})
+		if b.Compression == gantryv1.Compression_COMPRESSION_NONE {
+			a.batch, a.err = p.broker.Publish(p.stream.Context(), &pack)
+		} else {
+			a.err = broker.Errorf(broker.Unsupported, "compressed batches are not supported")
+		}
 	}
 	p.answers <- a
 	return nil
+}
+
+// mayPublish checks a batch of a topic that open did not name: that is looked at
+// whenever something changes.
+func (p *publishing) mayPublish(b *stream.Batch) error {
+	if b.Topic == "" && b.Namespace == "" {
+		return nil
+	}
+	return p.pass.once(b)
+}
+
+// may checks a command on a topic, likewise.
+func (p *publishing) may(r *gantryv1.StreamResource) error {
+	if r.GetName() == "" && r.GetNamespace() == "" {
+		return nil
+	}
+	return p.pass.once(r)
 }
 
 // topic is the one that a request names, or that of open. The client is one to
@@ -321,6 +346,9 @@ func (p *publishing) topic(r *gantryv1.StreamResource) record.Resource {
 }
 
 func (p *publishing) end(e *gantryv1.EndTransaction) error {
+	if err := p.may(e.Topic); err != nil {
+		return p.do(e.Id, func(context.Context) error { return err })
+	}
 	topic, outcome := p.topic(e.Topic), transaction.RolledBack
 	if e.Commit {
 		outcome = transaction.Committed
@@ -331,6 +359,9 @@ func (p *publishing) end(e *gantryv1.EndTransaction) error {
 }
 
 func (p *publishing) recall(r *gantryv1.RecallMessage) error {
+	if err := p.may(r.Topic); err != nil {
+		return p.do(r.Id, func(context.Context) error { return err })
+	}
 	topic := p.topic(r.Topic)
 	return p.do(r.Id, func(ctx context.Context) error {
 		_, err := p.broker.Recall(ctx, topic, r.RecallHandle)

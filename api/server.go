@@ -81,6 +81,9 @@ type Options struct {
 	// Cluster is nil for a broker on its own.
 	Cluster Cluster
 
+	// Auth has calls authenticated and checked. Nil: everybody may do everything.
+	Auth *Auth
+
 	// Certificate is presented to TLS clients. Nil: a self-signed one is made at
 	// start, which suits the SDKs that do not verify (Java, Go, C#, C++).
 	Certificate *tls.Certificate
@@ -109,6 +112,7 @@ type Server struct {
 	health    *health.Server
 	messaging *messaging
 	observe   *observe
+	gate      *gate // nil: everybody is let in
 	sampling  sync.Once
 	pending   *pending
 	plain     *plainCalls
@@ -138,6 +142,7 @@ func New(b *broker.Broker, o Options) *Server {
 	}
 	s.log = s.log.With(logging.Component, "api")
 	s.messaging = &messaging{broker: b, log: s.log, cluster: o.Cluster}
+	s.gate = newGate(b, o.Auth, s.log)
 	s.messaging.draining, s.drain = context.WithCancel(context.Background())
 	if o.Advertise != "" {
 		e, err := parseEndpoint(o.Advertise)
@@ -155,7 +160,7 @@ func New(b *broker.Broker, o Options) *Server {
 		}
 	}
 
-	streams := &streams{broker: b, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers}
+	streams := &streams{broker: b, gate: s.gate, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers}
 	s.plain = newPlainCalls(func(c *plainCall) error {
 		return s.guard(streamsPrefix+"Consume", func() error { return streams.consume(c) })
 	})
@@ -208,6 +213,7 @@ func (s *Server) operations(r grpc.ServiceRegistrar) {
 	gantryv1.RegisterTopicOpsServer(r, &topicOps{broker: b, log: s.log})
 	gantryv1.RegisterObserveServer(r, s.observe)
 	gantryv1.RegisterLoggingServer(r, &logLevels{levels: s.observe.management.options.Levels})
+	gantryv1.RegisterAccessServer(r, &accessOps{broker: b, log: s.log})
 	gantryv1.RegisterClusterServer(r, &clusterOps{cluster: s.messaging.cluster})
 }
 
@@ -220,6 +226,9 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	s.sampling.Do(func() {
 		s.messaging.readers.Go(func() { s.observe.history.run(s.messaging.draining, s.messaging.broker.Stats) })
+		if s.gate != nil {
+			s.messaging.readers.Go(func() { s.gate.watch(s.messaging.draining) })
+		}
 	})
 	err := s.grpc.Serve(&listener{Listener: l, pending: s.pending})
 	if err != nil && !errors.Is(err, grpc.ErrServerStopped) {

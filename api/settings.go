@@ -45,6 +45,7 @@ var labelKey = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.-]*$`)
 func (m *messaging) register(ctx context.Context, s *v2.Settings) (*v2.Settings, error) {
 	c := session.Client{
 		ID:             clientID(ctx),
+		User:           userOf(ctx),
 		Language:       cmp.Or(header(ctx, headerLanguage), s.GetUserAgent().GetLanguage().String()),
 		Version:        cmp.Or(s.GetUserAgent().GetVersion(), header(ctx, headerClientVersion)),
 		Host:           s.GetUserAgent().GetHostname(),

@@ -27,6 +27,7 @@ type streams struct {
 	gantryv1.UnsafeStreamsServer
 
 	broker   *broker.Broker
+	gate     *gate // nil: everybody is let in
 	log      *slog.Logger
 	draining context.Context
 	readers  *sync.WaitGroup
@@ -45,7 +46,7 @@ func (s *streams) sessionID(client string) string {
 // streamClient is what is known of whoever opened a stream.
 func streamClient(ctx context.Context, id string, a *gantryv1.ClientAgent) session.Client {
 	return session.Client{
-		ID: id, Language: a.GetLanguage(), Version: a.GetVersion(), Host: a.GetHost(), Remote: remoteAddr(ctx),
+		ID: id, User: userOf(ctx), Language: a.GetLanguage(), Version: a.GetVersion(), Host: a.GetHost(), Remote: remoteAddr(ctx),
 	}
 }
 

@@ -43,6 +43,9 @@ func (m *messaging) Telemetry(stream telemetryStream) error {
 				m.broker.Disconnected(clientID(ctx))
 			}
 			return err
+		case <-passOf(ctx).revoked():
+			m.broker.Disconnected(clientID(ctx))
+			return errRevoked
 		case <-m.draining.Done():
 			return status.Error(codes.Unavailable, "the server is shutting down")
 		case c := <-commands:

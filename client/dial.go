@@ -38,6 +38,10 @@ type Options struct {
 	// TLS, when not nil, is how the broker is spoken to. Nil is plaintext; the
 	// broker takes both on one port.
 	TLS *tls.Config
+	// User and Secret, for a broker that asks who calls. Each call is signed; the
+	// secret itself is not sent. But a signature is good for some minutes, whoever has
+	// it: use TLS where others can listen.
+	User, Secret string
 	// Namespace of every topic and group.
 	Namespace string
 	// ID names the client to operators. "" = host@pid@random.
@@ -104,6 +108,10 @@ func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error
 	if opts.TLS != nil {
 		transport = credentials.NewTLS(opts.TLS)
 	}
+	own := opts.DialOptions
+	if opts.User != "" {
+		own = append([]grpc.DialOption{grpc.WithPerRPCCredentials(Credentials(opts.User, opts.Secret))}, own...)
+	}
 	var err error
 	c.conn, err = grpc.NewClient("gantry:///", append([]grpc.DialOption{
 		grpc.WithResolvers(addrs),
@@ -123,7 +131,7 @@ func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error
 			MinConnectTimeout: 3 * time.Second,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true}),
-	}, opts.DialOptions...)...)
+	}, own...)...)
 	if err != nil {
 		return nil, fmt.Errorf("gantry: dial %v: %w", addresses, err)
 	}
@@ -133,6 +141,8 @@ func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error
 		c.conn.Close()
 		if ctx.Err() != nil {
 			err = ctx.Err()
+		} else if told := refused(err); told != nil {
+			err = told
 		}
 		return nil, fmt.Errorf("gantry: dial %v: %w", addresses, err)
 	}

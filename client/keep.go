@@ -76,7 +76,9 @@ func (f *feed) serve(ctx context.Context) (opened bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := s.SendMsg(&gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Subscribe{Subscribe: f.subscribe()}}); err != nil {
+	asked := f.subscribe()
+	f.c.sign(asked)
+	if err := s.SendMsg(&gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Subscribe{Subscribe: asked}}); err != nil {
 		return false, streamError(s, err)
 	}
 	var first stream.ConsumeResponse

@@ -161,9 +161,25 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, handle grpc.Metho
 	fail(w, httpStatus(st.Code()), st)
 }
 
+// Basic is who a call says it is from, by HTTP's basic authentication.
+type Basic struct {
+	User, Secret string // "" when it does not say
+	Remote       string // address and port
+}
+
+type basicKey struct{}
+
+// BasicOf returns that of a call, false when it did not come through a Gateway.
+func BasicOf(ctx context.Context) (Basic, bool) {
+	b, ok := ctx.Value(basicKey{}).(Basic)
+	return b, ok
+}
+
 // incoming is the context of a call; handlers read metadata from it.
 func incoming(r *http.Request) context.Context {
-	return metadata.NewIncomingContext(r.Context(), metadata.MD{})
+	b := Basic{Remote: r.RemoteAddr}
+	b.User, b.Secret, _ = r.BasicAuth()
+	return metadata.NewIncomingContext(context.WithValue(r.Context(), basicKey{}, b), metadata.MD{})
 }
 
 func (g *Gateway) serveStream(w http.ResponseWriter, r *http.Request, handle grpc.StreamHandler, impl any, info *grpc.StreamServerInfo) {
@@ -228,6 +244,9 @@ func failure(st *status.Status) []byte {
 func fail(w http.ResponseWriter, code int, st *status.Status) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	if code == http.StatusUnauthorized { // a browser asks for them
+		w.Header().Set("WWW-Authenticate", `Basic realm="gantry", charset="UTF-8"`)
+	}
 	w.WriteHeader(code)
 	w.Write(failure(st))
 }

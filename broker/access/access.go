@@ -165,20 +165,22 @@ const (
 
 var actionNames = []string{"pub", "sub", "create", "update", "delete", "get", "list"}
 
-func (a Actions) String() string {
+func (a Actions) String() string { return strings.Join(a.Names(), ",") }
+
+// Names lists the actions as ParseActions reads them.
+func (a Actions) Names() (names []string) {
 	if a == All {
-		return "all"
+		return []string{"all"}
 	}
-	var names []string
 	for i, n := range actionNames {
 		if a&(1<<i) != 0 {
 			names = append(names, n)
 		}
 	}
-	return strings.Join(names, ",")
+	return names
 }
 
-// ParseActions reads a list as String writes it, or one of its words.
+// ParseActions reads the names of actions.
 func ParseActions(words ...string) (Actions, error) {
 	var a Actions
 	for _, w := range words {

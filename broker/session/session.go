@@ -24,6 +24,7 @@ const (
 // Client is one client object as it described itself. Values are copies.
 type Client struct {
 	ID            string // x-mq-client-id
+	User          string // authenticated, "" when nobody is
 	Role          Role
 	Language      string
 	Version       string

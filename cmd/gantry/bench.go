@@ -15,6 +15,7 @@ import (
 
 func newBench() *cobra.Command {
 	var o bench.Options
+	var caller callerFlags
 	var jsonOut, quiet bool
 	var svg string
 	cmd := &cobra.Command{
@@ -29,6 +30,10 @@ func newBench() *cobra.Command {
 				return usageErrorf("--server %q: want HOST:PORT", o.Server)
 			}
 			o.Shape = args[0]
+			var err error
+			if o.User, o.Secret, err = caller.read(); err != nil {
+				return err
+			}
 			if !quiet && !jsonOut {
 				o.Progress = cmd.ErrOrStderr()
 			}
@@ -48,6 +53,7 @@ func newBench() *cobra.Command {
 		server = env
 	}
 	f.StringVar(&o.Server, "server", server, "broker to talk to, as `HOST:PORT` (environment: "+serverEnv+")")
+	caller.add(cmd)
 	f.IntVar(&o.Size, "size", 0, "`BYTES` of a body (default 1024)")
 	f.IntVar(&o.Count, "count", 0, "messages in all; shapes that read send so many ahead (default 1000000 there)")
 	f.DurationVar(&o.Duration, "duration", 0, "how long to send (default 10s without --count)")

@@ -507,9 +507,9 @@ func TestCheckNamesSegmentAndPositionOfDamage(t *testing.T) {
 }
 
 // process starts gantry as a process of its own.
-func process(t *testing.T, dir string, errOut io.Writer) (*exec.Cmd, *serving) {
+func process(t *testing.T, dir string, errOut io.Writer, args ...string) (*exec.Cmd, *serving) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "serve", "--data", dir, "--segment-size", "4MiB", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
+	cmd := exec.Command(os.Args[0], append([]string{"serve", "--data", dir, "--segment-size", "4MiB", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"}, args...)...)
 	cmd.Env = append(os.Environ(), asMain+"=1")
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -18,12 +18,15 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	gantry "github.com/gantry-mq/gantry/client"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
 
 const (
 	serverEnv   = "GANTRY_SERVER"
+	userEnv     = "GANTRY_USER"
+	secretEnv   = "GANTRY_SECRET_FILE"
 	defaultAddr = "127.0.0.1:8081"
 
 	// callTimeout bounds every call that does not wait for messages.
@@ -38,6 +41,35 @@ type clientFlags struct {
 	server    string
 	namespace string
 	json      bool
+	caller    callerFlags
+}
+
+// callerFlags say who calls.
+type callerFlags struct{ user, file string }
+
+// add defines them. Where a command has another --user, the caller is --as.
+func (f *callerFlags) add(cmd *cobra.Command) {
+	name := "user"
+	if cmd.Flags().Lookup(name) != nil {
+		name = "as"
+	}
+	cmd.Flags().StringVar(&f.user, name, os.Getenv(userEnv), "call as this `USER` of a broker that asks who calls (environment: "+userEnv+")")
+	cmd.Flags().StringVar(&f.file, "secret-file", os.Getenv(secretEnv), "`FILE` with the user's secret, which nobody else may read (environment: "+secretEnv+")")
+	cmd.MarkFlagFilename("secret-file")
+}
+
+// read returns the user and the secret, both "" when nobody is named.
+func (f *callerFlags) read() (user, secret string, err error) {
+	switch {
+	case f.user == "" && f.file == "":
+		return "", "", nil
+	case f.user == "":
+		return "", "", usageErrorf("--secret-file without a user: add --user, or %s in the environment", userEnv)
+	case f.file == "":
+		return "", "", usageErrorf("user %s without a secret: add --secret-file, or %s in the environment", f.user, secretEnv)
+	}
+	secret, err = privateFile(f.file, nil)
+	return f.user, secret, err
 }
 
 func (f *clientFlags) add(cmd *cobra.Command) {
@@ -48,6 +80,7 @@ func (f *clientFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.server, "server", server, "broker to talk to, as `HOST:PORT` (environment: "+serverEnv+")")
 	cmd.Flags().StringVar(&f.namespace, "namespace", "", "namespace of the topics and groups that are named")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
+	f.caller.add(cmd)
 }
 
 // client is one connection to a broker.
@@ -62,9 +95,17 @@ func (f *clientFlags) connect() (*client, error) {
 	if _, _, err := splitAddr(f.server); err != nil {
 		return nil, usageErrorf("--server %q: want HOST:PORT", f.server)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+f.server,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxInbound)))
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxInbound)),
+	}
+	user, secret, err := f.caller.read()
+	if err != nil {
+		return nil, err
+	}
+	if user != "" {
+		options = append(options, grpc.WithPerRPCCredentials(gantry.Credentials(user, secret)))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+f.server, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -179,6 +220,8 @@ func (c *client) explain(err error) error {
 		return fmt.Errorf("no broker answers at %s (%s); start one with `gantry serve`, or name another with --server", c.server, why)
 	case codes.DeadlineExceeded:
 		return fmt.Errorf("the broker at %s did not answer in time", c.server)
+	case codes.Unauthenticated:
+		return fmt.Errorf("%s; name a user with --user and --secret-file, or with %s and %s", st.Message(), userEnv, secretEnv)
 	case codes.Unimplemented:
 		return fmt.Errorf("the server at %s does not know this call: %s", c.server, st.Message())
 	}

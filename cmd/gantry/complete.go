@@ -61,6 +61,11 @@ func completeFrom(list func(context.Context, *client) ([]string, error)) complet
 		var f clientFlags
 		f.server, _ = cmd.Flags().GetString("server")
 		f.namespace, _ = cmd.Flags().GetString("namespace")
+		f.caller.user, _ = cmd.Flags().GetString("as") // where there is another --user
+		if f.caller.user == "" && cmd.Flags().Lookup("as") == nil {
+			f.caller.user, _ = cmd.Flags().GetString("user")
+		}
+		f.caller.file, _ = cmd.Flags().GetString("secret-file")
 		c, err := f.connect()
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError

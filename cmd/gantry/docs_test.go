@@ -45,7 +45,7 @@ func words(line string) []string {
 }
 
 func TestCommandsInDocumentsRun(t *testing.T) {
-	s := serve(t, t.TempDir())
+	s := serveAuth(t, t.TempDir()) // what an administrator may do, is done with users too
 	ran := 0
 	for name, text := range documents(t) {
 		for _, m := range regexp.MustCompile(`(?m)^\$ (?:go run \./cmd/)?gantry (.+)$`).FindAllStringSubmatch(text, -1) {

@@ -37,6 +37,7 @@ type serveFlags struct {
 	allowRemote, pprof            bool
 	autoCreateGroups              bool
 	node                          nodeFlags
+	auth                          authFlags
 }
 
 func newServeFlags() *serveFlags { return &serveFlags{segmentSize: 1 << 30} }
@@ -89,6 +90,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 		"OTLP/HTTP `URL` (default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none)")
 	flags.BoolVar(&f.allowRemote, "insecure-allow-remote", false, "allow addresses other hosts can reach, although nobody is authenticated")
 	flags.BoolVar(&f.pprof, "pprof", false, "serve /debug/pprof on --http, which must then be a loopback address")
+	f.auth.register(cmd)
 	f.node.register(cmd)
 	cmd.RegisterFlagCompletionFunc("durability", completeWords("sync", "unsafe-async"))
 	cmd.RegisterFlagCompletionFunc("log-level", completeWords("debug", "info", "warn", "error"))
@@ -106,6 +108,9 @@ func (f *serveFlags) check() error {
 	if err == nil {
 		err = f.checkAddrs(slog.New(slog.DiscardHandler))
 	}
+	if err == nil {
+		err = f.auth.check()
+	}
 	return err
 }
 
@@ -120,6 +125,9 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		return err
 	}
 	if err := f.checkAddrs(logger); err != nil {
+		return err
+	}
+	if err := f.auth.check(); err != nil {
 		return err
 	}
 	if limit := limitMemory(); limit > 0 {
@@ -170,12 +178,18 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		Advertise: f.advertise, Logger: logger, Version: built.version, Commit: built.commit,
 		Levels: levels, DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
 	}
+	if err := f.auth.options(dir, f.node.name == "" || f.node.bootstrap, &options, &serving); err != nil {
+		return err
+	}
 	if f.node.name != "" {
 		return inUse(f.serveNode(cmd, options, serving, clients, web, begun), dir)
 	}
 	b, err := broker.Open(cmd.Context(), options)
 	if err != nil {
 		return inUse(err, dir)
+	}
+	if err := f.auth.prepare(cmd.Context(), b, logger); err != nil {
+		return errors.Join(err, b.Close())
 	}
 	server := api.New(b, serving)
 	web.ready(b, server.HTTP(f.hosts()...))
@@ -232,21 +246,25 @@ func inUse(err error, dir string) error {
 // greet says where everything is and what to do next. Scripts may read the two
 // addresses from it: "clients" and "http" begin their lines.
 func (f *serveFlags) greet(cmd *cobra.Command, dir string, clients, web net.Addr, took time.Duration) {
-	self, server := invocation(), ""
+	self, server, auth := invocation(), "", ""
 	if clients.String() != defaultAddr {
 		server = " --server " + reachable(clients)
+	}
+	if f.auth.on {
+		auth = fmt.Sprintf("\n  auth     user %s, secret in %s", firstUser, clean(f.auth.admin))
+		server += fmt.Sprintf(" --user %s --secret-file %s", firstUser, clean(f.auth.admin))
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), `gantry %s
   data     %s (durability %s)
   clients  %s
-  http     http://%s
+  http     http://%s%s
 ready in %d ms. To try it, in another terminal:
 
-  %[7]s topic create hello%[8]s
-  %[7]s send hello 'it works'%[8]s
-  %[7]s receive hello --group readers%[8]s
+  %[8]s topic create hello%[9]s
+  %[8]s send hello 'it works'%[9]s
+  %[8]s receive hello --group readers%[9]s
 
-`, readBuild(), clean(dir), f.durability, clients, web, took.Milliseconds(), self, server)
+`, readBuild(), clean(dir), f.durability, clients, web, auth, took.Milliseconds(), self, server)
 }
 
 // invocation is how the person who reads it would run this program again.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
@@ -81,6 +82,9 @@ func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Optio
 		},
 		Server: s, Clients: clients, Drain: drainTimeout, Logger: b.Logger.With(logging.Component, "node"),
 		Show: web.show(f.hosts()),
+		Prepare: func(ctx context.Context, leads *broker.Broker) error {
+			return f.auth.prepare(ctx, leads, b.Logger)
+		},
 		Ready: func(led func() error) {
 			web.led.Store(&led)
 			f.greet(cmd, b.Dir, clients.Addr(), web.addr(), time.Since(begun))

@@ -1669,8 +1669,11 @@ type Subscribe struct {
 	Credit *ConsumeCredit `protobuf:"bytes,8,opt,name=credit,proto3" json:"credit,omitempty"`
 	// The most a frame should carry, in bytes of records; one message always may.
 	// 0: 256 KiB. At most 1 MiB.
-	FrameBytes    uint32       `protobuf:"varint,9,opt,name=frame_bytes,json=frameBytes,proto3" json:"frame_bytes,omitempty"`
-	Agent         *ClientAgent `protobuf:"bytes,10,opt,name=agent,proto3" json:"agent,omitempty"`
+	FrameBytes uint32       `protobuf:"varint,9,opt,name=frame_bytes,json=frameBytes,proto3" json:"frame_bytes,omitempty"`
+	Agent      *ClientAgent `protobuf:"bytes,10,opt,name=agent,proto3" json:"agent,omitempty"`
+	// The headers of these names, on a connection without HTTP/2, which has none.
+	Authorization string `protobuf:"bytes,11,opt,name=authorization,proto3" json:"authorization,omitempty"`
+	DateTime      string `protobuf:"bytes,12,opt,name=date_time,json=dateTime,proto3" json:"date_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1795,6 +1798,20 @@ func (x *Subscribe) GetAgent() *ClientAgent {
 		return x.Agent
 	}
 	return nil
+}
+
+func (x *Subscribe) GetAuthorization() string {
+	if x != nil {
+		return x.Authorization
+	}
+	return ""
+}
+
+func (x *Subscribe) GetDateTime() string {
+	if x != nil {
+		return x.DateTime
+	}
+	return ""
 }
 
 type isSubscribe_Filter interface {
@@ -3102,7 +3119,7 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\x06settle\x18\x03 \x01(\v2\x11.gantry.v1.SettleH\x00R\x06settle\x121\n" +
 	"\x06commit\x18\x04 \x01(\v2\x17.gantry.v1.CommitOffsetH\x00R\x06commit\x12.\n" +
 	"\x04stop\x18\x05 \x01(\v2\x18.gantry.v1.StopConsumingH\x00R\x04stopB\t\n" +
-	"\acontent\"\xa6\x03\n" +
+	"\acontent\"\xe9\x03\n" +
 	"\tSubscribe\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12/\n" +
 	"\x05group\x18\x02 \x01(\v2\x19.gantry.v1.StreamResourceR\x05group\x12/\n" +
@@ -3115,7 +3132,9 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\vframe_bytes\x18\t \x01(\rR\n" +
 	"frameBytes\x12,\n" +
 	"\x05agent\x18\n" +
-	" \x01(\v2\x16.gantry.v1.ClientAgentR\x05agentB\b\n" +
+	" \x01(\v2\x16.gantry.v1.ClientAgentR\x05agent\x12$\n" +
+	"\rauthorization\x18\v \x01(\tR\rauthorization\x12\x1b\n" +
+	"\tdate_time\x18\f \x01(\tR\bdateTimeB\b\n" +
 	"\x06filterB\x06\n" +
 	"\x04mode\"e\n" +
 	"\tLeaseMode\x127\n" +

@@ -33,6 +33,8 @@ import (
 // Options of a run.
 type Options struct {
 	Server    string // HOST:PORT
+	User      string // that calls, "" = nobody is asked for
+	Secret    string
 	Shape     string // one of Shapes
 	Size      int    // bytes of a body
 	Count     int    // messages; 0 = until Duration
@@ -127,7 +129,11 @@ type bench struct {
 }
 
 func (b *bench) open(ctx context.Context) error {
-	conn, err := grpc.NewClient("passthrough:///"+b.Server, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	if b.User != "" {
+		options = append(options, grpc.WithPerRPCCredentials(client.Credentials(b.User, b.Secret)))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+b.Server, options...)
 	if err != nil {
 		return err
 	}
@@ -176,7 +182,7 @@ func (b *bench) makeTopics(ctx context.Context) error {
 
 // dial makes a connection that close closes.
 func (b *bench) dial(ctx context.Context) (*client.Client, error) {
-	c, err := client.Dial(ctx, []string{b.Server}, client.Options{})
+	c, err := client.Dial(ctx, []string{b.Server}, client.Options{User: b.User, Secret: b.Secret})
 	if err == nil {
 		b.mu.Lock()
 		defer b.mu.Unlock()

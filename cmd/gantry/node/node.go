@@ -39,6 +39,8 @@ type Options struct {
 	// Show is told which broker there is to look at, with its server if it leads, and
 	// nil before either ends.
 	Show func(*broker.Broker, *api.Server)
+	// Prepare is called when the node leads, before clients are served. Nil: nothing.
+	Prepare func(context.Context, *broker.Broker) error
 	// Ready is called once, when the node is a member of its cluster. led tells why
 	// clients cannot be served, nil when some node leads.
 	Ready func(led func() error)
@@ -123,6 +125,11 @@ func (l *life) term(ctx context.Context) (err error) {
 		}
 		return nil // the term was over before it began
 	}
+	if l.Prepare != nil {
+		if err := l.Prepare(ctx, b); err != nil {
+			return ended(t, err)
+		}
+	}
 	o := l.Server
 	o.Cluster = members{l.node, b}
 	server := api.New(b, o)
@@ -151,6 +158,16 @@ func (l *life) term(ctx context.Context) (err error) {
 		err = nil // clients were cut off
 	}
 	return errors.Join(err, <-served)
+}
+
+// ended is err, unless the term is over: what fails then fails because of it.
+func ended(t *replica.Term, err error) error {
+	select {
+	case <-t.Over():
+		return nil
+	default:
+		return err
+	}
 }
 
 // handOver has another node lead, if there is one, before this one stops.

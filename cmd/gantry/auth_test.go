@@ -1,0 +1,165 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// serveAuth starts a broker that asks who calls, with its key beside its data. What is
+// run next is run by admin.
+func serveAuth(t *testing.T, dir string, args ...string) *serving {
+	t.Helper()
+	s := serve(t, filepath.Join(dir, "data"), append([]string{"--auth"}, args...)...)
+	t.Setenv(userEnv, firstUser)
+	t.Setenv(secretEnv, filepath.Join(dir, "data.admin-secret"))
+	return s
+}
+
+func TestUsersDoWhatTheirPoliciesSay(t *testing.T) {
+	dir := t.TempDir()
+	s := serveAuth(t, dir)
+	if !strings.Contains(s.greeting, "--user admin --secret-file "+os.Getenv(secretEnv)) {
+		t.Errorf("the greeting does not say how to call: %s", s.greeting)
+	}
+	s.run(t, "topic", "create", "orders-eu")
+	s.run(t, "topic", "create", "pay")
+	created := s.run(t, "user", "create", "shop")
+	_, secret, _ := strings.Cut(strings.TrimSpace(created), "cannot be shown again: ")
+	file := filepath.Join(dir, "shop.secret")
+	if err := writePrivate(file, secret); err != nil || secret == "" {
+		t.Fatal(created, err)
+	}
+	shop := func(args ...string) (int, string, string) {
+		return cli(t, append(args, "--server", s.server, "--user", "shop", "--secret-file", file)...)
+	}
+	if code, _, errOut := shop("send", "orders-eu", "x"); code != exitFailed || !strings.Contains(errOut, `user "shop" may not pub`) {
+		t.Errorf("before a grant: %d %s", code, errOut)
+	}
+	if out := s.run(t, "acl", "grant", "--user", "shop", "--topic", "orders*", "--action", "pub,sub"); !strings.Contains(out, "topic:orders*") {
+		t.Error(out)
+	}
+	s.run(t, "acl", "grant", "--user", "shop", "--group", "billing", "--action", "sub", "--from", "127.0.0.0/8")
+	s.run(t, "acl", "grant", "--user", "shop", "--topic", "orders-us", "--action", "pub", "--deny")
+	for _, c := range []struct{ topic, want string }{
+		{"orders-eu", "allowed by policy 1: allow pub,sub on topic:orders*"}, {"orders-us", "denied by policy 3: deny pub on topic:orders-us"}, {"pay", "denied: no policy matches"},
+	} {
+		if out := s.run(t, "acl", "test", "--user", "shop", "--topic", c.topic, "--action", "pub"); strings.TrimSpace(out) != c.want {
+			t.Errorf("test of %s: %s", c.topic, out)
+		}
+	}
+	if code, _, errOut := shop("send", "orders-eu", "x"); code != 0 {
+		t.Errorf("granted: %s", errOut)
+	}
+	if code, out, errOut := shop("receive", "orders-eu", "--group", "billing"); code != 0 || !strings.Contains(out, "x") {
+		t.Errorf("granted: %s %s", out, errOut)
+	}
+	if code, out, errOut := shop("user", "show"); code != 0 || !strings.Contains(out, "user shop: normal, enabled") || !strings.Contains(out, "127.0.0.0/8") {
+		t.Errorf("about itself: %s %s", out, errOut)
+	}
+	for _, args := range [][]string{{"send", "pay", "x"}, {"topic", "create", "orders-new"}, {"user", "list"}, {"user", "show", "admin"}, {"acl", "list"}, {"topic", "describe", "pay"}} {
+		if code, _, errOut := cli(t, append(args, "--server", s.server, "--secret-file", file, map[bool]string{true: "--as", false: "--user"}[args[0] == "acl"], "shop")...); code != exitFailed || !strings.Contains(errOut, `user "shop"`) {
+			t.Errorf("%v: %d %s", args, code, errOut)
+		}
+	}
+	s.run(t, "acl", "revoke", "1")
+	if code, _, _ := shop("send", "orders-eu", "x"); code != exitFailed {
+		t.Error("a policy that is gone allows")
+	}
+	s.run(t, "user", "update", "shop", "--enabled=false")
+	if code, _, errOut := shop("user", "show"); code != exitFailed || !strings.Contains(errOut, "authentication failed") {
+		t.Errorf("disabled: %d %s", code, errOut)
+	}
+	if code, _, errOut := cli(t, "user", "update", "admin", "--enabled=false", "--server", s.server); code != exitFailed || !strings.Contains(errOut, "last super user") {
+		t.Errorf("the last super user: %d %s", code, errOut)
+	}
+
+	// All of it is there after a restart.
+	s.stop()
+	s = serveAuth(t, dir)
+	if out := s.run(t, "user", "list"); !strings.Contains(out, "shop   normal  disabled") {
+		t.Error(out)
+	}
+	if out := s.run(t, "acl", "list", "--user", "shop"); strings.Contains(out, "orders*") || !strings.Contains(out, "orders-us") {
+		t.Error(out)
+	}
+	s.run(t, "user", "delete", "shop")
+	if out := s.run(t, "acl", "list"); !strings.Contains(out, "there are no policies") {
+		t.Error(out)
+	}
+}
+
+// What is acknowledged survives kill -9, and no secret is to be read in what is left.
+func TestUsersSurviveKill(t *testing.T) {
+	dir := t.TempDir()
+	var errOut bytes.Buffer
+	p, killed := process(t, filepath.Join(dir, "data"), &errOut, "--auth")
+	t.Setenv(userEnv, firstUser)
+	t.Setenv(secretEnv, filepath.Join(dir, "data.admin-secret"))
+	ok(t, "user", "create", "shop", "--server", killed.server)
+	ok(t, "acl", "grant", "--user", "shop", "--namespace", "a", "--action", "all", "--server", killed.server)
+	if err := p.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.Wait()
+	s := serveAuth(t, dir)
+	if out := s.run(t, "acl", "test", "--user", "shop", "--namespace", "a", "--topic", "t", "--action", "pub"); !strings.HasPrefix(out, "allowed by policy 1") {
+		t.Error(out)
+	}
+	secret, err := privateFile(os.Getenv(secretEnv), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := ok(t, "config", "show", "--auth"); strings.Contains(out, secret) {
+		t.Error("config show has a secret")
+	}
+	if out := ok(t, "log", "dump", filepath.Join(dir, "data"), "--json"); strings.Contains(out, secret) || !strings.Contains(out, "user-put") {
+		t.Error("the log's dump has a secret, or no user")
+	}
+	if strings.Contains(errOut.String(), secret) {
+		t.Error("the server's log has a secret")
+	}
+}
+
+func TestAuthIsRefusedAsItCannotBeMeant(t *testing.T) {
+	dir := t.TempDir()
+	data, open := filepath.Join(dir, "data"), filepath.Join(dir, "open.key")
+	if err := os.WriteFile(open, []byte(strings.Repeat("ab", 32)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--auth-skew", "1m"}, exitUsage, "without --auth"},
+		{[]string{"--auth-key", open}, exitUsage, "without --auth"},
+		{[]string{"--auth", "--auth-skew", "8m"}, exitUsage, "--auth-utc"},
+		{[]string{"--auth", "--auth-skew", "0s"}, exitUsage, "more than 0"},
+		{[]string{"--auth", "--auth-key", filepath.Join(data, "key")}, exitUsage, "data directory"},
+		{[]string{"--auth", "--auth-admin", filepath.Join(data, "sub", "secret")}, exitUsage, "data directory"},
+		{[]string{"--auth", "--auth-key", open}, exitFailed, "chmod 600"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		var errOut strings.Builder
+		code := execute(ctx, append([]string{"serve", "--data", data, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"}, c.args...), nil, &strings.Builder{}, &errOut)
+		cancel()
+		if code != c.code || !strings.Contains(errOut.String(), c.want) {
+			t.Errorf("%v: exit %d: %s", c.args, code, errOut.String())
+		}
+	}
+	// Another key than the one that the secrets are sealed under.
+	s := serveAuth(t, dir)
+	s.stop()
+	if err := os.Remove(data + ".key"); err != nil {
+		t.Fatal(err)
+	}
+	var errOut strings.Builder
+	if code := execute(t.Context(), []string{"serve", "--data", data, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--auth"}, nil, &strings.Builder{}, &errOut); code != exitFailed || !strings.Contains(errOut.String(), "another master key") {
+		t.Errorf("exit %d: %s", code, errOut.String())
+	}
+}
