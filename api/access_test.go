@@ -33,7 +33,7 @@ import (
 	"github.com/gantry-mq/gantry/proto/stream"
 )
 
-func testMasterKey(t *testing.T) *access.MasterKey {
+func testMasterKey(t testing.TB) *access.MasterKey {
 	t.Helper()
 	k, err := access.ParseMasterKey(access.NewMasterKey())
 	if err != nil {
@@ -439,22 +439,22 @@ func TestRevocationEndsOpenStreams(t *testing.T) {
 				for err = nil; err == nil; {
 					r := new(stream.ConsumeResponse)
 					if err = reader.stream.RecvMsg(r); err == nil {
-						told(t, "the reader", v2.Code(r.Other.GetStatus().GetCode()), codes.OK)
+						refusedAs(t, "the reader", v2.Code(r.Other.GetStatus().GetCode()), codes.OK)
 						break
 					}
-					told(t, "the reader", 0, status.Code(err))
+					refusedAs(t, "the reader", 0, status.Code(err))
 				}
 				for err = nil; err == nil; {
 					_, err = p.stream.Recv()
 				}
-				told(t, "the publisher", 0, status.Code(err))
+				refusedAs(t, "the publisher", 0, status.Code(err))
 			})
 		}
 	}
 }
 
-// told checks that a refusal is one of who calls, or of what it may do.
-func told(t *testing.T, who string, code v2.Code, rpc codes.Code) {
+// refusedAs checks that a refusal is one of who calls, or of what it may do.
+func refusedAs(t *testing.T, who string, code v2.Code, rpc codes.Code) {
 	t.Helper()
 	if code != v2.Code_UNAUTHORIZED && code != v2.Code_FORBIDDEN && rpc != codes.Unauthenticated && rpc != codes.PermissionDenied {
 		t.Errorf("%s is told %v, %v", who, code, rpc)

@@ -175,12 +175,69 @@ func init() {
 	operator("Cluster/Describe", ofCluster(list))
 	operator("Cluster/Remove", ofCluster(remove))
 	operator("Cluster/Transfer", ofCluster(update))
+	operator("Logging/ListLevels", ofCluster(get))
+	operator("Logging/SetLevel", ofCluster(update))
 	for _, m := range []string{"CreateUser", "UpdateUser", "DeleteUser", "ListUsers", "Grant", "Revoke"} {
 		operator("Access/"+m, rule{needs: func(a *asking, _ any) { a.super() }})
 	}
 	operator("Access/DescribeUser", aboutSelf((*gantryv1.DescribeUserRequest).GetName))
 	operator("Access/ListPolicies", aboutSelf((*gantryv1.ListPoliciesRequest).GetUser))
 	operator("Access/Test", aboutSelf((*gantryv1.TestAccessRequest).GetUser))
+
+	contract := func(name string, r rule) {
+		r.operator = true
+		rules["/apache.rocketmq.v2.Admin/"+name] = r
+	}
+	topic := func(a *asking, r interface{ GetTopic() *v2.Resource }, action access.Actions) {
+		a.topic(resource(r.GetTopic()), action)
+	}
+	group := func(a *asking, r interface{ GetGroup() *v2.Resource }, action access.Actions) {
+		a.need(need{object: access.Object{Type: access.Group, Resource: resource(r.GetGroup())}, action: action})
+	}
+	subscription := func(a *asking, r interface {
+		GetTopic() *v2.Resource
+		GetGroup() *v2.Resource
+	}) {
+		if r.GetTopic() == nil && r.GetGroup() == nil {
+			a.cluster(get)
+			return
+		}
+		if r.GetTopic() != nil {
+			topic(a, r, get)
+		}
+		if r.GetGroup() != nil {
+			group(a, r, get)
+		}
+	}
+	contract("ChangeLogLevel", ofCluster(update))
+	contract("GetProxyRuntimeStats", ofCluster(get))
+	contract("DescribeTopicStatus", needs(func(a *asking, r *v2.DescribeTopicStatusRequest) { topic(a, r, get) }))
+	contract("GetTopicRoute", needs(func(a *asking, r *v2.GetTopicRouteRequest) { topic(a, r, get) }))
+	contract("ListSubscription", needs(func(a *asking, r *v2.ListSubscriptionRequest) { subscription(a, r) }))
+	contract("DescribeSubscription", needs(func(a *asking, r *v2.DescribeSubscriptionRequest) { subscription(a, r) }))
+	contract("DeleteSubscription", needs(func(a *asking, r *v2.DeleteSubscriptionRequest) { group(a, r, update) }))
+	contract("DescribeGroupAccumulation", needs(func(a *asking, r *v2.DescribeGroupAccumulationRequest) { group(a, r, get) }))
+	contract("QueryTimeSpan", needs(func(a *asking, r *v2.QueryTimeSpanRequest) { group(a, r, get) }))
+	contract("ResetGroupOffset", needs(func(a *asking, r *v2.ResetGroupOffsetRequest) { group(a, r, update) }))
+	contract("ListConsumerConnection", needs(func(a *asking, r *v2.ListConsumerConnectionRequest) { group(a, r, get) }))
+	contract("PrintThreadStackTrace", needs(func(a *asking, r *v2.PrintThreadStackTraceRequest) {
+		group(a, r, get)
+		a.client(r.GetClientId(), get)
+	}))
+	contract("GetConsumerRunningInfo", needs(func(a *asking, r *v2.GetConsumerRunningInfoRequest) {
+		group(a, r, get)
+		a.client(r.GetClientId(), get)
+	}))
+	contract("VerifyMessage", needs(func(a *asking, r *v2.VerifyMessageRequest) {
+		group(a, r, update)
+		a.client(r.GetClientId(), update)
+		topic(a, r, sub)
+	}))
+	contract("QueryMessage", needs(func(a *asking, r *v2.ListMessageRequest) {
+		topic(a, r, get)
+		topic(a, r, sub)
+	}))
+	contract("AdminSendMessage", needs(func(a *asking, r *v2.AdminSendMessageRequest) { topic(a, r, pub) }))
 
 	// Probes have no credentials. The services' descriptions are public, but who reads
 	// them from the server is a client.
@@ -254,6 +311,13 @@ func aboutSelf[R any](user func(R) string) rule {
 func (a *asking) listsAll(req any) bool {
 	_, all := req.(*gantryv1.ListPoliciesRequest)
 	return all
+}
+
+// client asks about the group that a client is really of.
+func (a *asking) client(id string, action access.Actions) {
+	if c, ok := a.gate.broker.Sessions().Get(id); ok {
+		a.group(c.Group, action)
+	}
 }
 
 // topicOrCluster asks about a topic, or about everything if none is named.
