@@ -27,7 +27,7 @@ var rules = map[string]rule{}
 
 func init() {
 	const (
-		pub, sub, get, list    = access.Pub, access.Sub, access.Get, access.List
+		pub, sub, get          = access.Pub, access.Sub, access.Get
 		create, update, remove = access.Create, access.Update, access.Delete
 	)
 	both := func(a *asking, group, topic *v2.Resource) {
@@ -172,7 +172,8 @@ func init() {
 		a.group(record.Resource{Namespace: r.GetNamespace(), Name: r.GetGroup()}, get)
 	}))
 	operator("Observe/Why", needs(func(a *asking, r *gantryv1.WhyRequest) { a.topicOrCluster(r.GetNamespace(), r.GetTopic(), get) }))
-	operator("Cluster/Describe", ofCluster(list))
+	operator("Cluster/Describe", ofCluster(get))
+	operator("Cluster/Digest", ofCluster(get))
 	operator("Cluster/Remove", ofCluster(remove))
 	operator("Cluster/Transfer", ofCluster(update))
 	operator("Logging/ListLevels", ofCluster(get))
