@@ -88,7 +88,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	flags.StringVar(&f.traces, "traces", "", "send OpenTelemetry spans of messages that carry a sampled trace context to this\n"+
 		"OTLP/HTTP `URL` (default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none)")
-	flags.BoolVar(&f.allowRemote, "insecure-allow-remote", false, "allow addresses other hosts can reach, although nobody is authenticated")
+	flags.BoolVar(&f.allowRemote, "insecure-allow-remote", false, "allow addresses other hosts can reach, although nobody is authenticated, or with --auth calls in plain text are")
 	flags.BoolVar(&f.pprof, "pprof", false, "serve /debug/pprof on --http, which must then be a loopback address")
 	f.auth.register(cmd)
 	f.node.register(cmd)
@@ -304,8 +304,12 @@ func (f *serveFlags) checkAddrs(logger *slog.Logger) error {
 		case loopback(host):
 		case a.flag == "--http" && f.pprof:
 			return usageErrorf("--pprof shows the memory of this process: it needs a loopback address in --http, not %s", a.addr)
+		case !f.allowRemote && f.auth.on:
+			return usageErrorf("%s %s can be reached from other hosts, and takes calls in plain text, whose signatures can be used again: add --insecure-allow-remote if that is meant", a.flag, a.addr)
 		case !f.allowRemote:
-			return usageErrorf("%s %s can be reached from other hosts, and nobody is authenticated: add --insecure-allow-remote if that is meant", a.flag, a.addr)
+			return usageErrorf("%s %s can be reached from other hosts, and nobody is authenticated: add --auth and --insecure-allow-remote, or the latter alone if that is meant", a.flag, a.addr)
+		case f.auth.on:
+			logger.Warn("whoever can listen to what is said in plain text here can use the signatures again", "flag", a.flag, "address", a.addr)
 		default:
 			logger.Warn("anybody who reaches this address can read, write and delete", "flag", a.flag, "address", a.addr)
 		}

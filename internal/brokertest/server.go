@@ -18,6 +18,7 @@ import (
 
 	"github.com/gantry-mq/gantry/api"
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/access"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
@@ -69,7 +70,8 @@ func StartExample() (s *Server, stop func()) {
 	}
 }
 
-// Start starts a broker on an empty directory. Of o, everything may be zero.
+// Start starts a broker on an empty directory. Of o, everything may be zero. With a
+// MasterKey it asks who calls; Admin is refused then.
 func Start(t tester, o broker.Options) *Server {
 	t.Helper()
 	if o.Dir == "" {
@@ -90,6 +92,9 @@ func Start(t tester, o broker.Options) *Server {
 	s.Admin = gantryv1.NewManagementClient(conn)
 	return s
 }
+
+// Broker is the broker behind it, until the next Restart.
+func (s *Server) Broker() *broker.Broker { return s.broker }
 
 // CreateTopic makes a topic with the given number of queues.
 func (s *Server) CreateTopic(name string, kind gantryv1.TopicType, queues uint32) {
@@ -118,7 +123,11 @@ func (s *Server) up() {
 		s.t.Fatal(err)
 	}
 	s.Addr = l.Addr().String()
-	s.api = api.New(s.broker, api.Options{Logger: slog.New(slog.DiscardHandler), DataDir: s.options.Dir})
+	serving := api.Options{Logger: slog.New(slog.DiscardHandler), DataDir: s.options.Dir}
+	if s.options.MasterKey != nil {
+		serving.Auth = &api.Auth{Clock: access.Clock{Skew: 5 * time.Minute}}
+	}
+	s.api = api.New(s.broker, serving)
 	s.served = make(chan error, 1)
 	served, server := s.served, s.api
 	go func() { served <- server.Serve(l) }()

@@ -172,6 +172,9 @@ type role struct {
 	Stay       bool                `json:"stay,omitempty"`
 	Lites      []string            `json:"lites,omitempty"`
 	Suspend    map[string]int      `json:"suspend,omitempty"`
+	User       string              `json:"user,omitempty"`
+	Secret     string              `json:"secret,omitempty"`
+	Namespace  string              `json:"namespace,omitempty"`
 	Messages   []message           `json:"messages,omitempty"`
 }
 

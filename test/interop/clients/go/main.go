@@ -38,6 +38,9 @@ type role struct {
 	Retry      bool                `json:"retry"`
 	Stay       bool                `json:"stay"`
 	Lites      []string            `json:"lites"`
+	User       string              `json:"user"`
+	Secret     string              `json:"secret"`
+	Namespace  string              `json:"namespace"`
 	Messages   []message           `json:"messages"`
 }
 
@@ -76,7 +79,10 @@ func (r *role) emit(kind string, e event) {
 func (r *role) fail(op string, err error) { r.emit("error", event{"op": op, "message": err.Error()}) }
 
 func (r *role) config(endpoint string) *rmq.Config {
-	return &rmq.Config{Endpoint: endpoint, ConsumerGroup: r.Group, Credentials: &credentials.SessionCredentials{}}
+	return &rmq.Config{
+		Endpoint: endpoint, NameSpace: r.Namespace, ConsumerGroup: r.Group,
+		Credentials: &credentials.SessionCredentials{AccessKey: r.User, AccessSecret: r.Secret},
+	}
 }
 
 func (r *role) subscription() map[string]*rmq.FilterExpression {

@@ -25,7 +25,7 @@ class Role:
         self.spec = spec
         self.seen = defaultdict(int)
         self.lock = threading.Lock()
-        self.config = ClientConfiguration(endpoint, Credentials())
+        self.config = ClientConfiguration(endpoint, Credentials(spec.get("user", ""), spec.get("secret", "")), spec.get("namespace", ""))
 
     def emit(self, kind, **fields):
         line = json.dumps({"role": self.spec["name"], "event": kind, "at_ms": int(time.time() * 1000), **fields})
