@@ -486,6 +486,7 @@ func TestAPublisherMayNotLeaveItsTopics(t *testing.T) {
 	pay := &gantryv1.StreamResource{Name: "pay"}
 	for what, c := range map[string]struct{ got, want v2.Code }{
 		"the topic of open": {publish(""), 0}, "it by name": {publish("orders"), 0}, "another": {publish("pay"), v2.Code_FORBIDDEN},
+		"a name of 1 MB":    {publish(strings.Repeat("x", 1<<20)), v2.Code_FORBIDDEN},
 		"a transaction":     {command(&gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_End{End: &gantryv1.EndTransaction{Topic: pay}}}), v2.Code_FORBIDDEN},
 		"a recall":          {command(&gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Recall{Recall: &gantryv1.RecallMessage{Topic: pay}}}), v2.Code_FORBIDDEN},
 		"after the refusal": {publish("orders"), 0},

@@ -113,12 +113,8 @@ func (g *gate) enter(ctx context.Context, method string, c presented) (caller, e
 	if err == nil {
 		return caller{who, source}, nil
 	}
-	switch err {
-	case errLockedOut, access.ErrNoSignature: // that was no try
-	default:
-		if g.lockout.Failed(source, user, now) {
-			err = fmt.Errorf("%w; it is locked out for a while now", err)
-		}
+	if access.Guessed(err) && g.lockout.Failed(source, user, now) {
+		err = fmt.Errorf("%w; it is locked out for a while now", err)
 	}
 	g.audit.refused("authentication failed", method, user, source, err.Error(), now)
 	return caller{}, errNotAuthenticated

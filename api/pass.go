@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -100,6 +101,7 @@ func (p *pass) look() {
 		p.why = err
 		close(p.over)
 		p.cancel()
+		p.gate.audit.refused("stream revoked", p.method, p.who.Name(), p.source, err.Error(), time.Now())
 	}
 }
 

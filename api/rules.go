@@ -99,7 +99,7 @@ func init() {
 		case *stream.Batch:
 			a.topic(record.Resource{Namespace: r.Namespace, Name: r.Topic}, pub)
 		case *gantryv1.StreamResource:
-			if r != nil {
+			if r.GetName() != "" { // a stream may be opened without
 				a.topic(streamResource(r), pub)
 			}
 		}

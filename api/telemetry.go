@@ -35,7 +35,7 @@ func (m *messaging) Telemetry(stream telemetryStream) error {
 	commands := make(chan session.Command, commandBacklog)
 	detach := func() {}
 	defer func() { detach() }()
-	attached := false
+	attached, revoked := false, passOf(ctx).revoked()
 	for {
 		select {
 		case err := <-ended:
@@ -43,7 +43,7 @@ func (m *messaging) Telemetry(stream telemetryStream) error {
 				m.broker.Disconnected(clientID(ctx))
 			}
 			return err
-		case <-passOf(ctx).revoked():
+		case <-revoked:
 			m.broker.Disconnected(clientID(ctx))
 			return errRevoked
 		case <-m.draining.Done():

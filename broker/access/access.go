@@ -137,16 +137,24 @@ func (p Pattern) String() string {
 	return p.Type.String() + ":" + name
 }
 
-// String is the object as a refusal names it.
+// String is the object as a refusal names it. Nobody has looked at the name: it may be
+// anything, of any length.
 func (o Object) String() string {
+	name := o.Resource.String()
 	switch o.Type {
 	case Cluster:
 		return "the cluster"
 	case Namespace:
-		return fmt.Sprintf("namespace %q", o.Namespace)
+		name = o.Namespace
 	}
-	return fmt.Sprintf("%v %q", o.Type, o.Resource.String())
+	if len(name) > maxShown {
+		name = name[:maxShown] + "..."
+	}
+	return fmt.Sprintf("%v %q", o.Type, name)
 }
+
+// maxShown is longer than any name that there can be, with its namespace.
+const maxShown = 260
 
 // Actions is a set of them. The bits are part of the disk format.
 type Actions uint16

@@ -198,22 +198,11 @@ func (c Clock) fresh(date string, now time.Time) bool {
 
 // Verify returns who signed. It takes as long for a user that there is not.
 func (t *Table) Verify(s *Signature, c Clock, now time.Time) (*Principal, error) {
-	p := t.Lookup(s.User)
-	err := error(nil)
-	switch {
-	case p == nil:
-		p, err = nobody, ErrUnknownUser
-	case !p.usable:
-		err = ErrOtherKey
-	case !p.user.Enabled:
-		err = ErrDisabled
-	}
-	switch signed := p.signed(s); {
-	case err != nil:
+	p, known := t.lookup(s.User)
+	if err := p.refuse(known, p.signed(s)); err != nil {
 		return nil, err
-	case !signed:
-		return nil, ErrBadSignature
-	case !c.fresh(s.Date, now):
+	}
+	if !c.fresh(s.Date, now) {
 		return nil, ErrStale
 	}
 	return p, nil
@@ -221,24 +210,42 @@ func (t *Table) Verify(s *Signature, c Clock, now time.Time) (*Principal, error)
 
 // VerifySecret returns the user whose secret is given itself, as by HTTP.
 func (t *Table) VerifySecret(user, secret string) (*Principal, error) {
-	p := t.Lookup(user)
-	err := error(nil)
-	switch {
-	case p == nil:
-		p, err = nobody, ErrUnknownUser
-	case !p.usable:
-		err = ErrOtherKey
-	case !p.user.Enabled:
-		err = ErrDisabled
-	}
+	p, known := t.lookup(user)
 	sum := sha256.Sum256([]byte(secret))
-	if same := subtle.ConstantTimeCompare(sum[:], p.digest[:]) == 1; err == nil && !same {
-		err = ErrBadSignature
-	}
-	if err != nil {
+	if err := p.refuse(known, subtle.ConstantTimeCompare(sum[:], p.digest[:]) == 1); err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// lookup returns nobody for a user that there is not.
+func (t *Table) lookup(name string) (p *Principal, known bool) {
+	if p = t.Lookup(name); p == nil {
+		return nobody, false
+	}
+	return p, true
+}
+
+// refuse says why a user may not call that has, or has not, proved that it knows the
+// secret. Only who knows it is told apart from who guesses: Guessed.
+func (p *Principal) refuse(known, proved bool) error {
+	switch {
+	case !known:
+		return ErrUnknownUser
+	case !p.usable:
+		return ErrOtherKey
+	case !proved:
+		return ErrBadSignature
+	case !p.user.Enabled:
+		return ErrDisabled
+	}
+	return nil
+}
+
+// Guessed reports whether a call that was refused for err may have been a guess, and
+// counts as one.
+func Guessed(err error) bool {
+	return errors.Is(err, ErrUnknownUser) || errors.Is(err, ErrBadSignature) || errors.Is(err, ErrMalformed)
 }
 
 // Still returns the user as it is now, nil when it may not call any more: it is gone

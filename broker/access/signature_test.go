@@ -66,8 +66,11 @@ func TestSignaturesOfEverySDK(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, _ := ParseSignature(Sign("shop", "s-secret-1", noon))
-	if _, err := tb.Verify(&s, Clock{}, noon); !errors.Is(err, ErrDisabled) {
+	if _, err := tb.Verify(&s, Clock{}, noon); !errors.Is(err, ErrDisabled) || Guessed(err) {
 		t.Error(err)
+	}
+	if _, err := tb.VerifySecret("shop", "not-the-secret"); !Guessed(err) {
+		t.Error("who guesses is told that the user is disabled:", err)
 	}
 }
 

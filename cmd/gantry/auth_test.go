@@ -3,11 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // serveAuth starts a broker that asks who calls, with its key beside its data. What is
@@ -161,5 +164,72 @@ func TestAuthIsRefusedAsItCannotBeMeant(t *testing.T) {
 	var errOut strings.Builder
 	if code := execute(t.Context(), []string{"serve", "--data", data, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--auth"}, nil, &strings.Builder{}, &errOut); code != exitFailed || !strings.Contains(errOut.String(), "another master key") {
 		t.Errorf("exit %d: %s", code, errOut.String())
+	}
+}
+
+// freeAddr is an address of the loopback interface that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// All nodes have the users; whichever leads asks for them.
+func TestUsersOfACluster(t *testing.T) {
+	dir := t.TempDir()
+	key, admin, first := filepath.Join(dir, "n1.key"), filepath.Join(dir, "n1.admin-secret"), freeAddr(t)
+	var alone strings.Builder
+	code := execute(t.Context(), []string{"serve", "--data", filepath.Join(dir, "other"), "--node", "other", "--join", first, "--auth"}, nil, &strings.Builder{}, &alone)
+	if code != exitFailed || !strings.Contains(alone.String(), "--auth-key") {
+		t.Errorf("a node that joins with a key of its own: exit %d: %s", code, alone.String())
+	}
+	nodes := []*serving{serve(t, filepath.Join(dir, "n1"), "--node", "n1", "--bootstrap", "--peer", first, "--auth")}
+	for _, name := range []string{"n2", "n3"} {
+		nodes = append(nodes, serve(t, filepath.Join(dir, name), "--node", name, "--join", first, "--peer", freeAddr(t), "--auth", "--auth-key", key, "--auth-admin", admin))
+	}
+	t.Setenv(userEnv, firstUser)
+	t.Setenv(secretEnv, admin)
+	eventually := func(what string, done func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(patience); !done(); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not in %v", what, patience)
+			}
+		}
+	}
+	leads := func(node string) func() bool {
+		return func() bool {
+			_, out, _ := cli(t, "cluster", "status", "--json", "--server", nodes[0].server)
+			var list []nodeView
+			if json.Unmarshal([]byte(out), &list) != nil {
+				return false
+			}
+			voters, leader := 0, ""
+			for _, n := range list {
+				if n.Role == "leader" {
+					leader = n.Name
+				}
+				if n.Role == "leader" || n.Role == "follower" {
+					voters++
+				}
+			}
+			return voters == 3 && leader == node
+		}
+	}
+	eventually("three nodes", leads("n1"))
+	nodes[1].run(t, "user", "create", "shop") // by a node that does not lead
+	nodes[0].run(t, "acl", "grant", "--user", "shop", "--topic", "*", "--action", "pub")
+	nodes[0].run(t, "cluster", "digest")
+	nodes[0].run(t, "cluster", "transfer", "n3")
+	eventually("another leader", leads("n3"))
+	if out := nodes[2].run(t, "acl", "test", "--user", "shop", "--topic", "t", "--action", "pub"); !strings.HasPrefix(out, "allowed by policy 1") {
+		t.Error(out)
+	}
+	if code, _, errOut := cli(t, "user", "list", "--server", nodes[2].server, "--secret-file", key); code != exitFailed || !strings.Contains(errOut, "authentication failed") {
+		t.Errorf("a wrong secret: exit %d: %s", code, errOut)
 	}
 }
