@@ -566,7 +566,7 @@ func TestRefusalsAreWrittenDownOnceEachAndSafely(t *testing.T) {
 	if n := strings.Count(out.String(), "authentication failed"); n == 0 || n > 100 {
 		t.Errorf("200 failures are %d lines", n)
 	}
-	for _, want := range []string{`user="evil\"level=INFO"`, "locked out", "method=/gantry.v1.Access/CreateUser user=admin"} {
+	for _, want := range []string{`user="evil\"level=INFO"`, "locked out", "component=audit method=/gantry.v1.Access/CreateUser user=admin"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the log does not have %s: %s", want, out.String())
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/access"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/logging"
 )
 
 // Auth of a server: who calls is authenticated, and may do what its policies say.
@@ -41,7 +42,7 @@ func newGate(b *broker.Broker, a *Auth, log *slog.Logger) *gate {
 	if a == nil {
 		return nil
 	}
-	return &gate{broker: b, table: b.Access(), clock: a.Clock, audit: audit{log: log}, open: map[*pass]struct{}{}}
+	return &gate{broker: b, table: b.Access(), clock: a.Clock, audit: audit{log: log.With(logging.Component, "audit")}, open: map[*pass]struct{}{}}
 }
 
 // caller is who makes a call, and where from.
@@ -303,7 +304,7 @@ func (a *audit) refused(what, method, user string, source netip.Addr, why string
 	if len(user) > access.MaxUserName {
 		user = user[:access.MaxUserName] + "..."
 	}
-	a.log.Warn(what, "audit", true, "method", method, "user", user, "source", source, "reason", why, "left_out", left)
+	a.log.Warn(what, "method", method, "user", user, "source", source, "reason", why, "left_out", left)
 }
 
 func (a *audit) done(method string, c *caller, n need) {
@@ -311,5 +312,5 @@ func (a *audit) done(method string, c *caller, n need) {
 	if n.super {
 		on = "users"
 	}
-	a.log.Info("operator's call", "audit", true, "method", method, "user", c.who.Name(), "source", c.source, "on", on)
+	a.log.Info("operator's call", "method", method, "user", c.who.Name(), "source", c.source, "on", on)
 }

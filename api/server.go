@@ -140,9 +140,9 @@ func New(b *broker.Broker, o Options) *Server {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
+	s.gate = newGate(b, o.Auth, s.log)
 	s.log = s.log.With(logging.Component, "api")
 	s.messaging = &messaging{broker: b, log: s.log, cluster: o.Cluster}
-	s.gate = newGate(b, o.Auth, s.log)
 	s.messaging.draining, s.drain = context.WithCancel(context.Background())
 	if o.Advertise != "" {
 		e, err := parseEndpoint(o.Advertise)

@@ -146,6 +146,8 @@ func TestAuthIsRefusedAsItCannotBeMeant(t *testing.T) {
 		{[]string{"--auth", "--auth-key", filepath.Join(data, "key")}, exitUsage, "data directory"},
 		{[]string{"--auth", "--auth-admin", filepath.Join(data, "sub", "secret")}, exitUsage, "data directory"},
 		{[]string{"--auth", "--auth-key", open}, exitFailed, "chmod 600"},
+		{[]string{"--auth", "--listen", "0.0.0.0:0"}, exitUsage, "signatures can be used again"},
+		{[]string{"--auth", "--http", "0.0.0.0:0"}, exitUsage, "secrets in plain text"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		var errOut strings.Builder

@@ -305,11 +305,11 @@ func (f *serveFlags) checkAddrs(logger *slog.Logger) error {
 		case a.flag == "--http" && f.pprof:
 			return usageErrorf("--pprof shows the memory of this process: it needs a loopback address in --http, not %s", a.addr)
 		case !f.allowRemote && f.auth.on:
-			return usageErrorf("%s %s can be reached from other hosts, and takes calls in plain text, whose signatures can be used again: add --insecure-allow-remote if that is meant", a.flag, a.addr)
+			return usageErrorf("%s %s can be reached from other hosts, and takes %s: add --insecure-allow-remote if that is meant", a.flag, a.addr, inPlainText[a.flag])
 		case !f.allowRemote:
 			return usageErrorf("%s %s can be reached from other hosts, and nobody is authenticated: add --auth and --insecure-allow-remote, or the latter alone if that is meant", a.flag, a.addr)
 		case f.auth.on:
-			logger.Warn("whoever can listen to what is said in plain text here can use the signatures again", "flag", a.flag, "address", a.addr)
+			logger.Warn("whoever can listen here can call as somebody else: this address takes "+inPlainText[a.flag], "flag", a.flag, "address", a.addr)
 		default:
 			logger.Warn("anybody who reaches this address can read, write and delete", "flag", a.flag, "address", a.addr)
 		}
@@ -320,6 +320,12 @@ func (f *serveFlags) checkAddrs(logger *slog.Logger) error {
 		}
 	}
 	return nil
+}
+
+// inPlainText is what --auth does not protect from who can listen.
+var inPlainText = map[string]string{
+	"--listen": "calls in plain text, whose signatures can be used again",
+	"--http":   "secrets in plain text",
 }
 
 func loopback(host string) bool {
