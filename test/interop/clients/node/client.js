@@ -50,7 +50,7 @@ class Role {
 
   async produce() {
     const messages = this.spec.messages ?? [];
-    const options = { endpoints: this.endpoint, namespace: '', topics: [ this.spec.topic ] };
+    const options = { endpoints: this.endpoint, namespace: '', sessionCredentials: this.credentials(), topics: [ this.spec.topic ] };
     if (messages[0]?.transaction) options.checker = { check: async view => this.check(view) };
     const producer = new Producer(options);
     await producer.startup();
@@ -135,8 +135,8 @@ class Role {
   }
 
   async lite() {
-    const { endpoints, namespace, consumerGroup } = this.consumerOptions();
-    const consumer = new LitePushConsumerImpl({ endpoints, namespace, consumerGroup, bindTopic: this.spec.topic, messageListener: this.listener() });
+    const { endpoints, namespace, sessionCredentials, consumerGroup } = this.consumerOptions();
+    const consumer = new LitePushConsumerImpl({ endpoints, namespace, sessionCredentials, consumerGroup, bindTopic: this.spec.topic, messageListener: this.listener() });
     await consumer.startup();
     // That does not wait for the client's first statement of all it subscribes to, nothing; a subscription that overtakes it is undone until
     // the next one, 30 seconds later.
@@ -195,10 +195,14 @@ class Role {
     this.emit('closed');
   }
 
+  credentials() {
+    return this.spec.user ? { accessKey: this.spec.user, accessSecret: this.spec.secret } : undefined;
+  }
+
   consumerOptions() {
     const filter = new FilterExpression(this.spec.filter, this.spec.sql ? FilterType.SQL : FilterType.TAG);
     return {
-      endpoints: this.endpoint, namespace: '', consumerGroup: this.spec.group,
+      endpoints: this.endpoint, namespace: '', sessionCredentials: this.credentials(), consumerGroup: this.spec.group,
       subscriptions: new Map([[ this.spec.topic, filter ]]),
     };
   }

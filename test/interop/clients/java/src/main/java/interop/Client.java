@@ -19,7 +19,9 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import org.apache.rocketmq.client.apis.ClientConfiguration;
+import org.apache.rocketmq.client.apis.ClientConfigurationBuilder;
 import org.apache.rocketmq.client.apis.ClientServiceProvider;
+import org.apache.rocketmq.client.apis.StaticSessionCredentialsProvider;
 import org.apache.rocketmq.client.apis.consumer.ConsumeResult;
 import org.apache.rocketmq.client.apis.consumer.FilterExpression;
 import org.apache.rocketmq.client.apis.consumer.FilterExpressionType;
@@ -52,7 +54,7 @@ public final class Client {
 
     private record Role(String name, String kind, String topic, String group, String filter, boolean sql,
         Map<String, Integer> fail, Map<String, List<String>> plan, int invisible_s, int interval_ms, boolean retry, boolean stay,
-        List<String> lites, List<Body> messages) {
+        List<String> lites, String user, String secret, String namespace, List<Body> messages) {
     }
 
     private final Role role;
@@ -62,7 +64,14 @@ public final class Client {
 
     private Client(String endpoint, Role role) {
         this.role = role;
-        this.configuration = ClientConfiguration.newBuilder().setEndpoints(endpoint).build();
+        ClientConfigurationBuilder builder = ClientConfiguration.newBuilder().setEndpoints(endpoint);
+        if (role.user != null) {
+            builder.setCredentialProvider(new StaticSessionCredentialsProvider(role.user, role.secret));
+        }
+        if (role.namespace != null) {
+            builder.setNamespace(role.namespace);
+        }
+        this.configuration = builder.build();
     }
 
     public static void main(String[] args) throws Exception {
