@@ -507,8 +507,8 @@ func TestTheGatewayTakesTheSameUsers(t *testing.T) {
 	f := startWithUsers(t, Options{})
 	f.grant("shop", access.Topic, "orders", access.Create)
 	h := f.server.HTTP()
-	call := func(user, secret, body string) *httptest.ResponseRecorder {
-		r := httptest.NewRequest(http.MethodPost, "http://localhost/api/gantry.v1.Management/CreateTopic", strings.NewReader(body))
+	call := func(method, user, secret, body string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(http.MethodPost, "http://localhost/api/gantry.v1."+method, strings.NewReader(body))
 		r.Header.Set("X-Gantry", "1")
 		r.Header.Set("Content-Type", "application/json")
 		if user != "" {
@@ -525,9 +525,14 @@ func TestTheGatewayTakesTheSameUsers(t *testing.T) {
 		{"", "", "orders", 401}, {"nobody", testSecret, "orders", 401}, {"shop", "wrong-secret", "orders", 401}, {"off", testSecret, "orders", 401},
 		{"shop", testSecret, "pay", 403}, {"shop", testSecret, "orders", 200},
 	} {
-		w := call(c.user, c.secret, `{"name":"`+c.topic+`"}`)
+		w := call("Management/CreateTopic", c.user, c.secret, `{"name":"`+c.topic+`"}`)
 		if w.Code != c.want || (w.Code == 401) != (w.Header().Get("WWW-Authenticate") != "") {
 			t.Errorf("%s creates %s: %d %s", c.user, c.topic, w.Code, w.Body)
+		}
+	}
+	for user, want := range map[string]int{"": 401, "shop": 403, "admin": 404} { // answered with a stream
+		if w := call("DeadLetters/Export", user, testSecret, `{"group":"g"}`); w.Code != want {
+			t.Errorf("%q exports dead letters: %d %s", user, w.Code, w.Body)
 		}
 	}
 }
