@@ -270,6 +270,11 @@ func TestTheServerOutlivesRandomCalls(t *testing.T) {
 	if a.answers[v2.Code_OK] == 0 || len(a.answers) < 12 {
 		t.Errorf("the calls reach nothing: %v", a.answers)
 	}
+	for begun := time.Now(); a.broker.Stats().Admission.Sends != 0; time.Sleep(time.Millisecond) { // of batches whose stream has ended
+		if time.Since(begun) > 20*time.Second {
+			t.Fatalf("%+v is under way when nobody sends", a.broker.Stats().Admission)
+		}
+	}
 }
 
 func emptyMessage(d protoreflect.MessageDescriptor) protoreflect.Message {

@@ -116,7 +116,19 @@ func (s *streams) Publish(st publishStream) error {
 		p.ended <- p.read()
 		close(p.answers)
 	})
-	return p.write(id)
+	if err := p.write(id); err != nil {
+		s.readers.Go(p.abandon)
+		return err
+	}
+	return nil
+}
+
+// abandon waits for batches whose answers nobody takes any more: until then they
+// count as under way, and their memory is the log's.
+func (p *publishing) abandon() {
+	for a := range p.answers {
+		p.outcome(&a)
+	}
 }
 
 // command takes what the broker wants of the client.
@@ -195,22 +207,25 @@ func (p *publishing) drain() error {
 // answer waits for the outcome of a batch and tells it.
 func (p *publishing) answer(a answer) error {
 	r := &gantryv1.PublishResult{Sequence: a.sequence}
-	free := true
-	if a.batch != nil {
-		var done broker.Published
-		if done, a.err = a.batch.Wait(); a.err == nil {
-			p.fill(r, &done)
-		} else {
-			free = false // the log may still hold the records
-		}
-	}
-	if free {
-		a.held.Release()
-	}
+	done := p.outcome(&a)
+	p.fill(r, &done)
 	r.Status = p.told(p.client.ID, "Publish", a.err)
 	p.flying.Add(-a.bytes)
 	p.batches.Add(-1)
 	return p.stream.Send(&gantryv1.PublishResponse{Content: &gantryv1.PublishResponse_Result{Result: r}})
+}
+
+// outcome waits for what became of a batch, and gives its memory back.
+func (p *publishing) outcome(a *answer) (done broker.Published) {
+	free := true
+	if a.batch != nil {
+		done, a.err = a.batch.Wait()
+		free = a.err == nil // or the log may still hold the records
+	}
+	if free {
+		a.held.Release()
+	}
+	return done
 }
 
 func (p *publishing) fill(r *gantryv1.PublishResult, done *broker.Published) {

@@ -43,6 +43,11 @@ const (
 	streamWindow = 1 << 20
 	connWindow   = 8 << 20
 
+	// maxStreams is how many calls a connection may have at once. Its client keeps
+	// further ones back, which costs the server nothing. A consumer polls once for
+	// each topic it takes.
+	maxStreams = 1024
+
 	// writeBuffer is shared by the connections that write right now, so an idle
 	// connection holds none.
 	writeBuffer = 64 << 10
@@ -170,6 +175,7 @@ func New(b *broker.Broker, o Options) *Server {
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxRecvMsgSize(maxRequestBytes),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
 		grpc.WriteBufferSize(writeBuffer),

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/access"
+	"github.com/gantry-mq/gantry/broker/admission"
 	"github.com/gantry-mq/gantry/broker/dedup"
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/broker/group"
@@ -53,6 +54,9 @@ type Options struct {
 	// MaxDelay is how far ahead a delivery time may be. 0 = DefaultMaxDelay; 24 h is
 	// what the reference broker's proxy takes.
 	MaxDelay time.Duration
+	// SendMemory bounds the bytes of sends, of both doors, that are under way; more is
+	// refused. 0 = DefaultSendMemory.
+	SendMemory int64
 	// Undecided half messages: the age at which a producer is asked for the first
 	// time unless it wished for another, the pause between checks, and how many
 	// there are before the message is parked. 0 = as in limits.go.
@@ -141,6 +145,7 @@ type Broker struct {
 	checkpt        checkpointer
 	firstLease     uint64 // leases with lower ids are from before the start
 	counters       counters
+	gate           gate
 	deletions      atomic.Uint64 // delete records applied
 	opened         time.Time
 	led            time.Time     // when it began to serve
@@ -180,6 +185,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		opened:       time.Now(),
 		clock:        clock.New(opts.Wall),
 	}
+	b.gate.Gate = admission.New(opts.SendMemory, MaxSends)
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	b.inflight = inflight.New(b.wakeSub, b.queueExists, b.liteFreed)
 	b.sessions = session.New(ClientExpiry, b.clientGone)
@@ -213,6 +219,7 @@ func (o *Options) setDefaults() {
 	o.BrokerName = cmp.Or(o.BrokerName, "gantry")
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, 64<<20)
 	o.MaxDelay = cmp.Or(o.MaxDelay, DefaultMaxDelay)
+	o.SendMemory = cmp.Or(o.SendMemory, DefaultSendMemory)
 	o.TransactionCheckAfter = cmp.Or(o.TransactionCheckAfter, DefaultRecheckMin)
 	o.TransactionCheckEvery = cmp.Or(o.TransactionCheckEvery, TransactionCheckEvery)
 	o.TransactionCheckMax = cmp.Or(o.TransactionCheckMax, TransactionCheckMax)

@@ -21,6 +21,12 @@ const (
 	DefaultMaxDelay    = 366 * 24 * time.Hour
 	MaxTimerList       = 1000 // delayed messages in one listing
 
+	// Sends and batches that are under way at once, and their bytes. So many share
+	// their syncs as well as more would, and each is answered before its client gives up.
+	MaxSends          = 4096
+	DefaultSendMemory = 256 << 20
+	MinSendMemory     = 32 << 20
+
 	MinRetainAge    = time.Second // of one topic
 	MinDedupWindow  = time.Second
 	MaxDedupWindow  = 7 * 24 * time.Hour

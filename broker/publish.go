@@ -9,6 +9,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/gantry-mq/gantry/broker/admission"
 	"github.com/gantry-mq/gantry/broker/dedup"
 	"github.com/gantry-mq/gantry/broker/producer"
 	"github.com/gantry-mq/gantry/broker/topic"
@@ -45,6 +46,7 @@ type Publishing struct {
 	topic topic.Topic
 	now   int64
 
+	pass    admission.Pass
 	batch   commitlog.Batch
 	mark    []byte
 	first   int // record of batch from which on there are packs, behind the mark
@@ -135,12 +137,18 @@ func (b *Broker) Publish(ctx context.Context, pack *Pack) (*Publishing, error) {
 	case pack.Producer == 0 || pack.Sequence == 0:
 		return nil, Errorf(BadRequest, "producer id or sequence is 0")
 	}
+	pass, err := b.admitWaiting(ctx, pack.size())
+	if err != nil {
+		return nil, err
+	}
 	p := publishings.Get().(*Publishing)
 	p.b, p.topic, p.now = b, tp, b.clock.Wall().UnixMilli()
 	p.began = b.tracer.begin()
 	p.name = producer.Name{Producer: pack.Producer, Sequence: pack.Sequence}
+	p.pass = pass
 	if err := p.begin(ctx); err != nil {
 		p.free()
+		b.gate.Leave(pass)
 		return nil, err
 	}
 	if p.earlier != 0 {
@@ -150,6 +158,7 @@ func (b *Broker) Publish(ctx context.Context, pack *Pack) (*Publishing, error) {
 		b.producers.Cancel(p.name)
 		p.once.end()
 		p.free()
+		b.gate.Leave(pass)
 		return nil, err
 	}
 	return p, nil
@@ -386,6 +395,7 @@ func (p *Publishing) addRun(pieces [][]byte, stored int) (size int) {
 // mode says, and can be received. It is called once; afterwards the records are
 // the caller's again.
 func (p *Publishing) Wait() (Published, error) {
+	defer p.b.gate.Leave(p.pass)
 	switch {
 	case p.earlier != 0:
 		defer p.free()

@@ -26,6 +26,15 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 	if err := checkTopicName(name); err != nil {
 		return nil, err
 	}
+	size := 0
+	for i := range msgs {
+		size += len(msgs[i].Body) + headBound(&msgs[i])
+	}
+	pass, err := b.admit(size)
+	if err != nil {
+		return nil, err
+	}
+	defer b.gate.Leave(pass)
 	now := b.clock.Wall().UnixMilli()
 	for i := range msgs {
 		if msgs[i].Topic != name {

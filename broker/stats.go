@@ -33,6 +33,7 @@ type Stats struct {
 	Topics         []TopicStats
 	Groups         []GroupStats
 	GroupCount     int // also those that consume nothing
+	Admission      Admission
 }
 
 // TopicStats is one topic.
@@ -110,6 +111,7 @@ func (b *Broker) Stats() Stats {
 		Checkpoints: c.checkpoints.Load(), CheckpointTime: time.Duration(c.checkpointNanos.Load()),
 		Log: b.wal.Stats(), Index: b.index.Stats(),
 	}
+	st.Admission = b.admissionStats()
 	st.GroupCount = len(b.groups.List())
 	st.HalfOpen, st.HalfParked = b.transactions.Counts()
 	st.Delayed = b.timers.Stats().Pending

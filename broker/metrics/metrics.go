@@ -60,6 +60,12 @@ var (
 	checkpoints    = desc("gantry_checkpoints_total", "Checkpoints written.")
 	checkpointTime = desc("gantry_checkpoint_seconds", "Time the last checkpoint took to write.")
 
+	// Sends that are under way, and those that were refused.
+	sendsHeld    = desc("gantry_sends_in_flight", "Sends and batches that are under way.")
+	sendBytes    = desc("gantry_sends_in_flight_bytes", "What they hold in memory, about.")
+	sendLimit    = desc("gantry_sends_in_flight_limit_bytes", "The bound of that, beyond which sends are refused.")
+	sendsRefused = desc("gantry_sends_refused_total", "Sends that were refused, by what there was not enough of.", "resource")
+
 	// Storage.
 	storageSize    = desc("rocketmq_storage_size", "Bytes on disk of the log and its indexes.", "storage_type", "storage_medium")
 	dispatchBehind = desc("rocketmq_storage_dispatch_behind_bytes", "Bytes of committed log that are not applied.", "storage_type", "storage_medium")
@@ -130,6 +136,13 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	gauge(clients, float64(s.Clients))
 	counter(checkpoints, float64(s.Checkpoints))
 	gauge(checkpointTime, s.CheckpointTime.Seconds())
+
+	gauge(sendsHeld, float64(s.Admission.Sends))
+	gauge(sendBytes, float64(s.Admission.Bytes))
+	gauge(sendLimit, float64(s.Admission.Limit))
+	for r, n := range s.Admission.Refused {
+		counter(sendsRefused, float64(n), broker.Resource(r).String())
+	}
 
 	l, x := &s.Log, &s.Index
 	gauge(storageSize, float64(l.DiskBytes+int64(x.Arenas)*x.ArenaSize), "local", "disk")

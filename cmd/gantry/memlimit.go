@@ -7,6 +7,9 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+
+	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/internal/host"
 )
 
 // heapShare of a container's memory limit is for the Go heap. The rest is for
@@ -65,4 +68,16 @@ func cgroupLimit(root fs.FS) (limit int64, ok bool) {
 		}
 	}
 	return limit, ok
+}
+
+// sendBound is --send-memory in bytes, or what suits the memory there is.
+func (f *serveFlags) sendBound() int64 {
+	if f.sendMemory > 0 {
+		return int64(f.sendMemory)
+	}
+	there := host.Memory()
+	if limit := debug.SetMemoryLimit(-1); limit < there { // the cgroup's share, or GOMEMLIMIT
+		there = limit
+	}
+	return min(max(there/8, broker.MinSendMemory), 2*broker.DefaultSendMemory)
 }

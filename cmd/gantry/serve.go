@@ -32,6 +32,7 @@ type serveFlags struct {
 	durability                    string
 	retentionAge, maxDelay        time.Duration
 	retentionSize, segmentSize    byteSize
+	sendMemory                    byteSize
 	logLevel, logFormat           string
 	traces                        string
 	allowRemote, pprof            bool
@@ -83,6 +84,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&f.maxDelay, "max-delay", broker.DefaultMaxDelay, "refuse delivery times further ahead (the reference broker's limit is 24h)")
 	flags.Var(&f.retentionSize, "retention-size", "drop the oldest segments while the log is larger than this, as `SIZE` like 50GiB (0: keep)")
 	flags.Var(&f.segmentSize, "segment-size", "`SIZE` of one file of the log; disk space is taken and given back in this unit")
+	flags.Var(&f.sendMemory, "send-memory", "`SIZE` that messages being sent may take together before they are stored; more is refused\n(0: an eighth of the memory there is, 32MiB to 512MiB)")
 	flags.BoolVar(&f.autoCreateGroups, "auto-create-groups", true, "let consumer groups come into being at their first use")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -169,6 +171,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		RetentionAge:     f.retentionAge,
 		RetentionSize:    int64(f.retentionSize),
 		MaxDelay:         f.maxDelay,
+		SendMemory:       f.sendBound(),
 		AutoCreateGroups: f.autoCreateGroups,
 		Logger:           logger,
 		Fatal:            fatal(logger),

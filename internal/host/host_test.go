@@ -23,6 +23,9 @@ func TestWhatTheSystemSaysIsPlausible(t *testing.T) {
 	if after, _ := OpenFiles(); after <= before || limit <= int64(after) {
 		t.Errorf("%d files open, %d after one more, limit %d", before, after, limit)
 	}
+	if m := Memory(); m < 64<<20 {
+		t.Errorf("the host has %d bytes of memory", m)
+	}
 	if r := Resident(); r < 1<<20 {
 		t.Errorf("%d bytes resident", r)
 	}

@@ -1,0 +1,133 @@
+// Package admission bounds what sends hold while they wait for the log. More than
+// the bound would be memory without end when more is sent than can be stored, and
+// answers that come after their senders have given up.
+package admission
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Door is where a send came in. Neither may take all there is: a flood through one
+// leaves the other a quarter.
+type Door int
+
+const (
+	Unary  Door = iota // refused at once when there is no room
+	Stream             // waits for room, for its client is held back by that
+	doors
+)
+
+// CallBytes is what a send costs beside its bytes: a goroutine's stack, the stream's
+// state, buffers.
+const CallBytes = 16 << 10
+
+// Gate is passed by each send with its weight, and left when its outcome is known.
+// Its methods may be called by any goroutine.
+type Gate struct {
+	limit int64 // bytes
+	calls int64
+
+	mu    sync.Mutex
+	held  [doors]int64  // bytes, guarded by mu
+	under [doors]int64  // sends, guarded by mu
+	room  chan struct{} // closed when something leaves, nil while nobody waits; guarded by mu
+
+	took atomic.Int64 // nanoseconds from Enter to Leave, lately
+}
+
+// New returns a gate that lets sends of so many bytes, and so many of them, be under
+// way.
+func New(bytes int64, calls int) *Gate { return &Gate{limit: bytes, calls: int64(calls)} }
+
+// Pass is what a send that was let in gives back.
+type Pass struct {
+	door  Door
+	bytes int64
+	begun time.Time
+}
+
+// TryEnter lets a send of n bytes in, if there is room. One is always let in through
+// a door with nothing under way, however large.
+func (g *Gate) TryEnter(door Door, n int) (Pass, bool) {
+	p := Pass{door: door, bytes: int64(n) + CallBytes, begun: time.Now()}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return p, g.enter(p)
+}
+
+// enter is called with mu held.
+func (g *Gate) enter(p Pass) bool {
+	if g.under[p.door] > 0 {
+		bytes, calls := g.held[Unary]+g.held[Stream]+p.bytes, g.under[Unary]+g.under[Stream]+1
+		own, ownCalls := g.held[p.door]+p.bytes, g.under[p.door]+1
+		if bytes > g.limit || calls > g.calls || own > g.limit-g.limit/4 || ownCalls > g.calls-g.calls/4 {
+			return false
+		}
+	}
+	g.held[p.door] += p.bytes
+	g.under[p.door]++
+	return true
+}
+
+// Enter waits for room until ctx is done or patience is over: false.
+func (g *Gate) Enter(ctx context.Context, door Door, n int, patience time.Duration) (Pass, bool) {
+	p, ok := g.TryEnter(door, n)
+	if ok {
+		return p, true
+	}
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for {
+		g.mu.Lock()
+		if ok = g.enter(p); ok {
+			g.mu.Unlock()
+			return p, true
+		}
+		if g.room == nil {
+			g.room = make(chan struct{})
+		}
+		room := g.room
+		g.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return Pass{}, false
+		case <-timeout.C:
+			return Pass{}, false
+		}
+	}
+}
+
+// Leave gives back what p was let in with. The zero Pass gives back nothing.
+func (g *Gate) Leave(p Pass) {
+	if p.bytes == 0 {
+		return
+	}
+	took := g.took.Load()
+	g.took.Store(took + (int64(time.Since(p.begun))-took)/8) // a lost update does not matter
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held[p.door] -= p.bytes
+	g.under[p.door]--
+	if g.room != nil {
+		close(g.room)
+		g.room = nil
+	}
+}
+
+// Took is how long sends have been under way, lately: after that time, what is in now
+// will have left.
+func (g *Gate) Took() time.Duration { return time.Duration(g.took.Load()) }
+
+// Held returns what is under way: bytes, with CallBytes for each send, and sends.
+func (g *Gate) Held() (bytes, sends int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.held[Unary] + g.held[Stream], g.under[Unary] + g.under[Stream]
+}
+
+// Limit returns the bound of Held's bytes.
+func (g *Gate) Limit() int64 { return g.limit }
