@@ -92,6 +92,7 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		b.inflight.DropGroup(id)
 		b.replays.Drop(func(k replay.Key) bool { return k.Group == id })
 		b.filters.drop(func(k inflight.SubKey) bool { return k.Group == id })
+		b.counters.dropGroup(id)
 		return nil
 	case record.KindLitePut:
 		return b.lites.ApplyPut(record.Command(rec), b.topicExists)

@@ -124,7 +124,7 @@ func (b *Broker) bury(sub *inflight.Sub, tp topic.Topic, g group.Group, held []i
 		sub.PutBack(held)
 		return err
 	}
-	b.counters.deadLetters.Add(uint64(len(held)))
+	b.counters.buried(sub.Key(), len(held))
 	if err := b.await(batch); err != nil {
 		return err
 	}

@@ -1,10 +1,16 @@
 package broker
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/session"
+	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
@@ -34,6 +40,15 @@ type Stats struct {
 	Groups         []GroupStats
 	GroupCount     int // also those that consume nothing
 	Admission      Admission
+	Connections    []Connections
+}
+
+// Connections is how many live clients are alike.
+type Connections struct {
+	Role              session.Role
+	Group             record.Resource // of consumers
+	Language, Version string          // as they say
+	Count             int
 }
 
 // TopicStats is one topic.
@@ -41,6 +56,8 @@ type TopicStats struct {
 	TopicStatus
 	MessagesIn uint64
 	BytesIn    uint64 // bodies
+	Committed  uint64 // transactions that somebody decided about, one way or the other
+	RolledBack uint64
 }
 
 // GroupStats is one group's consumption of one topic.
@@ -50,6 +67,10 @@ type GroupStats struct {
 	Lag          int64 // never handed out
 	InFlight     int
 	Ready        int
+	DeadLetters  uint64
+	// Oldest is when the oldest message that was never handed out was stored, in Unix
+	// ms; 0 = there is none. Of lite topics it is not looked for.
+	Oldest int64
 }
 
 // counters are what Stats counts by itself.
@@ -61,13 +82,49 @@ type counters struct {
 
 	mu     sync.Mutex
 	topics map[record.TopicID]*topicCounter
+	dead   map[inflight.SubKey]uint64
 }
 
-type topicCounter struct{ messages, bytes uint64 }
+type topicCounter struct{ messages, bytes, committed, rolledBack uint64 }
 
 func (c *counters) stored(id record.TopicID, messages, bytes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	t := c.of(id)
+	t.messages += uint64(messages)
+	t.bytes += uint64(bytes)
+}
+
+// decided counts a transaction that somebody decided about.
+func (c *counters) decided(id record.TopicID, outcome transaction.Outcome) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if outcome == transaction.Committed {
+		c.of(id).committed++
+	} else {
+		c.of(id).rolledBack++
+	}
+}
+
+// buried counts messages that a group was done with in vain.
+func (c *counters) buried(key inflight.SubKey, n int) {
+	c.deadLetters.Add(uint64(n))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead == nil {
+		c.dead = map[inflight.SubKey]uint64{}
+	}
+	c.dead[key] += uint64(n)
+}
+
+func (c *counters) deadOf(key inflight.SubKey) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dead[key]
+}
+
+// of is a topic's counter. Called with mu held.
+func (c *counters) of(id record.TopicID) *topicCounter {
 	t := c.topics[id]
 	if t == nil {
 		if c.topics == nil {
@@ -76,14 +133,20 @@ func (c *counters) stored(id record.TopicID, messages, bytes int) {
 		t = &topicCounter{}
 		c.topics[id] = t
 	}
-	t.messages += uint64(messages)
-	t.bytes += uint64(bytes)
+	return t
 }
 
 func (c *counters) dropTopic(id record.TopicID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.topics, id)
+	maps.DeleteFunc(c.dead, func(k inflight.SubKey, _ uint64) bool { return k.Topic == id })
+}
+
+func (c *counters) dropGroup(id record.GroupID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.dead, func(k inflight.SubKey, _ uint64) bool { return k.Group == id })
 }
 
 func (c *counters) topic(id record.TopicID) topicCounter {
@@ -107,7 +170,7 @@ func (b *Broker) Stats() Stats {
 	st := Stats{
 		Uptime: time.Since(b.opened), Sends: c.sends.Load(), Duplicates: c.duplicates.Load(), Deliveries: c.deliveries.Load(),
 		Acks: c.acks.Load(), DeadLetters: c.deadLetters.Load(),
-		Waiting: b.hub.Waiting(), Clients: len(b.sessions.List()), Applied: b.dispatcher.Applied(),
+		Waiting: b.hub.Waiting(), Applied: b.dispatcher.Applied(),
 		Checkpoints: c.checkpoints.Load(), CheckpointTime: time.Duration(c.checkpointNanos.Load()),
 		Log: b.wal.Stats(), Index: b.index.Stats(),
 	}
@@ -117,22 +180,63 @@ func (b *Broker) Stats() Stats {
 	st.Delayed = b.timers.Stats().Pending
 	for _, tp := range b.topics.List() {
 		n := c.topic(tp.ID)
-		st.Topics = append(st.Topics, TopicStats{TopicStatus: b.topicStatus(tp), MessagesIn: n.messages, BytesIn: n.bytes})
+		st.Topics = append(st.Topics, TopicStats{TopicStatus: b.topicStatus(tp), MessagesIn: n.messages, BytesIn: n.bytes, Committed: n.committed, RolledBack: n.rolledBack})
 	}
 	for _, s := range b.inflight.Subs() {
 		g, ok := b.groups.ByID(s.Key().Group)
 		tp, there := b.topics.ByID(s.Key().Topic)
 		if ok && there {
-			gs := GroupStats{Group: g.Name, Topic: tp.Name}
+			gs := GroupStats{Group: g.Name, Topic: tp.Name, DeadLetters: c.deadOf(s.Key())}
 			var queues []GroupQueueStatus
 			queues, gs.MessagesOut = b.subStatus(s)
 			for _, q := range queues {
 				gs.Lag += int64(q.Max - q.Cursor)
 				gs.InFlight += q.InFlight
 				gs.Ready += q.Ready
+				if at := b.storedAt(tp.ID, q); at > 0 && (gs.Oldest == 0 || at < gs.Oldest) {
+					gs.Oldest = at
+				}
 			}
 			st.Groups = append(st.Groups, gs)
 		}
 	}
+	st.Connections = alike(b.sessions.List())
+	st.Clients = 0
+	for _, c := range st.Connections {
+		st.Clients += c.Count
+	}
 	return st
+}
+
+// storedAt is when the first message that a group was not handed was stored, 0 when
+// there is none.
+func (b *Broker) storedAt(id record.TopicID, q GroupQueueStatus) int64 {
+	if q.Cursor >= q.Max || q.Queue >= record.FirstLiteQueue {
+		return 0
+	}
+	key := record.Key(id, q.Queue)
+	low, _, _ := b.index.Bounds(key)
+	e, ok, err := b.entryAt(key, max(low, q.Cursor))
+	if err != nil || !ok {
+		return 0 // whoever receives it is told
+	}
+	return e.StoreTime
+}
+
+// alike counts clients, in a fixed order.
+func alike(clients []session.Client) []Connections {
+	count := map[Connections]int{}
+	for _, c := range clients {
+		count[Connections{Role: c.Role, Group: c.Group, Language: c.Language, Version: c.Version}]++
+	}
+	all := make([]Connections, 0, len(count))
+	for c, n := range count {
+		c.Count = n
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(x, y Connections) int {
+		return cmp.Or(cmp.Compare(x.Role, y.Role), cmp.Compare(x.Group.Namespace, y.Group.Namespace), cmp.Compare(x.Group.Name, y.Group.Name),
+			cmp.Compare(x.Language, y.Language), cmp.Compare(x.Version, y.Version))
+	})
+	return all
 }

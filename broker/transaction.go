@@ -131,6 +131,10 @@ func (b *Broker) decide(ctx context.Context, pos record.Position, messageID stri
 			b.transactions.Cancel(pos)
 			return wrapAppend(err)
 		}
-		return b.await(batch)
+		if err := b.await(batch); err != nil {
+			return err
+		}
+		b.counters.decided(h.Key.Topic(), outcome)
+		return nil
 	}
 }

@@ -14,10 +14,12 @@ package metrics
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/session"
 )
 
 // A scrape has at most this many values of a label set, whatever clients
@@ -25,6 +27,7 @@ import (
 const (
 	maxTopics = 1000 // the oldest ones
 	maxGroups = 2000 // (group, topic) pairs, first in order of name
+	maxAlike  = 500  // kinds of clients: what they say of themselves is theirs to choose
 )
 
 // Other stands for all topics or groups beyond the limit. No name can be equal
@@ -38,16 +41,24 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	// Per topic.
 	messagesIn = desc("rocketmq_messages_in_total", "Messages stored.", "topic")
+	committed  = desc("rocketmq_commit_messages_total", "Transactions that were committed.", "topic")
+	rolledBack = desc("rocketmq_rollback_messages_total", "Transactions that were rolled back.", "topic")
 	bodyBytes  = desc("gantry_body_bytes_in_total", "Bytes of the bodies of messages stored.", "topic")
 
 	// Per group and topic. As in RocketMQ, lag = ready + in flight.
 	messagesOut = desc("rocketmq_messages_out_total", "Messages handed out, every attempt counted.", "topic", "consumer_group")
 	lag         = desc("rocketmq_consumer_lag_messages", "Messages not acknowledged.", "topic", "consumer_group")
 	ready       = desc("rocketmq_consumer_ready_messages", "Messages not handed out, or handed out in vain and waiting for another attempt.", "topic", "consumer_group")
+	sentToDLQ   = desc("rocketmq_send_to_dlq_messages_total", "Messages given up on.", "topic", "consumer_group")
+	queueing    = desc("rocketmq_consumer_queueing_latency", "Milliseconds for which the oldest message that was never handed out has been there.", "topic", "consumer_group")
 	inFlight    = desc("rocketmq_consumer_inflight_messages", "Messages leased to a consumer.", "topic", "consumer_group")
 
 	// The broker.
 	topics         = desc("rocketmq_topic_number", "Topics.")
+	groups         = desc("rocketmq_consumer_group_number", "Consumer groups.")
+	permission     = desc("rocketmq_broker_permission", "6 to read and write, 4 while appends are refused because the disk is full, 0 when the log has failed.")
+	producers      = desc("rocketmq_producer_connections", "Producers that are alive.", "language", "version", "protocol_type")
+	consumers      = desc("rocketmq_consumer_connections", "Consumers that are alive.", "consumer_group", "language", "version", "consume_mode", "protocol_type")
 	sends          = desc("gantry_sends_total", "Messages stored for producers.")
 	duplicates     = desc("gantry_duplicates_total", "Messages sent again within their topic's deduplication window, and not stored.")
 	deliveries     = desc("gantry_deliveries_total", "Messages handed out, every attempt counted.")
@@ -104,7 +115,7 @@ func (c *Collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (c *Collector) Collect(out chan<- prometheus.Metric) {
-	s := c.stats()
+	s, now := c.stats(), time.Now().UnixMilli()
 	counter := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
@@ -115,15 +126,34 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for _, t := range foldTopics(s.Topics) {
 		counter(messagesIn, float64(t.messages), t.topic)
 		counter(bodyBytes, float64(t.bytes), t.topic)
+		if t.committed+t.rolledBack > 0 {
+			counter(committed, float64(t.committed), t.topic)
+			counter(rolledBack, float64(t.rolledBack), t.topic)
+		}
 	}
 	for _, g := range foldGroups(s.Groups) {
 		counter(messagesOut, float64(g.out), g.topic, g.group)
 		gauge(lag, float64(g.fresh+g.retry+g.inFlight), g.topic, g.group)
 		gauge(ready, float64(g.fresh+g.retry), g.topic, g.group)
 		gauge(inFlight, float64(g.inFlight), g.topic, g.group)
+		counter(sentToDLQ, float64(g.dead), g.topic, g.group)
+		waits := int64(0)
+		if g.oldest > 0 {
+			waits = max(0, now-g.oldest)
+		}
+		gauge(queueing, float64(waits), g.topic, g.group)
+	}
+	for _, a := range foldConnections(s.Connections) {
+		if a.group == "" {
+			gauge(producers, float64(a.count), a.language, a.version, protocol)
+		} else {
+			gauge(consumers, float64(a.count), a.group, a.language, a.version, a.mode, protocol)
+		}
 	}
 
 	gauge(topics, float64(len(s.Topics)))
+	gauge(groups, float64(s.GroupCount))
+	gauge(permission, allowed(&s))
 	counter(sends, float64(s.Sends))
 	counter(duplicates, float64(s.Duplicates))
 	counter(deliveries, float64(s.Deliveries))
@@ -171,6 +201,17 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	gauge(indexPages, float64(x.ParkedPages), "parked")
 }
 
+// allowed is RocketMQ's permission: 4 to read, 2 to write.
+func allowed(s *broker.Stats) float64 {
+	switch {
+	case s.Log.Err != nil:
+		return 0
+	case s.Log.DiskFull:
+		return 4
+	}
+	return 6
+}
+
 func bit(b bool) float64 {
 	if b {
 		return 1
@@ -179,8 +220,8 @@ func bit(b bool) float64 {
 }
 
 type topicSeries struct {
-	topic           string
-	messages, bytes uint64
+	topic                                  string
+	messages, bytes, committed, rolledBack uint64
 }
 
 // foldTopics keeps the oldest topics apart, so that which they are does not
@@ -189,7 +230,7 @@ func foldTopics(all []broker.TopicStats) []topicSeries {
 	all = slices.SortedFunc(slices.Values(all), func(a, b broker.TopicStats) int { return cmp.Compare(a.ID, b.ID) })
 	var series []topicSeries
 	for i, t := range all {
-		one := topicSeries{t.Name.String(), t.MessagesIn, t.BytesIn}
+		one := topicSeries{t.Name.String(), t.MessagesIn, t.BytesIn, t.Committed, t.RolledBack}
 		switch {
 		case i < maxTopics:
 			series = append(series, one)
@@ -200,6 +241,8 @@ func foldTopics(all []broker.TopicStats) []topicSeries {
 			rest := &series[maxTopics]
 			rest.messages += one.messages
 			rest.bytes += one.bytes
+			rest.committed += one.committed
+			rest.rolledBack += one.rolledBack
 		}
 	}
 	return series
@@ -207,14 +250,15 @@ func foldTopics(all []broker.TopicStats) []topicSeries {
 
 type groupSeries struct {
 	group, topic           string
-	out                    uint64
+	out, dead              uint64
 	fresh, retry, inFlight int64
+	oldest                 int64 // Unix ms, 0 = none
 }
 
 func foldGroups(all []broker.GroupStats) []groupSeries {
 	series := make([]groupSeries, 0, len(all))
 	for _, g := range all {
-		series = append(series, groupSeries{g.Group.String(), g.Topic.String(), g.MessagesOut, g.Lag, int64(g.Ready), int64(g.InFlight)})
+		series = append(series, groupSeries{g.Group.String(), g.Topic.String(), g.MessagesOut, g.DeadLetters, g.Lag, int64(g.Ready), int64(g.InFlight), g.Oldest})
 	}
 	slices.SortFunc(series, func(a, b groupSeries) int {
 		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.topic, b.topic))
@@ -228,6 +272,54 @@ func foldGroups(all []broker.GroupStats) []groupSeries {
 		rest.fresh += g.fresh
 		rest.retry += g.retry
 		rest.inFlight += g.inFlight
+		rest.dead += g.dead
+		if g.oldest > 0 && (rest.oldest == 0 || g.oldest < rest.oldest) {
+			rest.oldest = g.oldest
+		}
 	}
 	return append(series[:maxGroups:maxGroups], rest)
+}
+
+// protocol is what all clients speak.
+const protocol = "grpc"
+
+type connectionSeries struct {
+	group, language, version, mode string // group and mode "" of producers
+	count                          int
+}
+
+// foldConnections tells the most frequent kinds of clients apart.
+func foldConnections(all []broker.Connections) []connectionSeries {
+	type kind struct{ group, language, version, mode string }
+	count := map[kind]int{}
+	for _, c := range all {
+		k := kind{c.Group.String(), c.Language, c.Version, "push"}
+		switch c.Role {
+		case session.Producer:
+			k.group, k.mode = "", ""
+		case session.SimpleConsumer, session.PullConsumer, session.LiteSimpleConsumer:
+			k.mode = "pull"
+		}
+		count[k] += c.Count
+	}
+	series := make([]connectionSeries, 0, len(count))
+	for k, n := range count {
+		series = append(series, connectionSeries{k.group, k.language, k.version, k.mode, n})
+	}
+	slices.SortFunc(series, func(a, b connectionSeries) int {
+		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.group, b.group), cmp.Compare(a.language, b.language),
+			cmp.Compare(a.version, b.version), cmp.Compare(a.mode, b.mode))
+	})
+	if len(series) <= maxAlike {
+		return series
+	}
+	consumers, producers := connectionSeries{Other, Other, Other, Other, 0}, connectionSeries{"", Other, Other, "", 0}
+	for _, c := range series[maxAlike:] {
+		if c.group == "" {
+			producers.count += c.count
+		} else {
+			consumers.count += c.count
+		}
+	}
+	return append(series[:maxAlike:maxAlike], consumers, producers)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
@@ -63,6 +64,38 @@ func gather(t *testing.T, c prometheus.Collector) map[string]float64 {
 		}
 	}
 	return series
+}
+
+func TestClientsAreCountedByKindAndKindsAreBounded(t *testing.T) {
+	s := broker.Stats{Connections: []broker.Connections{
+		{Role: session.Producer, Language: "JAVA", Version: "5", Count: 3},
+		{Role: session.PushConsumer, Group: record.Resource{Name: "g"}, Language: "GO", Version: "5", Count: 2},
+		{Role: session.SimpleConsumer, Group: record.Resource{Name: "g"}, Language: "GO", Version: "5", Count: 1},
+	}}
+	collector := NewCollector(func() broker.Stats { return s })
+	got := gather(t, collector)
+	for series, want := range map[string]float64{
+		"rocketmq_producer_connections language=JAVA protocol_type=grpc version=5":                                  3,
+		"rocketmq_consumer_connections consume_mode=push consumer_group=g language=GO protocol_type=grpc version=5": 2,
+		"rocketmq_consumer_connections consume_mode=pull consumer_group=g language=GO protocol_type=grpc version=5": 1,
+	} {
+		if got[series] != want {
+			t.Errorf("%s is %v, want %v", series, got[series], want)
+		}
+	}
+	for i := range maxAlike {
+		s.Connections = append(s.Connections, broker.Connections{Role: session.Producer, Language: "X", Version: fmt.Sprint(i), Count: 1})
+	}
+	count, total := 0, 0.0
+	for name, v := range gather(t, collector) {
+		if strings.Contains(name, "_connections ") {
+			count++
+			total += v
+		}
+	}
+	if count != maxAlike+2 || total != float64(6+maxAlike) {
+		t.Errorf("%d series that add up to %v", count, total)
+	}
 }
 
 func TestSeriesAreBoundedAndTheRestIsAddedUp(t *testing.T) {
