@@ -57,6 +57,10 @@ type Options struct {
 	// SendMemory bounds the bytes of sends, of both doors, that are under way; more is
 	// refused. 0 = DefaultSendMemory.
 	SendMemory int64
+	// DiskFree returns the bytes that are free where Dir is, for a process without
+	// privileges. Below DiskReserve sends are refused; commands go on. nil = not asked.
+	DiskFree    func() (int64, error)
+	DiskReserve int64
 	// Undecided half messages: the age at which a producer is asked for the first
 	// time unless it wished for another, the pause between checks, and how many
 	// there are before the message is parked. 0 = as in limits.go.
@@ -146,6 +150,7 @@ type Broker struct {
 	firstLease     uint64 // leases with lower ids are from before the start
 	counters       counters
 	gate           gate
+	diskShort      atomic.Bool   // sends are refused, see diskspace.go
 	deletions      atomic.Uint64 // delete records applied
 	opened         time.Time
 	led            time.Time     // when it began to serve

@@ -211,7 +211,7 @@ func (p *Publishing) submit(ctx context.Context, pack *Pack) error {
 	p.addPacks(pack.Records)
 	err = p.b.append.Submit(&p.batch)
 	p.lite.end(err == nil)
-	return wrapAppend(err)
+	return p.b.refusedAppend(err)
 }
 
 // check looks at every record and gives those that are good their kind and

@@ -74,7 +74,7 @@ func (b *Broker) store(ctx context.Context, tp topic.Topic, msgs []Outgoing, now
 	lite.end(err == nil)
 	if err != nil {
 		s.free()
-		return nil, wrapAppend(err)
+		return nil, b.refusedAppend(err)
 	}
 	// Not the client's context: the bodies must stay put until the log has them.
 	if err := b.await(&s.batch); err != nil {

@@ -175,6 +175,7 @@ func (b *Broker) Stats() Stats {
 		Log: b.wal.Stats(), Index: b.index.Stats(),
 	}
 	st.Admission = b.admissionStats()
+	st.Log.DiskFull = st.Log.DiskFull || b.diskShort.Load()
 	st.GroupCount = len(b.groups.List())
 	st.HalfOpen, st.HalfParked = b.transactions.Counts()
 	st.Delayed = b.timers.Stats().Pending

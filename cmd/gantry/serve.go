@@ -19,6 +19,7 @@ import (
 	"github.com/gantry-mq/gantry/api"
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/commitlog"
+	"github.com/gantry-mq/gantry/internal/host"
 	"github.com/gantry-mq/gantry/internal/logging"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
@@ -32,7 +33,7 @@ type serveFlags struct {
 	durability                    string
 	retentionAge, maxDelay        time.Duration
 	retentionSize, segmentSize    byteSize
-	sendMemory                    byteSize
+	sendMemory, diskReserve       byteSize
 	logLevel, logFormat           string
 	traces                        string
 	allowRemote, pprof            bool
@@ -41,7 +42,7 @@ type serveFlags struct {
 	auth                          authFlags
 }
 
-func newServeFlags() *serveFlags { return &serveFlags{segmentSize: 1 << 30} }
+func newServeFlags() *serveFlags { return &serveFlags{segmentSize: 1 << 30, diskReserve: 256 << 20} }
 
 func newServe() *cobra.Command {
 	f := newServeFlags()
@@ -85,6 +86,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.Var(&f.retentionSize, "retention-size", "drop the oldest segments while the log is larger than this, as `SIZE` like 50GiB (0: keep)")
 	flags.Var(&f.segmentSize, "segment-size", "`SIZE` of one file of the log; disk space is taken and given back in this unit")
 	flags.Var(&f.sendMemory, "send-memory", "`SIZE` that messages being sent may take together before they are stored; more is refused\n(0: an eighth of the memory there is, 32MiB to 512MiB)")
+	flags.Var(&f.diskReserve, "disk-reserve", "refuse messages while less than `SIZE` of the disk is free (0: until it is full); acknowledgements go on")
 	flags.BoolVar(&f.autoCreateGroups, "auto-create-groups", true, "let consumer groups come into being at their first use")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -164,14 +166,19 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	}
 	defer traces.close()
 	options := broker.Options{
-		Trace:            traces.step(),
-		Dir:              dir,
-		Durability:       durability,
-		SegmentSize:      int64(f.segmentSize),
-		RetentionAge:     f.retentionAge,
-		RetentionSize:    int64(f.retentionSize),
-		MaxDelay:         f.maxDelay,
-		SendMemory:       f.sendBound(),
+		Trace:         traces.step(),
+		Dir:           dir,
+		Durability:    durability,
+		SegmentSize:   int64(f.segmentSize),
+		RetentionAge:  f.retentionAge,
+		RetentionSize: int64(f.retentionSize),
+		MaxDelay:      f.maxDelay,
+		SendMemory:    f.sendBound(),
+		DiskReserve:   int64(f.diskReserve),
+		DiskFree: func() (int64, error) {
+			_, free, err := host.Disk(dir)
+			return free, err
+		},
 		AutoCreateGroups: f.autoCreateGroups,
 		Logger:           logger,
 		Fatal:            fatal(logger),
