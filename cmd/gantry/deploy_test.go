@@ -97,6 +97,51 @@ func TestBoardAndAlertsAreWellFormed(t *testing.T) {
 	}
 }
 
+// Who is woken by an alert finds what to do.
+func TestEachAlertHasARunbook(t *testing.T) {
+	book := read(t, "../../docs/operations.md")
+	alerts := regexp.MustCompile(`(?m)- alert: (\w+)`).FindAllStringSubmatch(read(t, deploy+"prometheus/alerts.yaml"), -1)
+	if len(alerts) == 0 {
+		t.Fatal("no alerts")
+	}
+	for _, a := range alerts {
+		if !strings.Contains(book, "\n### "+a[1]+"\n") {
+			t.Errorf("docs/operations.md says nothing about %s", a[1])
+		}
+	}
+}
+
+// Each node of the compose file is taken by the broker, on ports of its own.
+func TestComposedNodesAreTaken(t *testing.T) {
+	var file struct {
+		Services map[string]struct{ Environment map[string]string }
+	}
+	if err := yaml.Unmarshal([]byte(read(t, deploy+"compose/compose.yaml")), &file); err != nil {
+		t.Fatal(err)
+	}
+	taken := map[string]string{}
+	for name, service := range file.Services {
+		t.Run(name, func(t *testing.T) {
+			for k, v := range service.Environment {
+				t.Setenv(k, v)
+			}
+			got := settings(t)
+			if got["node"].Value != name {
+				t.Errorf("it is node %q", got["node"].Value)
+			}
+			for _, port := range []string{"listen", "http", "peer"} {
+				if other := taken[got[port].Value]; other != "" {
+					t.Errorf("%s has %s, too", other, got[port].Value)
+				}
+				taken[got[port].Value] = name
+			}
+		})
+	}
+	if len(taken) != 9 {
+		t.Errorf("%d ports of three nodes", len(taken))
+	}
+}
+
 // What is shipped to start a broker must be taken by the broker.
 func TestShippedSettingsAreTaken(t *testing.T) {
 	ok(t, "config", "show", "--config", deploy+"gantry.yaml")
