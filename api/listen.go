@@ -144,13 +144,9 @@ type sniffer struct {
 	calls      *plainCalls // over connections of their own
 }
 
-func newSniffer(certificate *tls.Certificate, calls *plainCalls) credentials.TransportCredentials {
+func newSniffer(config *tls.Config, calls *plainCalls) credentials.TransportCredentials {
 	return sniffer{
-		tls: credentials.NewTLS(&tls.Config{
-			Certificates: []tls.Certificate{*certificate},
-			NextProtos:   []string{"h2"},
-			MinVersion:   tls.VersionTLS12,
-		}),
+		tls:   credentials.NewTLS(config),
 		plain: insecure.NewCredentials(),
 		calls: calls,
 	}

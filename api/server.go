@@ -93,6 +93,10 @@ type Options struct {
 	// start, which suits the SDKs that do not verify (Java, Go, C#, C++).
 	Certificate *tls.Certificate
 
+	// CertFile and KeyFile are read instead, and again when they change; ClientCA, if
+	// given, verifies the certificates that clients show. A call's peer has them.
+	CertFile, KeyFile, ClientCA string
+
 	// Logger gets what clients are not told. Nil: slog.Default().
 	Logger *slog.Logger
 
@@ -164,6 +168,12 @@ func New(b *broker.Broker, o Options) *Server {
 			certificate = &tls.Certificate{}
 		}
 	}
+	config := serverTLS(certificate)
+	if o.CertFile != "" {
+		files, err := openCertFiles(o.CertFile, o.KeyFile, o.ClientCA, s.log)
+		s.invalid = errors.Join(s.invalid, err)
+		config.GetConfigForClient = files.config
+	}
 
 	streams := &streams{broker: b, gate: s.gate, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers}
 	s.plain = newPlainCalls(func(c *plainCall) error {
@@ -171,7 +181,7 @@ func New(b *broker.Broker, o Options) *Server {
 	})
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(wire.Codec{}),
-		grpc.Creds(newSniffer(certificate, s.plain)),
+		grpc.Creds(newSniffer(config, s.plain)),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxRecvMsgSize(maxRequestBytes),
 		grpc.MaxHeaderListSize(maxHeaderBytes),

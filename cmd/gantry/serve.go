@@ -35,6 +35,7 @@ type serveFlags struct {
 	retentionSize, segmentSize    byteSize
 	sendMemory, diskReserve       byteSize
 	logLevel, logFormat           string
+	tlsCert, tlsKey, clientCA     string
 	traces                        string
 	allowRemote, pprof            bool
 	autoCreateGroups              bool
@@ -93,6 +94,9 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.traces, "traces", "", "send OpenTelemetry spans of messages that carry a sampled trace context to this\n"+
 		"OTLP/HTTP `URL` (default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none)")
 	flags.BoolVar(&f.allowRemote, "insecure-allow-remote", false, "allow addresses other hosts can reach, although nobody is authenticated, or with --auth calls in plain text are")
+	flags.StringVar(&f.tlsCert, "tls-cert", "", "`FILE` with the certificate for clients, in PEM; read again when it changes (default: one is made at start)")
+	flags.StringVar(&f.tlsKey, "tls-key", "", "`FILE` with its private key")
+	flags.StringVar(&f.clientCA, "client-ca", "", "`FILE` with the authorities of clients' certificates, in PEM: one that is shown must be of them")
 	flags.BoolVar(&f.pprof, "pprof", false, "serve /debug/pprof on --http, which must then be a loopback address")
 	f.auth.register(cmd)
 	f.node.register(cmd)
@@ -108,6 +112,9 @@ func (f *serveFlags) check() error {
 	_, err := parseDurability(f.durability)
 	if err == nil {
 		_, _, err = f.logger(io.Discard)
+	}
+	if err == nil {
+		err = f.checkTLS()
 	}
 	if err == nil {
 		err = f.checkAddrs(slog.New(slog.DiscardHandler))
@@ -129,6 +136,9 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		return err
 	}
 	if err := f.checkAddrs(logger); err != nil {
+		return err
+	}
+	if err := f.checkTLS(); err != nil {
 		return err
 	}
 	if err := f.auth.check(); err != nil {
@@ -185,6 +195,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	}
 	built := readBuild()
 	serving := api.Options{
+		CertFile: f.tlsCert, KeyFile: f.tlsKey, ClientCA: f.clientCA,
 		Advertise: f.advertise, Logger: logger, Version: built.version, Commit: built.commit,
 		Levels: levels, DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
 	}
@@ -336,6 +347,14 @@ func (f *serveFlags) checkAddrs(logger *slog.Logger) error {
 var inPlainText = map[string]string{
 	"--listen": "calls in plain text, whose signatures can be used again",
 	"--http":   "secrets in plain text",
+}
+
+// checkTLS is asked by serve, too.
+func (f *serveFlags) checkTLS() error {
+	if (f.tlsCert == "") != (f.tlsKey == "") || f.clientCA != "" && f.tlsCert == "" {
+		return usageErrorf("--tls-cert and --tls-key go together, and --client-ca needs them")
+	}
+	return nil
 }
 
 func loopback(host string) bool {
