@@ -85,6 +85,7 @@ type Node struct {
 	closed  bool
 	leading chan struct{} // closed while this node leads, replaced when it does no more
 	term    *Term         // the one that was handed out last
+	moved   chan struct{} // closed when another node leads, and replaced
 }
 
 // parts is what a node is made of, beside its options.
@@ -117,6 +118,7 @@ func start(opts Options, p parts) (*Node, error) {
 	n := &Node{
 		opts: opts, parts: p, log: opts.Logger.With("node", p.id, logging.Component, "replica"), notify: make(chan bool, 64),
 		down: make(chan struct{}), removed: make(chan struct{}), leading: make(chan struct{}),
+		moved:   make(chan struct{}),
 		sending: make(chan struct{}, 1),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
@@ -135,6 +137,9 @@ func start(opts Options, p parts) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("replica: %w", err)
 	}
+	observer, led := leaders()
+	n.raft.RegisterObserver(observer)
+	n.watcher.Go(func() { n.observe(led) })
 	n.watcher.Go(n.watch)
 	n.watcher.Go(func() { n.guard(&store.calls) })
 	if p.endpoint != nil {

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,11 +17,14 @@ import (
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/test/history/check"
+	"github.com/gantry-mq/gantry/test/history/faultnet"
 )
 
 var (
 	clusterRounds = flag.Int("cluster-rounds", 1, "rounds with three nodes")
 	clusterTime   = flag.Duration("cluster-time", 20*time.Second, "how long a round with three nodes has faults")
+	clusterStop   = flag.Duration("cluster-stop", 6*time.Second, "for how long a node is stopped at most")
+	onlyFault     = flag.String("fault", "", "the one fault that three nodes have, see faultsOfThree")
 )
 
 // faults is what was done to a cluster.
@@ -31,10 +32,10 @@ type faults map[string]int
 
 func (f faults) String() string {
 	var parts []string
-	for _, what := range []string{"leader killed", "follower killed", "all killed", "node stopped for a while", "ended and started", "leadership handed over", "indexes lost"} {
-		parts = append(parts, fmt.Sprintf("%s=%d", strings.ReplaceAll(what, " ", "-"), f[what]))
+	for _, what := range slices.Sorted(maps.Keys(f)) {
+		parts = append(parts, fmt.Sprintf("%s: %d", what, f[what]))
 	}
-	return strings.Join(parts, " ")
+	return strings.Join(parts, ", ")
 }
 
 // Three nodes, of which any may die, stop for a while, or all at once: what was
@@ -50,9 +51,10 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 			c := newCluster(t, binary)
 			report := underLoad(t, c, *seed+uint64(i), func() {
 				for began := time.Now(); time.Since(began) < *clusterTime; {
-					what := c.fault(r)
-					all[what]++
-					t.Logf("%8v %s", time.Since(began).Round(time.Millisecond), what)
+					f := pick(r)
+					t.Logf("%8v %s", time.Since(began).Round(time.Millisecond), f.name)
+					f.do(c, r)
+					all[f.name]++
 					c.sameState()
 				}
 			})
@@ -64,37 +66,42 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 	t.Logf("in all: %v\n%v", all, &sum)
 }
 
-// cluster is three servers.
+// cluster is three servers, and the network between them.
 type cluster struct {
 	t     *testing.T
+	net   *faultnet.Net
 	nodes []*server
 	names []string
+	peers []string // where they reach each other
 
 	dialled int
 }
 
 func newCluster(t *testing.T, binary string) *cluster {
-	c := &cluster{t: t}
-	var peers []string
+	c := &cluster{t: t, net: faultnet.New()}
+	t.Cleanup(c.net.Close)
 	for i := range 3 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		must(t, err)
-		peers = append(peers, l.Addr().String())
+		listens := l.Addr().String()
 		must(t, l.Close())
+		name := fmt.Sprint("n", i+1)
+		reached, err := c.net.Add(name, listens)
+		must(t, err)
 		s := newServer(t, binary, "sync")
-		c.nodes, c.names = append(c.nodes, s), append(c.names, fmt.Sprint("n", i+1))
-		s.args = []string{"--node", c.names[i], "--peer", peers[i]}
+		c.nodes, c.names, c.peers = append(c.nodes, s), append(c.names, name), append(c.peers, reached)
+		s.args = []string{"--node", name, "--peer", listens, "--peer-advertise", reached}
 		if i == 0 {
 			s.args = append(s.args, "--bootstrap")
 		} else {
-			s.args = append(s.args, "--join", peers[0])
+			s.args = append(s.args, "--join", c.peers[0])
 		}
 		must(t, s.start())
 	}
 	for _, s := range c.nodes {
 		must(t, s.await())
 	}
-	c.await(func(nodes []*gantryv1.ClusterNode) bool { return c.settled(nodes) })
+	c.await(c.settled)
 	return c
 }
 
@@ -145,64 +152,6 @@ func (c *cluster) leader() int {
 		}
 	}
 	return 0
-}
-
-// fault does one thing to the cluster, and undoes it.
-func (c *cluster) fault(r *rand.Rand) string {
-	t := c.t
-	pause := func(d time.Duration) { time.Sleep(time.Duration(r.Int64N(int64(d)))) }
-	defer pause(2 * time.Second)
-	again := func(s *server) {
-		if r.IntN(4) == 0 {
-			must(t, os.RemoveAll(filepath.Join(s.data(), "consumequeue")))
-		}
-		must(t, s.start())
-		must(t, s.await())
-	}
-	switch r.IntN(8) {
-	case 0, 1:
-		s := c.nodes[c.leader()]
-		must(t, s.kill())
-		pause(3 * time.Second)
-		again(s)
-		return "leader killed"
-	case 2:
-		s := c.nodes[(c.leader()+1+r.IntN(2))%3]
-		must(t, s.kill())
-		pause(5 * time.Second)
-		again(s)
-		return "follower killed"
-	case 3:
-		for _, s := range c.nodes {
-			must(t, s.kill())
-		}
-		for _, s := range c.nodes {
-			must(t, s.start())
-		}
-		for _, s := range c.nodes {
-			must(t, s.await())
-		}
-		return "all killed"
-	case 4, 5:
-		s := c.nodes[c.leader()]
-		if r.IntN(2) == 0 {
-			s = c.nodes[r.IntN(3)]
-		}
-		must(t, s.cmd.Process.Signal(syscall.SIGSTOP))
-		pause(6 * time.Second)
-		must(t, s.cmd.Process.Signal(syscall.SIGCONT))
-		return "node stopped for a while"
-	case 6:
-		s := c.nodes[r.IntN(3)]
-		must(t, s.stop())
-		again(s)
-		return "ended and started"
-	}
-	out, err := exec.Command(c.nodes[0].binary, "cluster", "transfer", "--server", c.nodes[r.IntN(3)].addr).CombinedOutput()
-	if err != nil {
-		t.Logf("transfer: %v %s", err, out) // it was not settled yet
-	}
-	return "leadership handed over"
 }
 
 // stopAll ends the nodes when they are equal, and compares their states and logs.

@@ -13,11 +13,13 @@ import (
 // front is the port for clients of one node of a cluster. While the node leads,
 // connections go to its server; while another one does, they are joined with a
 // connection to that node, byte for byte, so a client may know any node. A
-// connection that is joined ends when leadership moves: its client dials again, and
-// gets to the right place.
+// connection that is joined ends when leadership moves, as this node hears: its client
+// dials again, and gets to the right place. The leader before may be cut off and not
+// know of it, or be unable to say so.
 type front struct {
 	listener net.Listener
 	dial     func(context.Context) (net.Conn, error) // to the leader
+	moved    func() <-chan struct{}                  // closed when there is another
 	log      *slog.Logger
 
 	ctx    context.Context // until close
@@ -37,10 +39,11 @@ const leaderWait = 8 * time.Second
 // of them may wait.
 const maxWait = 500 * time.Millisecond
 
-func newFront(l net.Listener, dial func(context.Context) (net.Conn, error), log *slog.Logger) *front {
-	f := &front{listener: l, dial: dial, log: log, joined: map[net.Conn]struct{}{}}
+func newFront(l net.Listener, dial func(context.Context) (net.Conn, error), moved func() <-chan struct{}, log *slog.Logger) *front {
+	f := &front{listener: l, dial: dial, moved: moved, log: log, joined: map[net.Conn]struct{}{}}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.run.Go(f.accept)
+	f.run.Go(f.watch)
 	return f
 }
 
@@ -50,6 +53,19 @@ func (f *front) close() {
 	f.listener.Close()
 	f.follow()
 	f.run.Wait()
+}
+
+// watch cuts what is joined with a leader that leads no more.
+func (f *front) watch() {
+	for {
+		moved := f.moved()
+		select {
+		case <-moved:
+			f.cut()
+		case <-f.ctx.Done():
+			return
+		}
+	}
 }
 
 func (f *front) accept() {
@@ -80,9 +96,10 @@ func (f *front) take(conn net.Conn) {
 			}
 			return
 		}
+		moved := f.moved()
 		leader, err := f.dial(ctx)
 		if err == nil {
-			f.join(conn, leader)
+			f.join(conn, leader, moved)
 			return
 		}
 		select {
@@ -105,11 +122,16 @@ func (f *front) fromPeer(conn net.Conn) {
 	}
 }
 
-// join copies both ways until one side ends. Between two TCP connections the kernel
-// does it.
-func (f *front) join(client, leader net.Conn) {
+// join copies both ways until one side ends, or leadership has moved. Between two TCP
+// connections the kernel does it.
+func (f *front) join(client, leader net.Conn, moved <-chan struct{}) {
 	f.mu.Lock()
 	stale := f.server != nil || f.ctx.Err() != nil
+	select {
+	case <-moved:
+		stale = true
+	default:
+	}
 	if !stale {
 		f.joined[client], f.joined[leader] = struct{}{}, struct{}{}
 	}

@@ -66,7 +66,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	l.Broker.Log, l.Broker.Remember, l.node = n.Log(), n.Remember, n
-	l.front = newFront(o.Clients, n.DialLeader, o.Logger)
+	l.front = newFront(o.Clients, n.DialLeader, n.Moved, o.Logger)
 	n.HandleClients(l.front.fromPeer)
 	o.Ready(func() error {
 		if _, ok := n.Leader(); !ok {
