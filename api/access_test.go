@@ -346,6 +346,39 @@ func TestNamespacesIsolate(t *testing.T) {
 	}
 }
 
+func TestAPublisherWithoutHTTP2IsAskedWhoItIs(t *testing.T) {
+	f := startWithUsers(t, Options{})
+	f.topic("orders", topic.Normal, 1)
+	f.plain = true
+	open := &gantryv1.PublishOpen{ProducerId: 1, ClientId: "c", Topic: &gantryv1.StreamResource{Name: "orders"}}
+	try := func() error {
+		st, err := f.dialPublish(within(t.Context(), t, 20*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Send(&gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Open{Open: open}}); err != nil {
+			t.Fatal(err)
+		}
+		_, err = st.Recv()
+		return err
+	}
+	if err := try(); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("without credentials: %v", err)
+	}
+	open.Authorization, open.DateTime = access.Sign("shop", "not the secret", time.Now())
+	if err := try(); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("with a wrong secret: %v", err)
+	}
+	open.Authorization, open.DateTime = access.Sign("shop", testSecret, time.Now())
+	if err := try(); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("without a policy: %v", err)
+	}
+	f.grant("shop", access.Topic, "orders", access.Pub)
+	if err := try(); err != nil {
+		t.Errorf("with one: %v", err)
+	}
+}
+
 // A user that is disabled, and a policy that is gone, end what is open.
 func TestRevocationEndsOpenStreams(t *testing.T) {
 	for what, revoke := range map[string]func(*fixture, []uint64) error{
@@ -391,8 +424,10 @@ func TestRevocationEndsOpenStreams(t *testing.T) {
 					t.Fatal(err)
 				}
 
-				p := f.publisher(ctx, 1, "orders")
 				f.plain = plainly
+				p := f.publisher(ctx, 1, "orders", func(o *gantryv1.PublishOpen) {
+					o.Authorization, o.DateTime = access.Sign("shop", testSecret, time.Now())
+				})
 				signIn := func(s *gantryv1.Subscribe) {
 					s.Authorization, s.DateTime = access.Sign("shop", testSecret, time.Now())
 				}

@@ -32,7 +32,7 @@ const (
 	maxSettleEntries = 1 << 16
 )
 
-// consumeStream is what a Consume call needs of gRPC's stream: a plainCall has it
+// consumeStream is what a Consume call needs of gRPC's stream: a plainStream has it
 // too.
 type consumeStream interface {
 	Context() context.Context
@@ -101,7 +101,7 @@ func (s *streams) consume(st consumeStream) error {
 	if err := checkStreamClient(sub.ClientId, sub.Agent); err != nil {
 		return err
 	}
-	pass, done, err := s.letIn(st, sub)
+	pass, done, err := s.letIn(st.Context(), gantryv1.Streams_Consume_FullMethodName, sub, sub)
 	if err != nil {
 		return st.Send(&gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Status{Status: streamStatus(s.log, err)}})
 	}
@@ -134,26 +134,6 @@ func (s *streams) consume(st consumeStream) error {
 		return err
 	}
 	return nil
-}
-
-// letIn checks a subscription. A call without HTTP/2 has its credentials in there.
-func (s *streams) letIn(st consumeStream, sub *gantryv1.Subscribe) (p *pass, done func(), err error) {
-	done = func() {}
-	if s.gate == nil {
-		return nil, done, nil
-	}
-	if p = passOf(st.Context()); p == nil {
-		p, err = s.gate.stream(st.Context(), gantryv1.Streams_Consume_FullMethodName, presented{authorization: sub.Authorization, date: sub.DateTime})
-		if err != nil {
-			return nil, done, err
-		}
-		done = p.close
-	}
-	if err := p.hold(sub); err != nil {
-		done()
-		return nil, nil, err
-	}
-	return p, done, nil
 }
 
 // open makes the source that the subscription asks for.

@@ -11,25 +11,24 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
-	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/proto/stream"
 )
 
 // lastWords is how long a client may take to hear how its call ended.
 const lastWords = time.Second
 
-// plainCalls are the Consume calls over connections of their own, without HTTP/2:
-// see stream.Conn.
+// plainCalls are the calls of gantry.v1.Streams over connections of their own,
+// without HTTP/2: see stream.Conn.
 type plainCalls struct {
 	sync.WaitGroup
-	serve func(*plainCall) error
+	serve func(stream.Method, *plainCall) error
 
 	mu     sync.Mutex
 	open   map[*plainCall]struct{} // guarded by mu
 	closed bool                    // guarded by mu
 }
 
-// plainCall is one of them, as a consumeStream.
+// plainCall is one of them.
 type plainCall struct {
 	*stream.Conn
 	ctx    context.Context
@@ -37,14 +36,14 @@ type plainCall struct {
 	silent *time.Timer // closes the connection, until a request comes
 }
 
-func newPlainCalls(serve func(*plainCall) error) *plainCalls {
+func newPlainCalls(serve func(stream.Method, *plainCall) error) *plainCalls {
 	return &plainCalls{serve: serve, open: map[*plainCall]struct{}{}}
 }
 
 // take serves a call on a connection whose first byte says that it is one. It
 // runs on the goroutine of the handshake, under its deadline.
 func (p *plainCalls) take(c *conn) error {
-	s, err := stream.Accept(c, c.Conn)
+	s, method, err := stream.Accept(c, c.Conn)
 	if err != nil {
 		return err
 	}
@@ -59,7 +58,7 @@ func (p *plainCalls) take(c *conn) error {
 	}
 	p.open[call] = struct{}{}
 	p.Go(func() {
-		err := p.serve(call)
+		err := p.serve(method, call)
 		call.silent.Stop()
 		call.cancel()
 		call.End(err) // if nobody hears it, nobody does
@@ -82,17 +81,25 @@ func (p *plainCalls) close() {
 	}
 }
 
-func (c *plainCall) Context() context.Context               { return c.ctx }
-func (c *plainCall) Send(r *gantryv1.ConsumeResponse) error { return c.SendMsg(r) }
+func (c *plainCall) Context() context.Context { return c.ctx }
 
-// Recv receives a request. A connection that breaks ends the call at once; of
+// RecvMsg receives a request. A connection that breaks ends the call at once; of
 // everything else the client is told.
-func (c *plainCall) Recv() (*gantryv1.ConsumeRequest, error) {
-	r := new(gantryv1.ConsumeRequest)
-	err := c.RecvMsg(r)
+func (c *plainCall) RecvMsg(r any) error {
+	err := c.Conn.RecvMsg(r)
 	if _, told := status.FromError(err); !told && !errors.Is(err, io.EOF) {
 		c.cancel()
 	}
 	c.silent.Stop()
-	return r, err
+	return err
+}
+
+// plainStream is a call as gRPC's stream of the method.
+type plainStream[Req, Resp any] struct{ *plainCall }
+
+func (s plainStream[Req, Resp]) Send(r *Resp) error { return s.SendMsg(r) }
+
+func (s plainStream[Req, Resp]) Recv() (*Req, error) {
+	r := new(Req)
+	return r, s.RecvMsg(r)
 }

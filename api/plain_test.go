@@ -19,37 +19,57 @@ import (
 	"github.com/gantry-mq/gantry/proto/stream"
 )
 
-// consumeClient is the client's side of a Consume call, whatever carries it.
-type consumeClient interface {
-	Send(*gantryv1.ConsumeRequest) error
-	Recv() (*gantryv1.ConsumeResponse, error)
+// streamOf is the client's side of a call, whatever carries it.
+type streamOf[Req, Resp any] interface {
+	Send(*Req) error
+	Recv() (*Resp, error)
+	SendMsg(any) error
 	RecvMsg(any) error
 	CloseSend() error
 }
 
-type plainClient struct {
+type (
+	consumeClient = streamOf[gantryv1.ConsumeRequest, gantryv1.ConsumeResponse]
+	publishClient = streamOf[gantryv1.PublishRequest, gantryv1.PublishResponse]
+)
+
+type plainClient[Req, Resp any] struct {
 	*stream.Conn
 	c *net.TCPConn
 }
 
-func dialPlain(ctx context.Context, addr string) (consumeClient, error) {
+func dialPlain[Req, Resp any](ctx context.Context, addr string, m stream.Method) (streamOf[Req, Resp], error) {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
 	context.AfterFunc(ctx, func() { c.Close() })
-	s, err := stream.Open(c, 32<<20)
-	return plainClient{s, c.(*net.TCPConn)}, err
+	s, err := stream.Open(c, m, 32<<20)
+	return plainClient[Req, Resp]{s, c.(*net.TCPConn)}, err
 }
 
-func (p plainClient) Send(r *gantryv1.ConsumeRequest) error { return p.SendMsg(r) }
-func (p plainClient) CloseSend() error                      { return p.c.CloseWrite() }
-func (p plainClient) Recv() (*gantryv1.ConsumeResponse, error) {
-	r := new(gantryv1.ConsumeResponse)
+func (p plainClient[Req, Resp]) Send(r *Req) error { return p.SendMsg(r) }
+func (p plainClient[Req, Resp]) CloseSend() error  { return p.c.CloseWrite() }
+func (p plainClient[Req, Resp]) Recv() (*Resp, error) {
+	r := new(Resp)
 	return r, p.RecvMsg(r)
 }
 
-// withoutHTTP2 makes the consumers of fixtures do without.
+func (f *fixture) dialConsume(ctx context.Context) (consumeClient, error) {
+	if f.plain {
+		return dialPlain[gantryv1.ConsumeRequest, gantryv1.ConsumeResponse](ctx, f.addr, stream.Consume)
+	}
+	return f.streamsClient().Consume(ctx)
+}
+
+func (f *fixture) dialPublish(ctx context.Context) (publishClient, error) {
+	if f.plain {
+		return dialPlain[gantryv1.PublishRequest, gantryv1.PublishResponse](ctx, f.addr, stream.Publish)
+	}
+	return f.streamsClient().Publish(ctx)
+}
+
+// withoutHTTP2 makes the streams of fixtures do without.
 var withoutHTTP2 bool
 
 func TestConsumingWithoutHTTP2IsTheSame(t *testing.T) {
@@ -68,6 +88,25 @@ func TestConsumingWithoutHTTP2IsTheSame(t *testing.T) {
 		"slow":              TestASlowReaderHoldsUpNobody,
 		"stopped":           TestAStoppedStreamSettlesWhatItHas,
 		"ended":             TestAStreamEndsWithItsTopicAndItsServer,
+	} {
+		t.Run(name, test)
+	}
+}
+
+func TestPublishingWithoutHTTP2IsTheSame(t *testing.T) {
+	withoutHTTP2 = true
+	defer func() { withoutHTTP2 = false }()
+	for name, test := range map[string]func(*testing.T){
+		"both doors":  TestPublishedMessagesComeOutOfTheOtherDoorAsTheyWentIn,
+		"refused":     TestARefusedEntryDoesNotHoldBackTheOthers,
+		"damaged":     TestABodyThatDoesNotMatchItsChecksumIsRefused,
+		"no batch":    TestABatchThatIsNoneIsRefusedAsAWhole,
+		"no contract": TestAStreamThatBreaksTheContractIsEnded,
+		"window":      TestMoreInFlightThanTheWindowEndsTheStream,
+		"sent twice":  TestABatchSentTwiceIsStoredOnceAndAnsweredAlike,
+		"half":        TestHalfAndDelayedMessagesAreDecidedOverTheStream,
+		"asked":       TestAPublisherIsAskedAboutItsTransactions,
+		"shut down":   TestShutdownLosesNoBatchAndStoresNoneTwice,
 	} {
 		t.Run(name, test)
 	}
@@ -100,7 +139,7 @@ func TestACallWithoutHTTP2ThatIsNoneEnds(t *testing.T) {
 			}
 		})
 	}
-	s, err := dialPlain(t.Context(), f.addr)
+	s, err := dialPlain[gantryv1.ConsumeRequest, gantryv1.ConsumeResponse](t.Context(), f.addr, stream.Consume)
 	if err != nil {
 		t.Fatal(err)
 	}

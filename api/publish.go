@@ -36,7 +36,14 @@ const (
 	maxPublishTopics = 1024
 )
 
-type publishStream = grpc.BidiStreamingServer[gantryv1.PublishRequest, gantryv1.PublishResponse]
+// publishStream is what a Publish call needs of gRPC's stream: a plainStream has it
+// too.
+type publishStream interface {
+	Context() context.Context
+	Recv() (*gantryv1.PublishRequest, error)
+	RecvMsg(any) error
+	Send(*gantryv1.PublishResponse) error
+}
 
 // publishing is one Publish call.
 type publishing struct {
@@ -67,13 +74,17 @@ type answer struct {
 }
 
 // Publish takes batches, in order, and answers them, in order.
-func (s *streams) Publish(st publishStream) error {
+func (s *streams) Publish(st grpc.BidiStreamingServer[gantryv1.PublishRequest, gantryv1.PublishResponse]) error {
+	return s.publish(st)
+}
+
+func (s *streams) publish(st publishStream) error {
 	first, err := st.Recv()
 	if err != nil {
 		return err
 	}
 	p := &publishing{
-		streams: s, stream: st, pass: passOf(st.Context()), open: first.GetOpen(),
+		streams: s, stream: st, open: first.GetOpen(),
 		answers: make(chan answer, publishBatches+1),
 		done:    make(chan *gantryv1.PublishDone),
 		checks:  make(chan session.Command, commandBacklog),
@@ -90,14 +101,17 @@ func (s *streams) Publish(st publishStream) error {
 	if err := checkStreamClient(p.open.ClientId, p.open.Agent); err != nil {
 		return err
 	}
-	if err := p.pass.hold(p.open.Topic); err != nil {
+	pass, done, err := s.letIn(st.Context(), gantryv1.Streams_Publish_FullMethodName, p.open, p.open.Topic)
+	if err != nil {
 		return rpcError(s.log, err)
 	}
+	defer done()
+	p.pass = pass
 	n := s.publishers.Add(1)
 	defer s.publishers.Add(-1)
 	p.window = &gantryv1.PublishWindow{Bytes: uint64(min(max(publishMemory/n, publishWindowMin), publishWindowMax)), Batches: publishBatches}
 	p.client = streamClient(st.Context(), s.sessionID(p.open.ClientId), p.open.Agent)
-	p.client.Role = session.Producer
+	p.client.Role, p.client.User = session.Producer, pass.user()
 	if p.open.Topic != nil {
 		t := streamResource(p.open.Topic)
 		p.topics[t], p.client.Publishing = struct{}{}, []record.Resource{t}
@@ -160,7 +174,7 @@ func (p *publishing) write(id string) error {
 		case <-touch.C:
 			p.broker.Sessions().Touch(id)
 		case <-p.pass.revoked():
-			return errRevoked
+			return rpcError(p.log, p.pass.refusal())
 		case <-p.draining.Done():
 			return p.drain()
 		}

@@ -2,9 +2,7 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -194,7 +192,7 @@ func TestAStreamThatBreaksTheContractIsEnded(t *testing.T) {
 		"open twice":  {[]*stream.PublishRequest{other(&gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Open{Open: open}}), other(&gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Open{Open: open}})}, codes.InvalidArgument},
 		"empty":       {[]*stream.PublishRequest{other(&gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Open{Open: open}}), other(&gantryv1.PublishRequest{})}, codes.InvalidArgument},
 	} {
-		st, err := f.streamsClient().Publish(within(context.Background(), t, 20*time.Second))
+		st, err := f.dialPublish(within(context.Background(), t, 20*time.Second))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -225,10 +223,11 @@ func TestMoreInFlightThanTheWindowEndsTheStream(t *testing.T) {
 		err = p.stream.SendMsg(&stream.PublishRequest{Batch: stream.Batch{Sequence: i, Queue: stream.AnyQueue, Records: b.B, Buffer: b}})
 		b.Release()
 	}
-	for err == nil || errors.Is(err, io.EOF) {
+	for err = nil; err == nil; {
 		_, err = p.stream.Recv()
 	}
-	if status.Code(err) != codes.ResourceExhausted {
+	// Without HTTP/2 who goes on for a second without listening is cut off unheard.
+	if code := status.Code(err); code != codes.ResourceExhausted && !(f.plain && code == codes.Unknown) {
 		t.Fatal(err)
 	}
 }

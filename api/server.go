@@ -23,6 +23,7 @@ import (
 	"github.com/gantry-mq/gantry/internal/logging"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
+	"github.com/gantry-mq/gantry/proto/stream"
 	"github.com/gantry-mq/gantry/proto/wire"
 )
 
@@ -32,7 +33,7 @@ const (
 	// 4 MiB body, but the log takes 16 MiB at once; the rest is room for
 	// properties, and for a body somewhat too large to be told so by its code
 	// rather than by a transport error that SDKs take for an outage.
-	maxRequestBytes = 20 << 20
+	maxRequestBytes = stream.PublishLimit
 
 	// maxHeaderBytes bounds a call's metadata: a dozen short headers.
 	maxHeaderBytes = 64 << 10
@@ -176,8 +177,13 @@ func New(b *broker.Broker, o Options) *Server {
 	}
 
 	streams := &streams{broker: b, gate: s.gate, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers}
-	s.plain = newPlainCalls(func(c *plainCall) error {
-		return s.guard(streamsPrefix+"Consume", func() error { return streams.consume(c) })
+	s.plain = newPlainCalls(func(m stream.Method, c *plainCall) error {
+		return s.guard(streamsPrefix+string(m), func() error {
+			if m == stream.Publish {
+				return streams.publish(plainStream[gantryv1.PublishRequest, gantryv1.PublishResponse]{c})
+			}
+			return streams.consume(plainStream[gantryv1.ConsumeRequest, gantryv1.ConsumeResponse]{c})
+		})
 	})
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(wire.Codec{}),

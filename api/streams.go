@@ -43,6 +43,33 @@ func (s *streams) sessionID(client string) string {
 	return fmt.Sprintf("%s#%d", client, s.opened.Add(1))
 }
 
+// opening is the first request of a call, which has its credentials where there are no
+// headers.
+type opening interface {
+	GetAuthorization() string
+	GetDateTime() string
+}
+
+// letIn lets a call in whose first request is first and that wants what is in wants.
+func (s *streams) letIn(ctx context.Context, method string, first opening, wants any) (p *pass, done func(), err error) {
+	done = func() {}
+	if s.gate == nil {
+		return nil, done, nil
+	}
+	if p = passOf(ctx); p == nil { // no interceptor saw it: it came without HTTP/2
+		p, err = s.gate.stream(ctx, method, presented{authorization: first.GetAuthorization(), date: first.GetDateTime()})
+		if err != nil {
+			return nil, done, err
+		}
+		done = p.close
+	}
+	if err := p.hold(wants); err != nil {
+		done()
+		return nil, nil, err
+	}
+	return p, done, nil
+}
+
 // streamClient is what is known of whoever opened a stream.
 func streamClient(ctx context.Context, id string, a *gantryv1.ClientAgent) session.Client {
 	return session.Client{

@@ -26,24 +26,26 @@ func (f *fixture) streamsClient() gantryv1.StreamsClient {
 // publisher is one Publish stream.
 type publisher struct {
 	t      testing.TB
-	stream grpc.BidiStreamingClient[gantryv1.PublishRequest, gantryv1.PublishResponse]
+	stream publishClient
 	opened *gantryv1.PublishOpened
 	topic  string
 	last   uint64 // sequence
 }
 
-func (f *fixture) publisher(ctx context.Context, producer uint64, topic string) *publisher {
+func (f *fixture) publisher(ctx context.Context, producer uint64, topic string, change ...func(*gantryv1.PublishOpen)) *publisher {
 	f.t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	f.t.Cleanup(cancel)
-	st, err := f.streamsClient().Publish(ctx)
+	st, err := f.dialPublish(ctx)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	p := &publisher{t: f.t, stream: st, topic: topic}
-	p.send(&stream.PublishRequest{Other: &gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Open{Open: &gantryv1.PublishOpen{
-		ProducerId: producer, ClientId: "publisher", Topic: &gantryv1.StreamResource{Name: topic},
-	}}}})
+	open := &gantryv1.PublishOpen{ProducerId: producer, ClientId: "publisher", Topic: &gantryv1.StreamResource{Name: topic}}
+	for _, set := range change {
+		set(open)
+	}
+	p.send(&stream.PublishRequest{Other: &gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Open{Open: open}}})
 	if p.opened = p.receive().GetOpened(); p.opened.GetStoreId() == 0 || p.opened.GetWindow().GetBytes() == 0 {
 		f.t.Fatalf("opened %v", p.opened)
 	}
@@ -208,13 +210,7 @@ func (f *fixture) subscribe(ctx context.Context, topic, group string, change ...
 	f.t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	f.t.Cleanup(cancel)
-	var st consumeClient
-	var err error
-	if f.plain {
-		st, err = dialPlain(ctx, f.addr)
-	} else {
-		st, err = f.streamsClient().Consume(ctx)
-	}
+	st, err := f.dialConsume(ctx)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -23,20 +23,27 @@ type batch struct {
 	waiting  []waiting
 	sequence uint64
 	since    time.Time     // when it was opened; from seal on, when it was sealed
+	now      int64         // when one of its last 16 messages was given, Unix ms
 	tried    bool          // has been given to a stream: its outcome may be unknown
 	open     *list.Element // in openBatches.all
 }
 
 // openBatches are those that take messages, one for each topic in use.
 type openBatches struct {
+	last    *batch // that was looked up, or nil
 	byTopic map[string]*batch
 	all     *list.List // of *batch, in the order in which they were opened
 }
 
-func newOpenBatches() openBatches { return openBatches{map[string]*batch{}, list.New()} }
+func newOpenBatches() openBatches { return openBatches{byTopic: map[string]*batch{}, all: list.New()} }
 
 // of returns that of a topic, or nil.
-func (o *openBatches) of(topic string) *batch { return o.byTopic[topic] }
+func (o *openBatches) of(topic string) *batch {
+	if o.last == nil || o.last.topic != topic {
+		o.last = o.byTopic[topic]
+	}
+	return o.last
+}
 
 func (o *openBatches) oldest() *batch {
 	if e := o.all.Front(); e != nil {
@@ -52,6 +59,7 @@ func (o *openBatches) add(b *batch) {
 
 func (o *openBatches) remove(b *batch) {
 	delete(o.byTopic, b.topic)
+	o.last = nil
 	o.all.Remove(b.open)
 	b.open = nil
 }

@@ -77,7 +77,7 @@ func (f *feed) serve(ctx context.Context) (opened bool, err error) {
 		return false, err
 	}
 	asked := f.subscribe()
-	f.c.sign(asked)
+	f.c.sign(&asked.Authorization, &asked.DateTime)
 	if err := s.SendMsg(&gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Subscribe{Subscribe: asked}}); err != nil {
 		return false, streamError(s, err)
 	}

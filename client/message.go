@@ -82,8 +82,10 @@ func (m *Message) pack(b []byte, kind record.Kind, now int64, recover time.Durat
 	if recover > 0 {
 		b = record.AppendField(b, record.FieldRecoverySec, seconds(recover))
 	}
-	for k, v := range m.Properties {
-		b = record.AppendUser(b, k, v)
+	if len(m.Properties) > 0 { // to begin with none costs as well
+		for k, v := range m.Properties {
+			b = record.AppendUser(b, k, v)
+		}
 	}
 	r := record.Message{Kind: kind, BornTime: now, Body: m.Body}
 	if m.Priority != nil {
@@ -102,8 +104,10 @@ func (m *Message) size() int {
 	for _, k := range m.Keys {
 		n += len(k) + 4
 	}
-	for k, v := range m.Properties {
-		n += len(k) + len(v) + 8
+	if len(m.Properties) > 0 {
+		for k, v := range m.Properties {
+			n += len(k) + len(v) + 8
+		}
 	}
 	return n
 }

@@ -20,16 +20,28 @@ type duplex interface {
 	RecvMsg(m any) error
 }
 
-var consumeDesc = &gantryv1.Streams_ServiceDesc.Streams[1]
+var (
+	publishDesc = &gantryv1.Streams_ServiceDesc.Streams[0]
+	consumeDesc = &gantryv1.Streams_ServiceDesc.Streams[1]
+)
 
 // openTimeout bounds how long a connection may take to be taken as a call.
 const openTimeout = 3 * time.Second
 
-// consume opens a Consume call, which ends with ctx: on a connection of its own
-// where the broker takes that, else over gRPC.
+// publish opens a Publish call, and consume a Consume call, which end with ctx.
+func (c *Client) publish(ctx context.Context) (duplex, error) {
+	return c.call(ctx, stream.Publish, publishDesc, gantryv1.Streams_Publish_FullMethodName)
+}
+
 func (c *Client) consume(ctx context.Context) (duplex, error) {
+	return c.call(ctx, stream.Consume, consumeDesc, gantryv1.Streams_Consume_FullMethodName)
+}
+
+// call opens a call on a connection of its own where the broker takes that, else
+// over gRPC.
+func (c *Client) call(ctx context.Context, m stream.Method, desc *grpc.StreamDesc, name string) (duplex, error) {
 	if c.opts.TLS == nil && len(c.opts.DialOptions) == 0 && !c.http2.Load() {
-		s, err := c.plain(ctx)
+		s, err := c.plain(ctx, m)
 		if err == nil {
 			return s, nil
 		}
@@ -38,11 +50,11 @@ func (c *Client) consume(ctx context.Context) (duplex, error) {
 			c.log.Info("gantry: messages come over gRPC: something before the broker, or the broker, takes nothing else", "error", err)
 		}
 	}
-	return c.conn.NewStream(ctx, consumeDesc, gantryv1.Streams_Consume_FullMethodName)
+	return c.conn.NewStream(ctx, desc, name)
 }
 
 // plain opens a call without HTTP/2. Which address to dial is gRPC's to know.
-func (c *Client) plain(ctx context.Context) (*stream.Conn, error) {
+func (c *Client) plain(ctx context.Context, m stream.Method) (*stream.Conn, error) {
 	var at peer.Peer
 	if _, err := gantryv1.NewManagementClient(c.conn).ServerInfo(ctx, &gantryv1.ServerInfoRequest{}, grpc.Peer(&at)); err != nil {
 		return nil, err
@@ -56,7 +68,7 @@ func (c *Client) plain(ctx context.Context) (*stream.Conn, error) {
 		return nil, fmt.Errorf("gantry: %w", err)
 	}
 	conn.SetDeadline(time.Now().Add(openTimeout))
-	s, err := stream.Open(conn, maxMessage)
+	s, err := stream.Open(conn, m, maxMessage)
 	if err != nil {
 		conn.Close()
 		return nil, err

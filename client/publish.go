@@ -6,13 +6,9 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/proto/stream"
 )
-
-var publishDesc = &gantryv1.Streams_ServiceDesc.Streams[0]
 
 // run keeps a stream open until ctx is done, then tells those who still wait.
 func (p *Producer) run(ctx context.Context) {
@@ -28,7 +24,7 @@ func (p *Producer) run(ctx context.Context) {
 func (p *Producer) serve(ctx context.Context) (opened bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s, err := p.c.conn.NewStream(ctx, publishDesc, gantryv1.Streams_Publish_FullMethodName)
+	s, err := p.c.publish(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -36,6 +32,7 @@ func (p *Producer) serve(ctx context.Context) (opened bool, err error) {
 		Agent:      agent(),
 		ProducerId: p.id, ClientId: p.c.opts.ID,
 	}}}
+	p.c.sign(&open.GetOpen().Authorization, &open.GetOpen().DateTime)
 	if p.opts.Topic != "" {
 		open.GetOpen().Topic = p.c.resource(p.opts.Topic)
 	}
@@ -80,7 +77,7 @@ func streamError(s duplex, err error) error {
 }
 
 // write sends what there is to send, in order, until ctx is done.
-func (p *Producer) write(ctx context.Context, s grpc.ClientStream) error {
+func (p *Producer) write(ctx context.Context, s duplex) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var req stream.PublishRequest
@@ -151,7 +148,7 @@ func (p *Producer) sealDue() (wait time.Duration) {
 }
 
 // read handles the broker's answers until the stream ends.
-func (p *Producer) read(ctx context.Context, s grpc.ClientStream) error {
+func (p *Producer) read(ctx context.Context, s duplex) error {
 	for {
 		var m gantryv1.PublishResponse
 		if err := s.RecvMsg(&m); err != nil {

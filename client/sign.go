@@ -7,7 +7,6 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/gantry-mq/gantry/broker/access"
-	"github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
 // signer signs calls as the official clients of RocketMQ do.
@@ -25,8 +24,8 @@ func (s signer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 func (signer) RequireTransportSecurity() bool { return false }
 
 // sign puts a signature where a call without HTTP/2 has it.
-func (c *Client) sign(s *gantryv1.Subscribe) {
+func (c *Client) sign(authorization, date *string) {
 	if c.opts.User != "" {
-		s.Authorization, s.DateTime = access.Sign(c.opts.User, c.opts.Secret, time.Now())
+		*authorization, *date = access.Sign(c.opts.User, c.opts.Secret, time.Now())
 	}
 }

@@ -420,8 +420,11 @@ type PublishOpen struct {
 	// For the operator's eyes, and for check-backs of transactions. 1 to 512 bytes.
 	ClientId string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	// Of batches that name none.
-	Topic         *StreamResource `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`
-	Agent         *ClientAgent    `protobuf:"bytes,4,opt,name=agent,proto3" json:"agent,omitempty"`
+	Topic *StreamResource `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`
+	Agent *ClientAgent    `protobuf:"bytes,4,opt,name=agent,proto3" json:"agent,omitempty"`
+	// The headers of these names, on a connection without HTTP/2, which has none.
+	Authorization string `protobuf:"bytes,5,opt,name=authorization,proto3" json:"authorization,omitempty"`
+	DateTime      string `protobuf:"bytes,6,opt,name=date_time,json=dateTime,proto3" json:"date_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -482,6 +485,20 @@ func (x *PublishOpen) GetAgent() *ClientAgent {
 		return x.Agent
 	}
 	return nil
+}
+
+func (x *PublishOpen) GetAuthorization() string {
+	if x != nil {
+		return x.Authorization
+	}
+	return ""
+}
+
+func (x *PublishOpen) GetDateTime() string {
+	if x != nil {
+		return x.DateTime
+	}
+	return ""
 }
 
 // What a client is, for operators to see. It decides nothing.
@@ -3035,13 +3052,15 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\x05batch\x18\x02 \x01(\v2\x17.gantry.v1.PublishBatchH\x00R\x05batch\x12-\n" +
 	"\x03end\x18\x03 \x01(\v2\x19.gantry.v1.EndTransactionH\x00R\x03end\x122\n" +
 	"\x06recall\x18\x04 \x01(\v2\x18.gantry.v1.RecallMessageH\x00R\x06recallB\t\n" +
-	"\acontent\"\xaa\x01\n" +
+	"\acontent\"\xed\x01\n" +
 	"\vPublishOpen\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\x06R\n" +
 	"producerId\x12\x1b\n" +
 	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12/\n" +
 	"\x05topic\x18\x03 \x01(\v2\x19.gantry.v1.StreamResourceR\x05topic\x12,\n" +
-	"\x05agent\x18\x04 \x01(\v2\x16.gantry.v1.ClientAgentR\x05agent\"W\n" +
+	"\x05agent\x18\x04 \x01(\v2\x16.gantry.v1.ClientAgentR\x05agent\x12$\n" +
+	"\rauthorization\x18\x05 \x01(\tR\rauthorization\x12\x1b\n" +
+	"\tdate_time\x18\x06 \x01(\tR\bdateTime\"W\n" +
 	"\vClientAgent\x12\x1a\n" +
 	"\blanguage\x18\x01 \x01(\tR\blanguage\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +

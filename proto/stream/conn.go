@@ -19,19 +19,19 @@ import (
 	"github.com/gantry-mq/gantry/proto/wire"
 )
 
-// Conn is one call of Streams.Consume on a connection of its own, without HTTP/2,
-// which cuts what it carries into frames of 16 KiB: each is copied into a write
-// buffer, out of a read buffer and together again. Here the kernel takes records
-// from the log's mapping, and the client has it put them into the memory where
-// they stay.
+// Conn is one call of Streams.Consume or Streams.Publish on a connection of its own,
+// without HTTP/2, which cuts what it carries into frames of 16 KiB: each is copied
+// into a write buffer, out of a read buffer and together again. Here the kernel takes
+// records from where they lie, the log's mapping or a producer's batch, and has it
+// put where they stay.
 //
-//	client  "gantry.v1/Consume\n"
+//	client  "gantry.v1/Consume\n" or "gantry.v1/Publish\n"
 //	server  the same, when it speaks this; a server that does not closes, or sends HTTP/2
 //	then both, until one closes:
 //	  off size
 //	   0   1   kind    0 message, 1 end
 //	   1   4   length  of what follows, big-endian
-//	   5       a ConsumeRequest or ConsumeResponse; with kind 1 the google.rpc.Status
+//	   5       a request or response of the call; with kind 1 the google.rpc.Status
 //	           with which the server ends the call
 //
 // So a message is framed as gRPC frames it. One goroutine may send while another
@@ -45,9 +45,18 @@ type Conn struct {
 	vec   [][]byte
 }
 
-const (
-	opening = "gantry.v1/Consume\n"
+// Method is what a call does.
+type Method string
 
+// Methods that do without HTTP/2.
+const (
+	Consume Method = "Consume"
+	Publish Method = "Publish"
+)
+
+func (m Method) opening() string { return "gantry.v1/" + string(m) + "\n" }
+
+const (
 	// OpeningByte is the first that a client sends. HTTP/2 begins with 'P', TLS with 0x16.
 	OpeningByte = 'g'
 
@@ -58,10 +67,15 @@ const (
 	// readAhead is what is read with a head: of records little, because it is copied.
 	readAhead = 4 << 10
 
-	// requestLimit and requestClaim are limit and claim of a server. The largest
-	// request, a Settle of 65,536 ranges, takes less.
+	// requestLimit and requestClaim are limit and claim of a server for requests of
+	// Consume. The largest, a Settle of 65,536 ranges, takes less.
 	requestLimit = 4 << 20
 	requestClaim = 64 << 10
+
+	// PublishLimit bounds a request of Publish, in bytes; what a batch may have at most
+	// is the broker's to say. A producer's usual batch gets its memory at once.
+	PublishLimit = 20 << 20
+	publishClaim = 512 << 10
 )
 
 // Keepalive of both sides: a connection whose other end is silent, or takes
@@ -75,13 +89,17 @@ const (
 // ErrNotSpoken is a server that does not speak this.
 var ErrNotSpoken = errors.New("stream: the server takes no call without HTTP/2")
 
-// Open opens a call as a client does. The caller bounds it by c's deadline, and
-// closes c after an error.
-func Open(c net.Conn, limit int) (*Conn, error) {
-	if _, err := io.WriteString(c, opening); err != nil {
+// Open opens a call as a client does; limit bounds a message that it receives, in
+// bytes. The caller bounds it by c's deadline, and closes c after an error.
+func Open(c net.Conn, m Method, limit int) (*Conn, error) {
+	if _, err := io.WriteString(c, m.opening()); err != nil {
 		return nil, err
 	}
-	if err := readOpening(c); err != nil {
+	got, err := readOpening(c)
+	if err == nil && got != m {
+		err = fmt.Errorf("stream: asked to %s, the server is about to %s", m, got)
+	}
+	if err != nil {
 		return nil, errors.Join(ErrNotSpoken, err)
 	}
 	return newConn(c, limit, limit), nil
@@ -89,25 +107,31 @@ func Open(c net.Conn, limit int) (*Conn, error) {
 
 // Accept takes a call that a client opened: it reads from r, which begins with
 // OpeningByte, and goes on with c. The caller bounds it by c's deadline.
-func Accept(r io.Reader, c net.Conn) (*Conn, error) {
-	if err := readOpening(r); err != nil {
-		return nil, err
+func Accept(r io.Reader, c net.Conn) (*Conn, Method, error) {
+	m, err := readOpening(r)
+	if err != nil {
+		return nil, "", err
 	}
-	if _, err := io.WriteString(c, opening); err != nil {
-		return nil, err
+	if _, err := io.WriteString(c, m.opening()); err != nil {
+		return nil, "", err
 	}
-	return newConn(c, requestLimit, requestClaim), nil
+	if m == Publish {
+		return newConn(c, PublishLimit, publishClaim), m, nil
+	}
+	return newConn(c, requestLimit, requestClaim), m, nil
 }
 
-func readOpening(r io.Reader) error {
-	var b [len(opening)]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return err
+func readOpening(r io.Reader) (Method, error) {
+	b := make([]byte, len(Consume.opening())) // Publish has as many
+	if _, err := io.ReadFull(r, b); err != nil {
+		return "", err
 	}
-	if string(b[:]) != opening {
-		return fmt.Errorf("stream: the connection begins with %q", b)
+	for _, m := range []Method{Consume, Publish} {
+		if string(b) == m.opening() {
+			return m, nil
+		}
 	}
-	return nil
+	return "", fmt.Errorf("stream: the connection begins with %q", b)
 }
 
 func newConn(c net.Conn, limit, claim int) *Conn {
@@ -176,8 +200,13 @@ func (c *Conn) RecvMsg(m any) error {
 	if err != nil {
 		return err
 	}
-	if r, ok := m.(*ConsumeResponse); ok && kind == kindMessage {
-		return malformed(r.read(buf))
+	if kind == kindMessage {
+		switch r := m.(type) {
+		case *ConsumeResponse:
+			return malformed(r.read(buf))
+		case *PublishRequest:
+			return malformed(r.read(buf))
+		}
 	}
 	defer buf.Release()
 	if kind == kindMessage {

@@ -22,13 +22,13 @@ func calls(t *testing.T) (client, server *Conn) {
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
 	accepted := make(chan *Conn, 1)
 	go func() {
-		s, err := Accept(theirs, theirs)
+		s, _, err := Accept(theirs, theirs)
 		if err != nil {
 			t.Error(err)
 		}
 		accepted <- s
 	}()
-	client, err := Open(ours, 32<<20)
+	client, err := Open(ours, Consume, 32<<20)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ type Batch struct {
 	// Records are what is sent: all of Buffer.
 	Records []byte
 	Buffer  *Buffer
-	// Pieces are the records that were received, where gRPC put them: they are cut
+	// Pieces are the records that were received, where they came to lie: they are cut
 	// anywhere, and 4 KiB or more on average. They are the receiver's, to change too,
 	// until Held is released.
 	Pieces [][]byte
@@ -89,13 +89,31 @@ func (r *PublishRequest) MarshalWire() (mem.BufferSlice, error) {
 func (r *PublishRequest) UnmarshalWire(data mem.BufferSlice) error {
 	if r.Batch.cut(data) {
 		r.Other = nil
+		data.Ref()
+		r.Batch.Held = &Held{data: slices.Clone(data)}
 		return nil
 	}
-	// Some other content, or a batch in an unusual encoding: the library knows.
 	buf := gather(data)
 	defer buf.Release()
+	return r.unusual(buf.B)
+}
+
+// read reads the request that is all of b, which it holds until it is released.
+func (r *PublishRequest) read(b *Buffer) error {
+	if r.Batch.cut(mem.BufferSlice{mem.SliceBuffer(b.B)}) {
+		r.Other = nil
+		r.Batch.Held = &Held{copied: b}
+		return nil
+	}
+	defer b.Release()
+	return r.unusual(b.B)
+}
+
+// unusual reads some other content, or a batch in an unusual encoding: the library
+// knows.
+func (r *PublishRequest) unusual(b []byte) error {
 	m := new(gantryv1.PublishRequest)
-	if err := proto.Unmarshal(buf.B, m); err != nil {
+	if err := proto.Unmarshal(b, m); err != nil {
 		return err
 	}
 	*r = PublishRequest{Other: m}
@@ -148,8 +166,6 @@ func (b *Batch) cut(data mem.BufferSlice) bool {
 	if !ok || !b.read(head) {
 		return false
 	}
-	data.Ref()
-	b.Held = &Held{data: slices.Clone(data)}
 	b.Pieces = make([][]byte, 1, len(data))
 	b.Pieces[0] = records
 	for _, d := range data[1:] {
