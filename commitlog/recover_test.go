@@ -90,7 +90,25 @@ func writeImage(t *testing.T, n, group int, closed bool) *logImage {
 	return im
 }
 
-// damage changes bytes of the first segment.
+// flip flips a bit of a byte of the first segment, also while a log is open.
+func (im *logImage) flip(t *testing.T, at int64) {
+	t.Helper()
+	file, err := im.fs.Open(filepath.Join(crashDir, segmentName(0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var b [1]byte
+	if _, err := file.ReadAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := file.WriteAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// damage changes bytes of the first segment of a log that is closed.
 func (im *logImage) damage(t *testing.T, f func(b []byte)) {
 	t.Helper()
 	file, err := im.fs.Open(filepath.Join(crashDir, segmentName(0)))
