@@ -17,12 +17,11 @@ const (
 	DiskFlush                   // what is written waits for the disk
 	Replication                 // or for the other nodes
 	DiskSpace
-	Quota
 	resources
 )
 
 func (r Resource) String() string {
-	return [...]string{"memory", "disk flush", "replication", "disk space", "quota"}[r]
+	return [...]string{"memory", "disk flush", "replication", "disk space"}[r]
 }
 
 // Admission is what Stats says of sends that are under way and of those that
