@@ -39,7 +39,7 @@ func (o *official) phases() []phase {
 					return err
 				}
 				// Something to receive for all of the phase, whatever the others left.
-				want := int64(60_000 * (o.length + 3*o.warm).Seconds())
+				want := int64(80_000 * (o.length + o.warm + o.warmFirst).Seconds())
 				if l.Left() >= want {
 					return nil
 				}
