@@ -164,7 +164,8 @@ func (a *admin) DeleteSubscription(context.Context, *v2.DeleteSubscriptionReques
 }
 
 // DescribeGroupAccumulation tells what a group has not acknowledged, as a whole and of
-// each topic. When it acknowledged last is not kept.
+// each topic. last_consume_timestamp is, as in the remoting protocol, when the newest
+// message that it was handed was stored, not when it was handed it.
 func (a *admin) DescribeGroupAccumulation(_ context.Context, req *v2.DescribeGroupAccumulationRequest) (*v2.DescribeGroupAccumulationResponse, error) {
 	resp, err := a.accumulation(req)
 	if err != nil {
@@ -197,6 +198,7 @@ func (a *admin) accumulation(req *v2.DescribeGroupAccumulationRequest) (*v2.Desc
 		if waits := max(0, now-q.Next); q.Next > 0 && waits > to.GetDeliverDelayTime().AsDuration().Milliseconds() {
 			to.DeliverDelayTime = durationpb.New(time.Duration(waits) * time.Millisecond)
 		}
+		to.LastConsumeTimestamp = max(to.LastConsumeTimestamp, q.Before)
 	}
 	at := func(of map[string]*accumulation, name string) *accumulation {
 		if of[name] == nil {

@@ -154,7 +154,7 @@ func TestAdminMeasuresAGroupAndMovesIt(t *testing.T) {
 		return resp
 	}
 	got := accumulated()
-	if s := got.Accumulation; s.InflightMessages != 1 || s.ReadyMessages != 2 || s.Accumulation != 3 || s.DeliverDelayTime.AsDuration() < 0 {
+	if s := got.Accumulation; s.InflightMessages != 1 || s.ReadyMessages != 2 || s.Accumulation != 3 || s.DeliverDelayTime.AsDuration() < 0 || s.LastConsumeTimestamp < began.UnixMilli() {
 		t.Errorf("of the group: %v", s)
 	}
 	if s := got.TopicAccumulation["t"]; s.GetAccumulation() != 3 {

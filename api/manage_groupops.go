@@ -17,6 +17,25 @@ type groupOps struct {
 	log    *slog.Logger
 }
 
+func (s *groupOps) Update(ctx context.Context, req *gantryv1.UpdateGroupRequest) (*gantryv1.UpdateGroupResponse, error) {
+	c := broker.GroupChange{MaxAttempts: req.MaxAttempts, Paused: req.Paused}
+	if req.MaxAttempts != nil && *req.MaxAttempts == 0 { // which a creation takes for the default
+		return nil, rpcError(s.log, broker.Errorf(broker.BadRequest, "max attempts is 0, it must be 1 to %d", broker.MaxAttemptsLimit))
+	}
+	if req.GetRetry() != nil {
+		retry, err := retryOf(req.GetSteps(), req.GetExponential())
+		if err != nil {
+			return nil, rpcError(s.log, err)
+		}
+		c.Retry = &retry
+	}
+	g, err := s.broker.UpdateGroup(ctx, record.Resource{Namespace: req.GetNamespace(), Name: req.GetName()}, c)
+	if err != nil {
+		return nil, rpcError(s.log, err)
+	}
+	return &gantryv1.UpdateGroupResponse{Group: wireGroup(g)}, nil
+}
+
 func (s *groupOps) Blocked(_ context.Context, req *gantryv1.BlockedRequest) (*gantryv1.BlockedResponse, error) {
 	keys, err := s.broker.Blocked(groupOf(req), int(req.GetLimit()))
 	if err != nil {

@@ -28,7 +28,7 @@ func (m *management) CreateGroup(ctx context.Context, req *gantryv1.CreateGroupR
 		g.Lite = group.Lite{Exclusive: o.GetExclusive(), Shared: o.GetShared(), Quota: o.GetQuota(), ResetTaken: o.GetResetTaken(), ResetLeft: o.GetResetLeft()}
 	}
 	var err error
-	if g.Retry, err = retryOf(req); err != nil {
+	if g.Retry, err = retryOf(req.GetSteps(), req.GetExponential()); err != nil {
 		return nil, rpcError(m.log, err)
 	}
 	if _, taken := m.broker.Group(g.Name); taken {
@@ -42,18 +42,17 @@ func (m *management) CreateGroup(ctx context.Context, req *gantryv1.CreateGroupR
 
 // retryOf reads a retry policy, zero when it is left to the broker. What was
 // given but is zero is refused here: the broker would take it for the default.
-func retryOf(req *gantryv1.CreateGroupRequest) (group.Retry, error) {
+func retryOf(steps *gantryv1.RetrySteps, e *gantryv1.ExponentialRetry) (group.Retry, error) {
 	var r group.Retry
-	switch given := req.GetRetry().(type) {
-	case *gantryv1.CreateGroupRequest_Exponential:
-		e := given.Exponential
+	switch {
+	case e != nil:
 		r = group.Retry{Initial: e.GetInitial().AsDuration(), Max: e.GetMax().AsDuration(), Multiplier: e.GetMultiplier()}
 		if r.Initial <= 0 || r.Max < r.Initial || !(r.Multiplier >= 1) {
 			return r, broker.Errorf(broker.BadRequest, "exponential retry from %v to %v times %v: want 0 < initial <= max and a multiplier of at least 1",
 				r.Initial, r.Max, r.Multiplier)
 		}
-	case *gantryv1.CreateGroupRequest_Steps:
-		for i, d := range given.Steps.GetSteps() {
+	case steps != nil:
+		for i, d := range steps.GetSteps() {
 			if d.AsDuration() <= 0 {
 				return r, broker.Errorf(broker.BadRequest, "retry step %d is %v, it must be positive", i, d.AsDuration())
 			}
@@ -137,6 +136,7 @@ func wireGroup(g group.Group) *gantryv1.Group {
 		Fifo:        g.FIFO,
 		MaxAttempts: g.MaxAttempts,
 		LiteTopic:   g.LiteTopic,
+		Paused:      g.Paused,
 		Created:     timestamppb.New(time.UnixMilli(g.Created)),
 	}
 	if l := g.Lite; l != (group.Lite{}) {

@@ -145,6 +145,7 @@ func init() {
 		}
 	}))
 	operator("Filters/Test", ofTopic(get, sub))
+	operator("GroupOps/Update", named(access.Group, update))
 	operator("GroupOps/Blocked", ofGroup(get))
 	operator("GroupOps/Skip", ofGroup(update))
 	operator("GroupOps/ResetOffset", ofGroup(update))

@@ -82,6 +82,9 @@ func standingText(s *broker.Standing) string {
 	if s.Clients == 0 {
 		nobody = ", and no consumer is connected"
 	}
+	if s.Paused {
+		nobody += "; the group is paused, `gantry group resume` ends that"
+	}
 	switch s.Place {
 	case broker.GroupLeased:
 		return fmt.Sprintf("client %s has it, attempt %d; unless it is settled it comes again at %s", s.Client, s.Attempt, stampMilli(s.Until))

@@ -83,7 +83,11 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		b.wakes.topic(id)
 		return nil
 	case record.KindGroupPut:
-		return b.groups.ApplyPut(record.Command(rec))
+		resumed, err := b.groups.ApplyPut(record.Command(rec))
+		if resumed != 0 {
+			b.wakes.groups = append(b.wakes.groups, resumed)
+		}
+		return err
 	case record.KindGroupDelete:
 		id, err := b.groups.ApplyDelete(record.Command(rec))
 		if err != nil {
@@ -241,7 +245,8 @@ func (b *Broker) indexPlaced(pos record.Position, rec []byte, kind record.Kind) 
 // the dispatcher.
 type wakes struct {
 	topics []record.TopicID
-	lites  []lite.Bind // have been hinted at already
+	lites  []lite.Bind      // have been hinted at already
+	groups []record.GroupID // were paused
 }
 
 // arrived tells of messages that were put into a queue by records of their own.
@@ -281,6 +286,10 @@ func (b *Broker) wakeWaiters() {
 		b.hub.WakeTopic(id)
 	}
 	b.wakes.topics = b.wakes.topics[:0]
+	for _, id := range b.wakes.groups {
+		b.hub.WakeGroup(id)
+	}
+	b.wakes.groups = b.wakes.groups[:0]
 	b.wakeLite(b.wakes.lites)
 	b.wakes.lites = b.wakes.lites[:0]
 }

@@ -274,3 +274,50 @@ func TestResetWakesWhoWaits(t *testing.T) {
 	}
 	want(t, <-got, "1#1")
 }
+
+func TestAPausedGroupIsHandedNothingUntilItIsResumed(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir)
+	makeTopic(t, b, "T", topic.Normal, 1)
+	send(t, b, "T", msg("1", "1"), msg("2", "2"))
+	held := receive(t, b, "T", "G", func(r *ReceiveRequest) { r.Batch = 1 })
+	pause := func(on bool) {
+		t.Helper()
+		if g, err := b.UpdateGroup(t.Context(), name("G"), GroupChange{Paused: &on}); err != nil || g.Paused != on {
+			t.Fatalf("%+v, %v", g, err)
+		}
+	}
+	pause(true)
+	now := func(r *ReceiveRequest) { r.Wait = 0 }
+	want(t, receive(t, b, "T", "G", now))
+	want(t, receive(t, b, "T", "other"), "1#1", "2#1")
+	ack(t, b, "T", "G", held...) // what it holds it may settle
+
+	// A change of its retry policy does not resume it, and neither does a restart.
+	attempts := int32(3)
+	if g, err := b.UpdateGroup(t.Context(), name("G"), GroupChange{MaxAttempts: &attempts}); err != nil || !g.Paused || g.MaxAttempts != 3 {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	if g, err := b.CreateGroup(t.Context(), group.Group{Name: name("G")}); err != nil || !g.Paused {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	closeBroker(t, b)
+	b = open(t, dir)
+	want(t, receive(t, b, "T", "G", now))
+
+	// Who waits is woken by the resumption.
+	got := make(chan []Delivered)
+	go func() { got <- receive(t, b, "T", "G", waiting) }()
+	for b.hub.Waiting() == 0 {
+		runtime.Gosched()
+	}
+	send(t, b, "T", msg("3", "3")) // wakes it in vain
+	pause(false)
+	ms := <-got
+	if len(ms) == 0 || string(ms[0].Message.Body) != "2" {
+		t.Fatal(bodies(ms))
+	}
+	if _, err := b.UpdateGroup(t.Context(), name("none"), GroupChange{}); ReasonOf(err) != GroupNotFound {
+		t.Error(err)
+	}
+}

@@ -11,6 +11,7 @@ type QueueProgress struct {
 	LiteTopic   string // "" = it is none
 	First, Last int64  // of all that are in the queue
 	Next        int64  // of the first that the group was not handed yet
+	Before      int64  // of the last that it was handed, or passed
 }
 
 // Progress returns how far a group is in every queue it has touched. Queues that are
@@ -37,7 +38,7 @@ func (b *Broker) Progress(groupName record.Resource) ([]QueueProgress, error) {
 		for _, at := range []struct {
 			offset record.QueueOffset
 			time   *int64
-		}{{low, &p.First}, {high - 1, &p.Last}, {max(low, q.Cursor), &p.Next}} {
+		}{{low, &p.First}, {high - 1, &p.Last}, {max(low, q.Cursor), &p.Next}, {q.Cursor - 1, &p.Before}} {
 			if at.offset < low || at.offset >= high {
 				continue
 			}

@@ -145,8 +145,12 @@ func (r *receiving) look(ctx context.Context, key longpoll.Key) (*Delivery, erro
 
 // more reports whether there are messages that nobody has looked at: they came
 // while a scan held their queue, and woke a receive that found it held; or the
-// scan went to the end of its budget.
+// scan went to the end of its budget. A group that is paused has to wait for its
+// resumption, which wakes it.
 func (r *receiving) more() bool {
+	if r.b.groups.Paused(r.group.ID) {
+		return false
+	}
 	if r.lite {
 		return r.b.liteSubs.Hinted(r.bind)
 	}
@@ -272,6 +276,9 @@ func (r *receiving) collect(ctx context.Context) (*Delivery, error) {
 
 func (r *receiving) gather(ctx context.Context) error {
 	r.found, r.bytes = r.found[:0], 0
+	if r.b.groups.Paused(r.group.ID) {
+		return nil
+	}
 	r.deletions = r.b.deletions.Load()
 	began := r.b.tracer.begin()
 	now := r.b.now()

@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"context"
+	"reflect"
 	"slices"
 	"time"
 
@@ -220,9 +221,36 @@ func (b *Broker) CreateGroup(ctx context.Context, g group.Group) (group.Group, e
 			return nil, Errorf(PreconditionFailed, "the group %q exists and its order cannot change: delete it first", g.Name)
 		}
 		if ok {
-			g.ID, g.Created = old.ID, old.Created
+			g.ID, g.Created, g.Paused = old.ID, old.Created, old.Paused
 		} else {
 			g.ID, g.Created = b.groups.NextID(), b.now()
+		}
+		return group.AppendPut(nil, g), nil
+	})
+	return g, err
+}
+
+// GroupChange is what to change of a group. What is nil stays as it is.
+type GroupChange struct {
+	MaxAttempts *int32
+	Retry       *group.Retry
+	Paused      *bool // it is handed nothing; what it holds it may settle
+}
+
+// UpdateGroup changes a group. A message that is already waiting for its next attempt
+// keeps its time.
+func (b *Broker) UpdateGroup(ctx context.Context, name record.Resource, c GroupChange) (g group.Group, err error) {
+	err = b.changeTables(ctx, func() ([]byte, error) {
+		old, ok := b.groups.Lookup(name)
+		if !ok {
+			return nil, groupNotFound(name)
+		}
+		g = old
+		set(&g.MaxAttempts, c.MaxAttempts)
+		set(&g.Retry, c.Retry)
+		set(&g.Paused, c.Paused)
+		if err := completeGroup(&g); err != nil || reflect.DeepEqual(g, old) {
+			return nil, err
 		}
 		return group.AppendPut(nil, g), nil
 	})

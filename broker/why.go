@@ -29,6 +29,7 @@ type Standing struct {
 	Reason  string // of a dead letter
 	Filter  string // that does not take it
 	Clients int    // connected consumers
+	Paused  bool   // the group is handed nothing
 }
 
 // Place says where a message is for one group.
@@ -101,7 +102,7 @@ func (b *Broker) explain(tp topic.Topic, f FoundMessage) (Explanation, error) {
 		}
 	}
 	for _, s := range subs {
-		st := Standing{Group: s.group.Name, Clients: len(b.sessions.ByGroup(s.group.Name))}
+		st := Standing{Group: s.group.Name, Clients: len(b.sessions.ByGroup(s.group.Name)), Paused: s.group.Paused}
 		switch {
 		case offset == record.NoOffset:
 			continue // nobody can have it yet, or any more

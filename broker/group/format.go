@@ -21,6 +21,7 @@ const (
 	flagLiteResetTaken
 	flagLiteResetLeft
 	flagLiteQuota
+	flagPaused
 )
 
 func appendGroup(dst []byte, g Group) []byte {
@@ -30,6 +31,7 @@ func appendGroup(dst []byte, g Group) []byte {
 	for flag, on := range map[byte]bool{
 		flagFIFO: g.FIFO, flagLiteExclusive: g.Lite.Exclusive, flagLiteShared: g.Lite.Shared,
 		flagLiteResetTaken: g.Lite.ResetTaken, flagLiteResetLeft: g.Lite.ResetLeft, flagLiteQuota: g.Lite.Quota != 0,
+		flagPaused: g.Paused,
 	} {
 		if on {
 			flags |= flag
@@ -55,7 +57,7 @@ func appendGroup(dst []byte, g Group) []byte {
 func readGroup(d *record.Decoder) Group {
 	g := Group{ID: record.GroupID(d.Uint32()), Name: d.Resource()}
 	flags := d.Byte()
-	g.FIFO = flags&flagFIFO != 0
+	g.FIFO, g.Paused = flags&flagFIFO != 0, flags&flagPaused != 0
 	g.Lite = Lite{
 		Exclusive: flags&flagLiteExclusive != 0, Shared: flags&flagLiteShared != 0,
 		ResetTaken: flags&flagLiteResetTaken != 0, ResetLeft: flags&flagLiteResetLeft != 0,

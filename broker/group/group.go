@@ -23,6 +23,7 @@ type Group struct {
 	LiteTopic   string // parent topic of a lite group; "" = any
 	Lite        Lite
 	Created     int64 // Unix ms
+	Paused      bool  // it is handed nothing; what it holds it may settle
 }
 
 // Lite says how a group takes lite topics.

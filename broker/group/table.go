@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
@@ -14,6 +15,7 @@ type Table struct {
 	byName map[record.Resource]Group
 	byID   map[record.GroupID]Group
 	next   record.GroupID
+	paused atomic.Int32 // groups that are; changed with mu held
 }
 
 // NewTable returns an empty table. IDs start at 1, so 0 names no group.
@@ -37,6 +39,16 @@ func (t *Table) ByID(id record.GroupID) (Group, bool) {
 	return g, ok
 }
 
+// Paused reports that a group is handed nothing. A receive asks this each time it looks,
+// so it takes no lock while no group is.
+func (t *Table) Paused(id record.GroupID) bool {
+	if t.paused.Load() == 0 {
+		return false
+	}
+	g, _ := t.ByID(id)
+	return g.Paused
+}
+
 // List returns all groups, by id.
 func (t *Table) List() []Group {
 	t.mu.RLock()
@@ -57,20 +69,35 @@ func (t *Table) NextID() record.GroupID {
 	return t.next
 }
 
-// ApplyPut applies the data of a group-put record.
-func (t *Table) ApplyPut(data []byte) error {
+// ApplyPut applies the data of a group-put record. It returns the group's id when it was
+// paused before and is not any more, else 0.
+func (t *Table) ApplyPut(data []byte) (resumed record.GroupID, err error) {
 	d := record.NewDecoder(data)
 	g := readGroup(d)
 	if err := d.Err(); err != nil {
-		return err
+		return 0, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.byID[g.ID].Paused && !g.Paused {
+		resumed = g.ID
+	}
 	t.put(g)
-	return nil
+	return resumed, nil
+}
+
+// unpause takes the group that is about to be replaced or deleted out of the count.
+func (t *Table) unpause(id record.GroupID) {
+	if t.byID[id].Paused {
+		t.paused.Add(-1)
+	}
 }
 
 func (t *Table) put(g Group) {
+	t.unpause(g.ID)
+	if g.Paused {
+		t.paused.Add(1)
+	}
 	t.byID[g.ID] = g
 	t.byName[g.Name] = g
 	t.next = max(t.next, g.ID+1)
@@ -87,6 +114,7 @@ func (t *Table) ApplyDelete(data []byte) (record.GroupID, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if g, ok := t.byID[id]; ok {
+		t.unpause(id)
 		delete(t.byID, id)
 		delete(t.byName, g.Name)
 	}

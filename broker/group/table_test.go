@@ -11,7 +11,7 @@ import (
 
 func TestGroupSurvivesRecordAndSnapshot(t *testing.T) {
 	for _, want := range []Group{
-		{ID: 1, Name: record.Resource{Name: "G"}, MaxAttempts: 17, Retry: Retry{Steps: DefaultSteps()}},
+		{ID: 1, Name: record.Resource{Name: "G"}, MaxAttempts: 17, Paused: true, Retry: Retry{Steps: DefaultSteps()}},
 		{ID: 3, Name: record.Resource{Name: "S"}, MaxAttempts: 2, Lite: Lite{Shared: true, ResetLeft: true}},
 		{ID: 2, Name: record.Resource{Namespace: "n", Name: "G"}, FIFO: true, MaxAttempts: 1, Created: 9, LiteTopic: "P", Lite: Lite{Exclusive: true, ResetTaken: true, Quota: 7},
 			Retry: Retry{Initial: time.Second, Max: time.Hour, Multiplier: 1.5}},
@@ -21,7 +21,7 @@ func TestGroupSurvivesRecordAndSnapshot(t *testing.T) {
 		if err := record.Verify(rec); err != nil {
 			t.Fatal(err)
 		}
-		if err := tb.ApplyPut(record.Command(rec)); err != nil {
+		if _, err := tb.ApplyPut(record.Command(rec)); err != nil {
 			t.Fatal(err)
 		}
 		snapshot := tb.AppendSnapshot(nil)
@@ -33,10 +33,13 @@ func TestGroupSurvivesRecordAndSnapshot(t *testing.T) {
 		if got, ok := tb.ByID(want.ID); !ok || !reflect.DeepEqual(got, want) {
 			t.Fatalf("%+v, want %+v", got, want)
 		}
+		if tb.Paused(want.ID) != want.Paused {
+			t.Fatal("it is paused, or is not any more")
+		}
 		if !bytes.Equal(tb.AppendSnapshot(nil), snapshot) {
 			t.Fatal("another table")
 		}
-		if _, err := tb.ApplyDelete(record.Command(AppendDelete(nil, want.ID))); err != nil || len(tb.List()) != 0 {
+		if _, err := tb.ApplyDelete(record.Command(AppendDelete(nil, want.ID))); err != nil || len(tb.List()) != 0 || tb.paused.Load() != 0 {
 			t.Fatal(err)
 		}
 	}

@@ -216,6 +216,19 @@ func (h *Hub) WakeTopic(topic record.TopicID) {
 	h.wakeLine(Key{Topic: topic})
 }
 
+// WakeGroup wakes every waiter of a group, whatever it waits for.
+func (h *Hub) WakeGroup(group record.GroupID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for topic, readers := range h.topics {
+		for r := range readers {
+			if r.group == group {
+				h.wakeLine(Key{Topic: topic, Group: r.group, Client: r.client})
+			}
+		}
+	}
+}
+
 func (h *Hub) wakeLine(key Key) {
 	for h.topics[key.Topic][key.reader()] != nil {
 		h.wakeOne(key)

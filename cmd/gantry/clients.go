@@ -9,12 +9,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
+	"github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
 
 func (c *client) observe() gantryv1.ObserveClient { return gantryv1.NewObserveClient(c.conn) }
 
 func newClient() *cobra.Command {
-	return parent("client", "See who is connected", newClientList())
+	return parent("client", "See who is connected", newClientList(), newClientStack())
 }
 
 // connectedView is a client with what it does and holds, in JSON.
@@ -116,5 +117,36 @@ func newClientList() *cobra.Command {
 		}
 		return printList(cmd.OutOrStdout(), "no client is connected",
 			[]string{"CLIENT", "IS", "LANGUAGE", "ADDRESS", "GROUP", "TOPICS", "IN FLIGHT", "SEEN AGO", "LAST ERROR"}, rows)
+	})
+}
+
+func newClientStack() *cobra.Command {
+	var group string
+	cmd := &cobra.Command{
+		Use: "stack CLIENT", Short: "Ask a connected client what its threads do",
+		Long: `Ask a connected client of a group for the stack traces of its threads. Which of the
+official clients answer, and with what, is up to them.`,
+		Example: "  gantry client stack host@1@0@abc --group billing",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().StringVar(&group, "group", "", "the `GROUP` it is a member of (required)")
+	cmd.MarkFlagRequired("group")
+	cmd.RegisterFlagCompletionFunc("group", groupNames)
+	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		ctx, cancel := c.call(ctx)
+		defer cancel()
+		r, err := rocketmqv2.NewAdminClient(c.conn).PrintThreadStackTrace(ctx, &rocketmqv2.PrintThreadStackTraceRequest{ClientId: args[0], Group: c.resource(group)})
+		if err := c.outcome(r.GetStatus(), err); err != nil {
+			return err
+		}
+		if c.json {
+			return printJSON(cmd.OutOrStdout(), map[string]string{"client": args[0], "stack": r.GetThreadStackTrace()})
+		}
+		for line := range strings.Lines(r.GetThreadStackTrace()) {
+			if _, err := fmt.Fprintln(cmd.OutOrStdout(), clean(strings.TrimRight(line, "\r\n"))); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -165,5 +166,58 @@ func TestExamplesInHelpParse(t *testing.T) {
 	visit(newRoot())
 	if seen < 15 {
 		t.Fatalf("%d examples", seen)
+	}
+}
+
+// The commands for people who know mqadmin: those that need no cluster and no client of
+// their own run, in order; the others are commands with flags that there are.
+func TestCommandsForMqadminRun(t *testing.T) {
+	s := serveAuth(t, t.TempDir())
+	var sent []sentView
+	for _, args := range []string{"topic create orders --queues 1", "topic create scratch", "group create scratch", "group create audit", "user create shop", "send orders first"} {
+		out := s.run(t, append(strings.Fields(args), "--json")...)
+		if strings.HasPrefix(args, "send") {
+			sent = append(sent, sentView{})
+			if err := json.Unmarshal([]byte(out), &sent[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// What the table makes anew is there already; the other way round nothing works.
+	again := map[string]string{"topic create orders": "topic create orders-2", "user create shop": "user create shop-2"}
+	s.run(t, "acl", "grant", "--user", "shop", "--topic", "first", "--action", "sub") // policy 1
+	rows := regexp.MustCompile("(?m)^\\| [^`|]+ \\| `gantry ([^`]+)` \\|$").FindAllStringSubmatch(documents(t)["docs/migrate-from-rocketmq.md"], -1)
+	if len(rows) < 40 {
+		t.Fatalf("%d rows", len(rows))
+	}
+	for _, row := range rows {
+		line := strings.ReplaceAll(row[1], "ID", sent[0].ID)
+		for from, to := range again {
+			line = strings.Replace(line, from, to, 1)
+		}
+		args := words(line)
+		if args[0] == "cluster" || args[0] == "serve" || args[1] == "stack" {
+			root := newRoot()
+			found, rest, err := root.Find(args)
+			if err == nil {
+				err = found.ParseFlags(rest)
+			}
+			if err == nil {
+				err = found.ValidateArgs(found.Flags().Args())
+			}
+			if err != nil || found == root {
+				t.Errorf("gantry %s: %v", row[1], err)
+			}
+			continue
+		}
+		if args[0] != "config" || args[1] != "show" {
+			args = append(args, "--server", s.server)
+		}
+		if code, _, errOut := cli(t, args...); code != 0 {
+			t.Errorf("gantry %s: exit %d: %s", row[1], code, errOut)
+		}
+		if strings.HasPrefix(row[1], "group create billing") { // it consumes, so that the rest means something
+			s.run(t, "receive", "orders", "--group", "billing")
+		}
 	}
 }

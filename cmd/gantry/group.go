@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 )
@@ -15,7 +14,8 @@ import (
 func newGroup() *cobra.Command {
 	return parent("group", "Create, list, describe and delete consumer groups, and move them on",
 		newGroupCreate(), newGroupList(), newGroupDescribe(), newGroupDelete(),
-		newGroupBlocked(), newGroupSkip(), newGroupReset(), newGroupReplay())
+		newGroupUpdate(), newGroupPause(), newGroupResume(),
+		newGroupBlocked(), newGroupSkip(), newGroupReset(), newGroupClone(), newGroupReplay())
 }
 
 // groupView is a group in JSON.
@@ -25,6 +25,7 @@ type groupView struct {
 	FIFO        bool             `json:"fifo"`
 	MaxAttempts int32            `json:"max_attempts"`
 	Retry       string           `json:"retry"`
+	Paused      bool             `json:"paused,omitempty"`
 	LiteTopic   string           `json:"lite_topic,omitempty"`
 	Lite        *liteView        `json:"lite,omitempty"`
 	Created     string           `json:"created"`
@@ -69,7 +70,7 @@ type clientView struct {
 func viewGroup(g *gantryv1.Group) groupView {
 	v := groupView{
 		Name: g.GetName(), Namespace: g.GetNamespace(), FIFO: g.GetFifo(), MaxAttempts: g.GetMaxAttempts(),
-		Retry: viewRetry(g), LiteTopic: g.GetLiteTopic(), Created: stamp(g.GetCreated()),
+		Retry: viewRetry(g), Paused: g.GetPaused(), LiteTopic: g.GetLiteTopic(), Created: stamp(g.GetCreated()),
 	}
 	if l := g.GetLite(); l != nil {
 		v.Lite = &liteView{Exclusive: l.GetExclusive(), Shared: l.GetShared(), Quota: l.GetQuota(), ResetTaken: l.GetResetTaken(), ResetLeft: l.GetResetLeft()}
@@ -132,11 +133,7 @@ func newGroupCreate() *cobra.Command {
 			Name: args[0], Namespace: c.namespace, Fifo: fifo, MaxAttempts: attempts, LiteTopic: lite, Lite: &options,
 		}
 		if len(steps) > 0 {
-			list := &gantryv1.RetrySteps{}
-			for _, s := range steps {
-				list.Steps = append(list.Steps, durationpb.New(s))
-			}
-			request.Retry = &gantryv1.CreateGroupRequest_Steps{Steps: list}
+			request.Retry = &gantryv1.CreateGroupRequest_Steps{Steps: retrySteps(steps)}
 		}
 		ctx, cancel := c.call(ctx)
 		defer cancel()
@@ -148,8 +145,7 @@ func newGroupCreate() *cobra.Command {
 		if c.json {
 			return printJSON(cmd.OutOrStdout(), v)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "group %s created: %s, up to %s, retry after %s\n",
-			clean(v.Name), order(v.FIFO), count(v.MaxAttempts, "attempt"), clean(v.Retry))
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "group %s created: %s\n", clean(v.Name), v.sentence())
 		return err
 	})
 }
@@ -235,6 +231,9 @@ func printGroup(cmd *cobra.Command, v groupView) error {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "group %s: %s, up to %s, created %s\nretry after %s\n",
 		clean(qualified(v.Namespace, v.Name)), order(v.FIFO), count(v.MaxAttempts, "attempt"), v.Created, clean(v.Retry))
+	if v.Paused {
+		fmt.Fprintln(out, "paused: it is handed nothing until gantry group resume")
+	}
 	if v.LiteTopic != "" {
 		fmt.Fprintf(out, "lite topics of %s\n", clean(v.LiteTopic))
 	}

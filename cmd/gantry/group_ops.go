@@ -192,35 +192,45 @@ offset, which is taken for the nearer end of a queue that does not have it.`,
 		if cmd.Flags().Changed("queue") {
 			request.Queue = &queue
 		}
-		ctx, cancel := c.call(ctx)
-		defer cancel()
-		r, err := c.groupOps().ResetOffset(ctx, request)
+		views, err := c.reset(ctx, request)
 		if err != nil {
-			return c.explain(err)
-		}
-		views := make([]resetView, 0, len(r.GetQueues()))
-		for _, q := range r.GetQueues() {
-			views = append(views, resetView{q.GetQueue(), q.From, q.GetTo(), q.GetMaxOffset(), q.GetInFlight(), q.GetReady()})
-		}
-		if c.json {
-			return printJSON(cmd.OutOrStdout(), views)
-		}
-		rows := make([][]string, 0, len(views))
-		for _, v := range views {
-			from := "-"
-			if v.From != nil {
-				from = fmt.Sprint(*v.From)
-			}
-			rows = append(rows, []string{fmt.Sprint(v.Queue), from, fmt.Sprint(v.To), fmt.Sprint(v.Max), fmt.Sprint(v.InFlight), fmt.Sprint(v.Ready)})
-		}
-		if err := printTable(cmd.OutOrStdout(), []string{"QUEUE", "FROM", "TO", "END", "IN FLIGHT", "TO RETRY"}, rows); err != nil {
 			return err
 		}
-		if dryRun {
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing was changed")
-		}
-		return err
+		return printResets(cmd, c, views, dryRun)
 	})
+}
+
+func (c *client) reset(ctx context.Context, request *gantryv1.ResetOffsetRequest) ([]resetView, error) {
+	ctx, cancel := c.call(ctx)
+	defer cancel()
+	r, err := c.groupOps().ResetOffset(ctx, request)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	views := make([]resetView, 0, len(r.GetQueues()))
+	for _, q := range r.GetQueues() {
+		views = append(views, resetView{q.GetQueue(), q.From, q.GetTo(), q.GetMaxOffset(), q.GetInFlight(), q.GetReady()})
+	}
+	return views, nil
+}
+
+func printResets(cmd *cobra.Command, c *client, views []resetView, dryRun bool) error {
+	if c.json {
+		return printJSON(cmd.OutOrStdout(), views)
+	}
+	rows := make([][]string, 0, len(views))
+	for _, v := range views {
+		from := "-"
+		if v.From != nil {
+			from = fmt.Sprint(*v.From)
+		}
+		rows = append(rows, []string{fmt.Sprint(v.Queue), from, fmt.Sprint(v.To), fmt.Sprint(v.Max), fmt.Sprint(v.InFlight), fmt.Sprint(v.Ready)})
+	}
+	err := printTable(cmd.OutOrStdout(), []string{"QUEUE", "FROM", "TO", "END", "IN FLIGHT", "TO RETRY"}, rows)
+	if err == nil && dryRun {
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing was changed")
+	}
+	return err
 }
 
 func resetWhere(r *gantryv1.ResetOffsetRequest, to string) error {

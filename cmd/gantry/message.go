@@ -11,7 +11,8 @@ import (
 )
 
 func newMessage() *cobra.Command {
-	return parent("message", "Find messages by id, key, place and time, and delete them", newMessageList(), newMessageQuery(), newMessageGet(), newMessageDelete())
+	return parent("message", "Find messages by id, key, place and time, watch, resend and delete them", newMessageList(), newMessageQuery(), newMessageGet(),
+		newMessageTail(), newMessageResend(), newMessageDelete())
 }
 
 // storedView is a message in JSON.

@@ -192,7 +192,7 @@ func (r *receiver) poll(ctx context.Context, want int, left time.Duration) (mess
 // handle prints a message and then acknowledges it: what was never shown comes
 // back.
 func (r *receiver) handle(ctx context.Context, m *rocketmqv2.Message) error {
-	if err := r.print(m); err != nil {
+	if err := printMessage(r.out, r.json, viewMessage(m)); err != nil {
 		return err
 	}
 	if r.noAck {
@@ -224,7 +224,7 @@ type messageView struct {
 	Queue      int32             `json:"queue"`
 	Offset     int64             `json:"offset"`
 	ID         string            `json:"id"`
-	Attempt    int32             `json:"attempt"`
+	Attempt    int32             `json:"attempt,omitempty"`
 	Tag        string            `json:"tag,omitempty"`
 	Keys       []string          `json:"keys,omitempty"`
 	Group      string            `json:"group,omitempty"`
@@ -232,7 +232,7 @@ type messageView struct {
 	Encoding   string            `json:"encoding,omitempty"`
 	Born       string            `json:"born"`
 	Stored     string            `json:"stored"`
-	Handle     string            `json:"receipt_handle"`
+	Handle     string            `json:"receipt_handle,omitempty"`
 	Body       text              `json:"body"`
 }
 
@@ -250,11 +250,10 @@ func viewMessage(m *rocketmqv2.Message) messageView {
 	return v
 }
 
-// print writes one line: where the message is, what it carries, the body last.
-func (r *receiver) print(m *rocketmqv2.Message) error {
-	v := viewMessage(m)
-	if r.json {
-		return printJSON(r.out, v)
+// printMessage writes one line: where the message is, what it carries, the body last.
+func printMessage(out io.Writer, asJSON bool, v messageView) error {
+	if asJSON {
+		return printJSON(out, v)
 	}
 	words := []string{fmt.Sprintf("%s/%d/%d", v.Topic, v.Queue, v.Offset)}
 	add := func(name, value string) {
@@ -276,6 +275,6 @@ func (r *receiver) print(m *rocketmqv2.Message) error {
 	if len(body) > showBody {
 		body = fmt.Sprintf("%s... (%d bytes)", body[:showBody], len(body))
 	}
-	_, err := fmt.Fprintf(r.out, "%s  %s\n", clean(strings.Join(words, " ")), clean(body))
+	_, err := fmt.Fprintf(out, "%s  %s\n", clean(strings.Join(words, " ")), clean(body))
 	return err
 }

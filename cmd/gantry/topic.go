@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -19,7 +20,7 @@ var topicTypes = []string{"normal", "fifo", "delay", "transaction", "priority", 
 
 func newTopic() *cobra.Command {
 	return parent("topic", "Create, change, list, describe, purge and delete topics",
-		newTopicCreate(), newTopicUpdate(), newTopicList(), newTopicDescribe(), newTopicPurge(), newTopicDelete())
+		newTopicCreate(), newTopicUpdate(), newTopicList(), newTopicDescribe(), newTopicRoute(), newTopicPurge(), newTopicDelete())
 }
 
 // topicView is a topic in JSON.
@@ -433,4 +434,43 @@ func qualified(namespace, name string) string {
 		return name
 	}
 	return namespace + "%" + name
+}
+
+func newTopicRoute() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "route NAME", Short: "Show where clients are sent to for a topic",
+		Long: `Show where clients are sent to for a topic: the address of each queue's broker as it is
+told to this client. If programs cannot reach it from where they run, see --advertise
+of gantry serve.`,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeTopics,
+	}
+	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		queues, err := c.route(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		type routeView struct {
+			Queue     int32    `json:"queue"`
+			Broker    string   `json:"broker"`
+			Addresses []string `json:"addresses"`
+			Accepts   []string `json:"accepts"`
+		}
+		var views []routeView
+		var rows [][]string
+		for _, q := range queues {
+			v := routeView{Queue: q.GetId(), Broker: q.GetBroker().GetName()}
+			for _, a := range q.GetBroker().GetEndpoints().GetAddresses() {
+				v.Addresses = append(v.Addresses, net.JoinHostPort(a.GetHost(), fmt.Sprint(a.GetPort())))
+			}
+			for _, t := range q.GetAcceptMessageTypes() {
+				v.Accepts = append(v.Accepts, strings.ToLower(t.String()))
+			}
+			views = append(views, v)
+			rows = append(rows, []string{fmt.Sprint(v.Queue), v.Broker, strings.Join(v.Addresses, " "), strings.Join(v.Accepts, " ")})
+		}
+		if c.json {
+			return printJSON(cmd.OutOrStdout(), views)
+		}
+		return printTable(cmd.OutOrStdout(), []string{"QUEUE", "BROKER", "ADDRESSES", "ACCEPTS"}, rows)
+	})
 }

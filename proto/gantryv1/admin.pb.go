@@ -1017,9 +1017,11 @@ type Group struct {
 	Retry isGroup_Retry `protobuf_oneof:"retry"`
 	// Of a lite group: the LITE topic, in the same namespace, whose lite topics
 	// its members follow. Empty: an ordinary group.
-	LiteTopic     string                 `protobuf:"bytes,7,opt,name=lite_topic,json=liteTopic,proto3" json:"lite_topic,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created,proto3" json:"created,omitempty"`
-	Lite          *LiteOptions           `protobuf:"bytes,9,opt,name=lite,proto3" json:"lite,omitempty"`
+	LiteTopic string                 `protobuf:"bytes,7,opt,name=lite_topic,json=liteTopic,proto3" json:"lite_topic,omitempty"`
+	Created   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created,proto3" json:"created,omitempty"`
+	Lite      *LiteOptions           `protobuf:"bytes,9,opt,name=lite,proto3" json:"lite,omitempty"`
+	// It is handed nothing, until it is resumed.
+	Paused        bool `protobuf:"varint,10,opt,name=paused,proto3" json:"paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1126,6 +1128,13 @@ func (x *Group) GetLite() *LiteOptions {
 		return x.Lite
 	}
 	return nil
+}
+
+func (x *Group) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
 }
 
 type isGroup_Retry interface {
@@ -3241,7 +3250,7 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\x03max\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03max\x12\x1e\n" +
 	"\n" +
 	"multiplier\x18\x03 \x01(\x01R\n" +
-	"multiplier\"\xea\x02\n" +
+	"multiplier\"\x82\x03\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3252,7 +3261,9 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"lite_topic\x18\a \x01(\tR\tliteTopic\x124\n" +
 	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12*\n" +
-	"\x04lite\x18\t \x01(\v2\x16.gantry.v1.LiteOptionsR\x04liteB\a\n" +
+	"\x04lite\x18\t \x01(\v2\x16.gantry.v1.LiteOptionsR\x04lite\x12\x16\n" +
+	"\x06paused\x18\n" +
+	" \x01(\bR\x06pausedB\a\n" +
 	"\x05retry\"\x99\x01\n" +
 	"\vLiteOptions\x12\x1c\n" +
 	"\texclusive\x18\x01 \x01(\bR\texclusive\x12\x16\n" +

@@ -25,6 +25,168 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type UpdateGroupRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Deliveries before a message becomes a dead letter, the first included: 1 to 1000.
+	MaxAttempts *int32 `protobuf:"varint,3,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
+	// Types that are valid to be assigned to Retry:
+	//
+	//	*UpdateGroupRequest_Steps
+	//	*UpdateGroupRequest_Exponential
+	Retry isUpdateGroupRequest_Retry `protobuf_oneof:"retry"`
+	// While it is paused a group is handed nothing: its receives wait as if there were no
+	// messages. What it holds it may settle; reading by offset goes on.
+	Paused        *bool `protobuf:"varint,6,opt,name=paused,proto3,oneof" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateGroupRequest) Reset() {
+	*x = UpdateGroupRequest{}
+	mi := &file_gantry_v1_group_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateGroupRequest) ProtoMessage() {}
+
+func (x *UpdateGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_group_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateGroupRequest.ProtoReflect.Descriptor instead.
+func (*UpdateGroupRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *UpdateGroupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UpdateGroupRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *UpdateGroupRequest) GetMaxAttempts() int32 {
+	if x != nil && x.MaxAttempts != nil {
+		return *x.MaxAttempts
+	}
+	return 0
+}
+
+func (x *UpdateGroupRequest) GetRetry() isUpdateGroupRequest_Retry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+func (x *UpdateGroupRequest) GetSteps() *RetrySteps {
+	if x != nil {
+		if x, ok := x.Retry.(*UpdateGroupRequest_Steps); ok {
+			return x.Steps
+		}
+	}
+	return nil
+}
+
+func (x *UpdateGroupRequest) GetExponential() *ExponentialRetry {
+	if x != nil {
+		if x, ok := x.Retry.(*UpdateGroupRequest_Exponential); ok {
+			return x.Exponential
+		}
+	}
+	return nil
+}
+
+func (x *UpdateGroupRequest) GetPaused() bool {
+	if x != nil && x.Paused != nil {
+		return *x.Paused
+	}
+	return false
+}
+
+type isUpdateGroupRequest_Retry interface {
+	isUpdateGroupRequest_Retry()
+}
+
+type UpdateGroupRequest_Steps struct {
+	Steps *RetrySteps `protobuf:"bytes,4,opt,name=steps,proto3,oneof"`
+}
+
+type UpdateGroupRequest_Exponential struct {
+	Exponential *ExponentialRetry `protobuf:"bytes,5,opt,name=exponential,proto3,oneof"`
+}
+
+func (*UpdateGroupRequest_Steps) isUpdateGroupRequest_Retry() {}
+
+func (*UpdateGroupRequest_Exponential) isUpdateGroupRequest_Retry() {}
+
+type UpdateGroupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Group         *Group `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateGroupResponse) Reset() {
+	*x = UpdateGroupResponse{}
+	mi := &file_gantry_v1_group_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateGroupResponse) ProtoMessage() {}
+
+func (x *UpdateGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_group_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateGroupResponse.ProtoReflect.Descriptor instead.
+func (*UpdateGroupResponse) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *UpdateGroupResponse) GetGroup() *Group {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
 type BlockedRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Group     string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -37,7 +199,7 @@ type BlockedRequest struct {
 
 func (x *BlockedRequest) Reset() {
 	*x = BlockedRequest{}
-	mi := &file_gantry_v1_group_proto_msgTypes[0]
+	mi := &file_gantry_v1_group_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -49,7 +211,7 @@ func (x *BlockedRequest) String() string {
 func (*BlockedRequest) ProtoMessage() {}
 
 func (x *BlockedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[0]
+	mi := &file_gantry_v1_group_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -62,7 +224,7 @@ func (x *BlockedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockedRequest.ProtoReflect.Descriptor instead.
 func (*BlockedRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{0}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *BlockedRequest) GetGroup() string {
@@ -95,7 +257,7 @@ type BlockedResponse struct {
 
 func (x *BlockedResponse) Reset() {
 	*x = BlockedResponse{}
-	mi := &file_gantry_v1_group_proto_msgTypes[1]
+	mi := &file_gantry_v1_group_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -107,7 +269,7 @@ func (x *BlockedResponse) String() string {
 func (*BlockedResponse) ProtoMessage() {}
 
 func (x *BlockedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[1]
+	mi := &file_gantry_v1_group_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -120,7 +282,7 @@ func (x *BlockedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockedResponse.ProtoReflect.Descriptor instead.
 func (*BlockedResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{1}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *BlockedResponse) GetKeys() []*BlockedKey {
@@ -162,7 +324,7 @@ type BlockedKey struct {
 
 func (x *BlockedKey) Reset() {
 	*x = BlockedKey{}
-	mi := &file_gantry_v1_group_proto_msgTypes[2]
+	mi := &file_gantry_v1_group_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -174,7 +336,7 @@ func (x *BlockedKey) String() string {
 func (*BlockedKey) ProtoMessage() {}
 
 func (x *BlockedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[2]
+	mi := &file_gantry_v1_group_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -187,7 +349,7 @@ func (x *BlockedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockedKey.ProtoReflect.Descriptor instead.
 func (*BlockedKey) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{2}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BlockedKey) GetKey() string {
@@ -308,7 +470,7 @@ type SkipRequest struct {
 
 func (x *SkipRequest) Reset() {
 	*x = SkipRequest{}
-	mi := &file_gantry_v1_group_proto_msgTypes[3]
+	mi := &file_gantry_v1_group_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -320,7 +482,7 @@ func (x *SkipRequest) String() string {
 func (*SkipRequest) ProtoMessage() {}
 
 func (x *SkipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[3]
+	mi := &file_gantry_v1_group_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -333,7 +495,7 @@ func (x *SkipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SkipRequest.ProtoReflect.Descriptor instead.
 func (*SkipRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{3}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SkipRequest) GetGroup() string {
@@ -379,7 +541,7 @@ type SkipResponse struct {
 
 func (x *SkipResponse) Reset() {
 	*x = SkipResponse{}
-	mi := &file_gantry_v1_group_proto_msgTypes[4]
+	mi := &file_gantry_v1_group_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +553,7 @@ func (x *SkipResponse) String() string {
 func (*SkipResponse) ProtoMessage() {}
 
 func (x *SkipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[4]
+	mi := &file_gantry_v1_group_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +566,7 @@ func (x *SkipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SkipResponse.ProtoReflect.Descriptor instead.
 func (*SkipResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{4}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{6}
 }
 
 type ResetOffsetRequest struct {
@@ -429,7 +591,7 @@ type ResetOffsetRequest struct {
 
 func (x *ResetOffsetRequest) Reset() {
 	*x = ResetOffsetRequest{}
-	mi := &file_gantry_v1_group_proto_msgTypes[5]
+	mi := &file_gantry_v1_group_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +603,7 @@ func (x *ResetOffsetRequest) String() string {
 func (*ResetOffsetRequest) ProtoMessage() {}
 
 func (x *ResetOffsetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[5]
+	mi := &file_gantry_v1_group_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +616,7 @@ func (x *ResetOffsetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetOffsetRequest.ProtoReflect.Descriptor instead.
 func (*ResetOffsetRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{5}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ResetOffsetRequest) GetGroup() string {
@@ -576,7 +738,7 @@ type ResetOffsetResponse struct {
 
 func (x *ResetOffsetResponse) Reset() {
 	*x = ResetOffsetResponse{}
-	mi := &file_gantry_v1_group_proto_msgTypes[6]
+	mi := &file_gantry_v1_group_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +750,7 @@ func (x *ResetOffsetResponse) String() string {
 func (*ResetOffsetResponse) ProtoMessage() {}
 
 func (x *ResetOffsetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[6]
+	mi := &file_gantry_v1_group_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +763,7 @@ func (x *ResetOffsetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetOffsetResponse.ProtoReflect.Descriptor instead.
 func (*ResetOffsetResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{6}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ResetOffsetResponse) GetQueues() []*QueueReset {
@@ -629,7 +791,7 @@ type QueueReset struct {
 
 func (x *QueueReset) Reset() {
 	*x = QueueReset{}
-	mi := &file_gantry_v1_group_proto_msgTypes[7]
+	mi := &file_gantry_v1_group_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +803,7 @@ func (x *QueueReset) String() string {
 func (*QueueReset) ProtoMessage() {}
 
 func (x *QueueReset) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[7]
+	mi := &file_gantry_v1_group_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +816,7 @@ func (x *QueueReset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueReset.ProtoReflect.Descriptor instead.
 func (*QueueReset) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{7}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *QueueReset) GetQueue() uint32 {
@@ -723,7 +885,7 @@ type ReplayRequest struct {
 
 func (x *ReplayRequest) Reset() {
 	*x = ReplayRequest{}
-	mi := &file_gantry_v1_group_proto_msgTypes[8]
+	mi := &file_gantry_v1_group_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +897,7 @@ func (x *ReplayRequest) String() string {
 func (*ReplayRequest) ProtoMessage() {}
 
 func (x *ReplayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[8]
+	mi := &file_gantry_v1_group_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +910,7 @@ func (x *ReplayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayRequest.ProtoReflect.Descriptor instead.
 func (*ReplayRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{8}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReplayRequest) GetGroup() string {
@@ -832,7 +994,7 @@ type CancelReplayRequest struct {
 
 func (x *CancelReplayRequest) Reset() {
 	*x = CancelReplayRequest{}
-	mi := &file_gantry_v1_group_proto_msgTypes[9]
+	mi := &file_gantry_v1_group_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1006,7 @@ func (x *CancelReplayRequest) String() string {
 func (*CancelReplayRequest) ProtoMessage() {}
 
 func (x *CancelReplayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[9]
+	mi := &file_gantry_v1_group_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1019,7 @@ func (x *CancelReplayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReplayRequest.ProtoReflect.Descriptor instead.
 func (*CancelReplayRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{9}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CancelReplayRequest) GetGroup() string {
@@ -900,7 +1062,7 @@ type ReplayProgress struct {
 
 func (x *ReplayProgress) Reset() {
 	*x = ReplayProgress{}
-	mi := &file_gantry_v1_group_proto_msgTypes[10]
+	mi := &file_gantry_v1_group_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -912,7 +1074,7 @@ func (x *ReplayProgress) String() string {
 func (*ReplayProgress) ProtoMessage() {}
 
 func (x *ReplayProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_group_proto_msgTypes[10]
+	mi := &file_gantry_v1_group_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -925,7 +1087,7 @@ func (x *ReplayProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayProgress.ProtoReflect.Descriptor instead.
 func (*ReplayProgress) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_group_proto_rawDescGZIP(), []int{10}
+	return file_gantry_v1_group_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReplayProgress) GetTotal() int64 {
@@ -960,7 +1122,19 @@ var File_gantry_v1_group_proto protoreflect.FileDescriptor
 
 const file_gantry_v1_group_proto_rawDesc = "" +
 	"\n" +
-	"\x15gantry/v1/group.proto\x12\tgantry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17gantry/v1/message.proto\"Z\n" +
+	"\x15gantry/v1/group.proto\x12\tgantry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15gantry/v1/admin.proto\x1a\x17gantry/v1/message.proto\"\xa0\x02\n" +
+	"\x12UpdateGroupRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12&\n" +
+	"\fmax_attempts\x18\x03 \x01(\x05H\x01R\vmaxAttempts\x88\x01\x01\x12-\n" +
+	"\x05steps\x18\x04 \x01(\v2\x15.gantry.v1.RetryStepsH\x00R\x05steps\x12?\n" +
+	"\vexponential\x18\x05 \x01(\v2\x1b.gantry.v1.ExponentialRetryH\x00R\vexponential\x12\x1b\n" +
+	"\x06paused\x18\x06 \x01(\bH\x02R\x06paused\x88\x01\x01B\a\n" +
+	"\x05retryB\x0f\n" +
+	"\r_max_attemptsB\t\n" +
+	"\a_paused\"=\n" +
+	"\x13UpdateGroupResponse\x12&\n" +
+	"\x05group\x18\x01 \x01(\v2\x10.gantry.v1.GroupR\x05group\"Z\n" +
 	"\x0eBlockedRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
@@ -1038,8 +1212,9 @@ const file_gantry_v1_group_proto_rawDesc = "" +
 	"\x05total\x18\x01 \x01(\x03R\x05total\x12\x16\n" +
 	"\x06passed\x18\x02 \x01(\x03R\x06passed\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\x03R\x04done\x12\x18\n" +
-	"\awaiting\x18\x04 \x01(\bR\awaiting2\xdf\x02\n" +
-	"\bGroupOps\x12@\n" +
+	"\awaiting\x18\x04 \x01(\bR\awaiting2\xa8\x03\n" +
+	"\bGroupOps\x12G\n" +
+	"\x06Update\x12\x1d.gantry.v1.UpdateGroupRequest\x1a\x1e.gantry.v1.UpdateGroupResponse\x12@\n" +
 	"\aBlocked\x12\x19.gantry.v1.BlockedRequest\x1a\x1a.gantry.v1.BlockedResponse\x127\n" +
 	"\x04Skip\x12\x16.gantry.v1.SkipRequest\x1a\x17.gantry.v1.SkipResponse\x12L\n" +
 	"\vResetOffset\x12\x1d.gantry.v1.ResetOffsetRequest\x1a\x1e.gantry.v1.ResetOffsetResponse\x12?\n" +
@@ -1058,47 +1233,57 @@ func file_gantry_v1_group_proto_rawDescGZIP() []byte {
 	return file_gantry_v1_group_proto_rawDescData
 }
 
-var file_gantry_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_gantry_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_gantry_v1_group_proto_goTypes = []any{
-	(*BlockedRequest)(nil),        // 0: gantry.v1.BlockedRequest
-	(*BlockedResponse)(nil),       // 1: gantry.v1.BlockedResponse
-	(*BlockedKey)(nil),            // 2: gantry.v1.BlockedKey
-	(*SkipRequest)(nil),           // 3: gantry.v1.SkipRequest
-	(*SkipResponse)(nil),          // 4: gantry.v1.SkipResponse
-	(*ResetOffsetRequest)(nil),    // 5: gantry.v1.ResetOffsetRequest
-	(*ResetOffsetResponse)(nil),   // 6: gantry.v1.ResetOffsetResponse
-	(*QueueReset)(nil),            // 7: gantry.v1.QueueReset
-	(*ReplayRequest)(nil),         // 8: gantry.v1.ReplayRequest
-	(*CancelReplayRequest)(nil),   // 9: gantry.v1.CancelReplayRequest
-	(*ReplayProgress)(nil),        // 10: gantry.v1.ReplayProgress
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*DeliveryAttempt)(nil),       // 12: gantry.v1.DeliveryAttempt
+	(*UpdateGroupRequest)(nil),    // 0: gantry.v1.UpdateGroupRequest
+	(*UpdateGroupResponse)(nil),   // 1: gantry.v1.UpdateGroupResponse
+	(*BlockedRequest)(nil),        // 2: gantry.v1.BlockedRequest
+	(*BlockedResponse)(nil),       // 3: gantry.v1.BlockedResponse
+	(*BlockedKey)(nil),            // 4: gantry.v1.BlockedKey
+	(*SkipRequest)(nil),           // 5: gantry.v1.SkipRequest
+	(*SkipResponse)(nil),          // 6: gantry.v1.SkipResponse
+	(*ResetOffsetRequest)(nil),    // 7: gantry.v1.ResetOffsetRequest
+	(*ResetOffsetResponse)(nil),   // 8: gantry.v1.ResetOffsetResponse
+	(*QueueReset)(nil),            // 9: gantry.v1.QueueReset
+	(*ReplayRequest)(nil),         // 10: gantry.v1.ReplayRequest
+	(*CancelReplayRequest)(nil),   // 11: gantry.v1.CancelReplayRequest
+	(*ReplayProgress)(nil),        // 12: gantry.v1.ReplayProgress
+	(*RetrySteps)(nil),            // 13: gantry.v1.RetrySteps
+	(*ExponentialRetry)(nil),      // 14: gantry.v1.ExponentialRetry
+	(*Group)(nil),                 // 15: gantry.v1.Group
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*DeliveryAttempt)(nil),       // 17: gantry.v1.DeliveryAttempt
 }
 var file_gantry_v1_group_proto_depIdxs = []int32{
-	2,  // 0: gantry.v1.BlockedResponse.keys:type_name -> gantry.v1.BlockedKey
-	11, // 1: gantry.v1.BlockedKey.stored:type_name -> google.protobuf.Timestamp
-	11, // 2: gantry.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
-	11, // 3: gantry.v1.BlockedKey.until:type_name -> google.protobuf.Timestamp
-	12, // 4: gantry.v1.BlockedKey.history:type_name -> gantry.v1.DeliveryAttempt
-	11, // 5: gantry.v1.ResetOffsetRequest.timestamp:type_name -> google.protobuf.Timestamp
-	7,  // 6: gantry.v1.ResetOffsetResponse.queues:type_name -> gantry.v1.QueueReset
-	11, // 7: gantry.v1.ReplayRequest.from:type_name -> google.protobuf.Timestamp
-	11, // 8: gantry.v1.ReplayRequest.to:type_name -> google.protobuf.Timestamp
-	0,  // 9: gantry.v1.GroupOps.Blocked:input_type -> gantry.v1.BlockedRequest
-	3,  // 10: gantry.v1.GroupOps.Skip:input_type -> gantry.v1.SkipRequest
-	5,  // 11: gantry.v1.GroupOps.ResetOffset:input_type -> gantry.v1.ResetOffsetRequest
-	8,  // 12: gantry.v1.GroupOps.Replay:input_type -> gantry.v1.ReplayRequest
-	9,  // 13: gantry.v1.GroupOps.CancelReplay:input_type -> gantry.v1.CancelReplayRequest
-	1,  // 14: gantry.v1.GroupOps.Blocked:output_type -> gantry.v1.BlockedResponse
-	4,  // 15: gantry.v1.GroupOps.Skip:output_type -> gantry.v1.SkipResponse
-	6,  // 16: gantry.v1.GroupOps.ResetOffset:output_type -> gantry.v1.ResetOffsetResponse
-	10, // 17: gantry.v1.GroupOps.Replay:output_type -> gantry.v1.ReplayProgress
-	10, // 18: gantry.v1.GroupOps.CancelReplay:output_type -> gantry.v1.ReplayProgress
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	13, // 0: gantry.v1.UpdateGroupRequest.steps:type_name -> gantry.v1.RetrySteps
+	14, // 1: gantry.v1.UpdateGroupRequest.exponential:type_name -> gantry.v1.ExponentialRetry
+	15, // 2: gantry.v1.UpdateGroupResponse.group:type_name -> gantry.v1.Group
+	4,  // 3: gantry.v1.BlockedResponse.keys:type_name -> gantry.v1.BlockedKey
+	16, // 4: gantry.v1.BlockedKey.stored:type_name -> google.protobuf.Timestamp
+	16, // 5: gantry.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
+	16, // 6: gantry.v1.BlockedKey.until:type_name -> google.protobuf.Timestamp
+	17, // 7: gantry.v1.BlockedKey.history:type_name -> gantry.v1.DeliveryAttempt
+	16, // 8: gantry.v1.ResetOffsetRequest.timestamp:type_name -> google.protobuf.Timestamp
+	9,  // 9: gantry.v1.ResetOffsetResponse.queues:type_name -> gantry.v1.QueueReset
+	16, // 10: gantry.v1.ReplayRequest.from:type_name -> google.protobuf.Timestamp
+	16, // 11: gantry.v1.ReplayRequest.to:type_name -> google.protobuf.Timestamp
+	0,  // 12: gantry.v1.GroupOps.Update:input_type -> gantry.v1.UpdateGroupRequest
+	2,  // 13: gantry.v1.GroupOps.Blocked:input_type -> gantry.v1.BlockedRequest
+	5,  // 14: gantry.v1.GroupOps.Skip:input_type -> gantry.v1.SkipRequest
+	7,  // 15: gantry.v1.GroupOps.ResetOffset:input_type -> gantry.v1.ResetOffsetRequest
+	10, // 16: gantry.v1.GroupOps.Replay:input_type -> gantry.v1.ReplayRequest
+	11, // 17: gantry.v1.GroupOps.CancelReplay:input_type -> gantry.v1.CancelReplayRequest
+	1,  // 18: gantry.v1.GroupOps.Update:output_type -> gantry.v1.UpdateGroupResponse
+	3,  // 19: gantry.v1.GroupOps.Blocked:output_type -> gantry.v1.BlockedResponse
+	6,  // 20: gantry.v1.GroupOps.Skip:output_type -> gantry.v1.SkipResponse
+	8,  // 21: gantry.v1.GroupOps.ResetOffset:output_type -> gantry.v1.ResetOffsetResponse
+	12, // 22: gantry.v1.GroupOps.Replay:output_type -> gantry.v1.ReplayProgress
+	12, // 23: gantry.v1.GroupOps.CancelReplay:output_type -> gantry.v1.ReplayProgress
+	18, // [18:24] is the sub-list for method output_type
+	12, // [12:18] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_group_proto_init() }
@@ -1106,21 +1291,26 @@ func file_gantry_v1_group_proto_init() {
 	if File_gantry_v1_group_proto != nil {
 		return
 	}
+	file_gantry_v1_admin_proto_init()
 	file_gantry_v1_message_proto_init()
-	file_gantry_v1_group_proto_msgTypes[5].OneofWrappers = []any{
+	file_gantry_v1_group_proto_msgTypes[0].OneofWrappers = []any{
+		(*UpdateGroupRequest_Steps)(nil),
+		(*UpdateGroupRequest_Exponential)(nil),
+	}
+	file_gantry_v1_group_proto_msgTypes[7].OneofWrappers = []any{
 		(*ResetOffsetRequest_Earliest)(nil),
 		(*ResetOffsetRequest_Latest)(nil),
 		(*ResetOffsetRequest_Timestamp)(nil),
 		(*ResetOffsetRequest_Offset)(nil),
 	}
-	file_gantry_v1_group_proto_msgTypes[7].OneofWrappers = []any{}
+	file_gantry_v1_group_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_group_proto_rawDesc), len(file_gantry_v1_group_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
+	GroupOps_Update_FullMethodName       = "/gantry.v1.GroupOps/Update"
 	GroupOps_Blocked_FullMethodName      = "/gantry.v1.GroupOps/Blocked"
 	GroupOps_Skip_FullMethodName         = "/gantry.v1.GroupOps/Skip"
 	GroupOps_ResetOffset_FullMethodName  = "/gantry.v1.GroupOps/ResetOffset"
@@ -36,6 +37,9 @@ const (
 // Failures are gRPC statuses, as of Management. NOT_FOUND: no such group or
 // topic.
 type GroupOpsClient interface {
+	// Changes a group. What is unset stays as it is. A message that is already waiting
+	// for its next attempt keeps its time.
+	Update(ctx context.Context, in *UpdateGroupRequest, opts ...grpc.CallOption) (*UpdateGroupResponse, error)
 	// The message groups whose messages wait for one of them, most attempts first.
 	// Groups that are not ordered have none.
 	Blocked(ctx context.Context, in *BlockedRequest, opts ...grpc.CallOption) (*BlockedResponse, error)
@@ -69,6 +73,16 @@ type groupOpsClient struct {
 
 func NewGroupOpsClient(cc grpc.ClientConnInterface) GroupOpsClient {
 	return &groupOpsClient{cc}
+}
+
+func (c *groupOpsClient) Update(ctx context.Context, in *UpdateGroupRequest, opts ...grpc.CallOption) (*UpdateGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateGroupResponse)
+	err := c.cc.Invoke(ctx, GroupOps_Update_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *groupOpsClient) Blocked(ctx context.Context, in *BlockedRequest, opts ...grpc.CallOption) (*BlockedResponse, error) {
@@ -137,6 +151,9 @@ func (c *groupOpsClient) CancelReplay(ctx context.Context, in *CancelReplayReque
 // Failures are gRPC statuses, as of Management. NOT_FOUND: no such group or
 // topic.
 type GroupOpsServer interface {
+	// Changes a group. What is unset stays as it is. A message that is already waiting
+	// for its next attempt keeps its time.
+	Update(context.Context, *UpdateGroupRequest) (*UpdateGroupResponse, error)
 	// The message groups whose messages wait for one of them, most attempts first.
 	// Groups that are not ordered have none.
 	Blocked(context.Context, *BlockedRequest) (*BlockedResponse, error)
@@ -172,6 +189,9 @@ type GroupOpsServer interface {
 // pointer dereference when methods are called.
 type UnimplementedGroupOpsServer struct{}
 
+func (UnimplementedGroupOpsServer) Update(context.Context, *UpdateGroupRequest) (*UpdateGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Update not implemented")
+}
 func (UnimplementedGroupOpsServer) Blocked(context.Context, *BlockedRequest) (*BlockedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Blocked not implemented")
 }
@@ -206,6 +226,24 @@ func RegisterGroupOpsServer(s grpc.ServiceRegistrar, srv GroupOpsServer) {
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&GroupOps_ServiceDesc, srv)
+}
+
+func _GroupOps_Update_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GroupOpsServer).Update(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GroupOps_Update_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GroupOpsServer).Update(ctx, req.(*UpdateGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
 func _GroupOps_Blocked_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -298,6 +336,10 @@ var GroupOps_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "gantry.v1.GroupOps",
 	HandlerType: (*GroupOpsServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Update",
+			Handler:    _GroupOps_Update_Handler,
+		},
 		{
 			MethodName: "Blocked",
 			Handler:    _GroupOps_Blocked_Handler,
