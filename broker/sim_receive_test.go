@@ -27,27 +27,9 @@ func (s *sim) request(g *simGroup) ReceiveRequest {
 
 func (s *sim) receive() {
 	g := s.group()
-	if g.name != "lites" {
+	if !g.ofLites {
 		s.take(g, s.request(g), anyQueue)
 	}
-}
-
-func (s *sim) receiveLite() {
-	g := s.groups["lites"]
-	req := s.request(g)
-	s.take(g, req, s.subscribe(g, req.ClientID))
-}
-
-// subscribe makes the client take some lite topics.
-func (s *sim) subscribe(g *simGroup, client string) (queues func(uint32) bool) {
-	var names []string
-	for i := range 4 {
-		if s.r.IntN(2) == 0 {
-			names = append(names, fmt.Sprint("l", i))
-		}
-	}
-	s.must(s.b.SyncLite(s.t.Context(), client, name(g.name), name(g.topic), LiteReplace, names, LiteOffset{}))
-	return s.topics[g.topic].liteQueues(names)
 }
 
 // take receives and holds what comes against what may. It returns how many came.
@@ -288,7 +270,7 @@ func (g *simGroup) begin(n uint32, q *simQueue, at int) {
 	}
 	g.begun[n] = true
 	for _, e := range q.entries[:at] {
-		if q.low > 0 && g.places[e] == nil && g.name != "lites" {
+		if q.low > 0 && g.places[e] == nil && !g.ofLites {
 			g.places[e] = &simPlace{settled: true}
 		}
 	}
@@ -316,7 +298,7 @@ func (s *sim) noticed(g *simGroup, queues func(uint32) bool) {
 // giveBack receives, and the answer does not reach the client.
 func (s *sim) giveBack() {
 	g := s.group()
-	if g.name == "lites" {
+	if g.ofLites {
 		return
 	}
 	req := s.request(g)
@@ -343,8 +325,9 @@ func (s *sim) poll() {
 	req := s.request(g)
 	req.AttemptID = ""
 	queues := anyQueue
-	if g.name == "lites" {
-		queues = s.subscribe(g, req.ClientID)
+	if g.ofLites {
+		s.subscribe(g, req.ClientID)
+		queues = s.liteQueues(g, req.ClientID)
 	}
 	s.touch()
 	if can := s.ready(g, s.now(), queues); len(can.sure)+len(can.maybe)+len(can.burying) > 0 {
@@ -403,6 +386,11 @@ func (s *sim) interfere(g *simGroup) {
 		func() { s.ackSome(g) },
 		func() { s.resetSome(g) },
 		func() { s.replayTo(g) },
+		func() {
+			if g.ofLites { // the client that waits gets more, or less
+				s.subscribe(g, pick(s.r, g.clients))
+			}
+		},
 	})()
 }
 

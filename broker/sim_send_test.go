@@ -50,16 +50,23 @@ func (m *simMsg) queue(tp *simTopic) int {
 // post sends messages, sees what each is answered with, and notes what is to
 // become of it. It returns those that are not stored already.
 func (s *sim) post(tp *simTopic, ms ...*simMsg) (stored []*simMsg) {
-	out := make([]Outgoing, len(ms))
-	for i, m := range ms {
-		out[i] = m.outgoing(tp)
-	}
 	firsts := tp.known(ms, s.now())
-	sent, err := s.b.Send(s.t.Context(), out)
-	s.must(err)
+	asPack := s.r.IntN(3) == 0
+	var sent []Sent
+	if asPack {
+		sent = s.pack(tp, ms)
+	} else {
+		out := make([]Outgoing, len(ms))
+		for i, m := range ms {
+			out[i] = m.outgoing(tp)
+		}
+		var err error
+		sent, err = s.b.Send(s.t.Context(), out)
+		s.must(err)
+	}
 	for i, m := range ms {
 		if f := firsts[i]; f.m != m {
-			s.wantFirst(m, &sent[i], f, len(ms) == 1)
+			s.wantFirst(m, &sent[i], f, asPack || len(ms) == 1)
 			continue
 		}
 		firsts[i].sent = sent[i]
@@ -116,22 +123,6 @@ func (tp *simTopic) holds(m *simMsg, offset int) bool {
 		}
 	}
 	return false
-}
-
-func (s *sim) sendLite() {
-	tp := s.topic(topic.Lite, topic.Mixed)
-	var ms []*simMsg
-	for range 1 + s.r.IntN(3) {
-		m := s.message(tp)
-		m.lite, m.group, m.prio, m.priority = fmt.Sprint("l", s.r.IntN(4)), "", false, 0
-		ms = append(ms, m)
-	}
-	for _, m := range s.post(tp, ms...) {
-		q := tp.queues[tp.lites[m.lite]]
-		if q == nil || !tp.holds(m, len(q.entries)-1) && len(ms) == 1 {
-			s.failf("%s is not the last of the lite topic %s", m.id, m.lite)
-		}
-	}
 }
 
 // ---- Delayed messages ----

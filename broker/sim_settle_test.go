@@ -341,10 +341,7 @@ func (s *sim) resetSome(g *simGroup) {
 		case OffsetEnd:
 			to = len(q.entries)
 		case OffsetTimestamp:
-			to = slices.IndexFunc(q.entries, func(e *simEntry) bool { return e.stored >= req.Value && e.offset >= q.low })
-			if to < 0 {
-				to = len(q.entries)
-			}
+			to = q.storedAt(req.Value)
 		case OffsetExact:
 			to = int(req.Value)
 		}
@@ -354,13 +351,28 @@ func (s *sim) resetSome(g *simGroup) {
 		if req.DryRun {
 			continue
 		}
-		g.begun[r.Queue] = true
-		delete(g.stored, r.Queue)
-		for _, e := range q.entries {
-			delete(g.places, e)
-			if e.offset < to {
-				g.places[e] = &simPlace{settled: true}
-			}
+		g.moveTo(r.Queue, q, to)
+	}
+}
+
+// storedAt returns where what was stored at a time, Unix ms, or later begins.
+func (q *simQueue) storedAt(t int64) int {
+	at := slices.IndexFunc(q.entries, func(e *simEntry) bool { return e.stored >= t && e.offset >= q.low })
+	if at < 0 {
+		return len(q.entries)
+	}
+	return at
+}
+
+// moveTo says that the group's next message of the queue is the one at an offset,
+// for the first time.
+func (g *simGroup) moveTo(n uint32, q *simQueue, to int) {
+	g.begun[n] = true
+	delete(g.stored, n)
+	for _, e := range q.entries {
+		delete(g.places, e)
+		if e.offset < to {
+			g.places[e] = &simPlace{settled: true}
 		}
 	}
 }

@@ -37,11 +37,14 @@ type simState struct {
 	timers   []*simDelayed
 	clients  map[string]*simClient
 	asked    *simAsked
+	told     *simTold
 	trimmed  bool            // retention has taken a part of the log
 	seen     record.Position // the log's end at the last look
 	opened   int64           // Unix ms: when this broker started
 	polling  *simGroup       // by which a receive waits
 	sent     int             // messages so far
+	sequence uint64          // of the last pack
+	packs    []simPack       // the newest
 	attempts int             // attempt ids so far
 }
 
@@ -131,6 +134,9 @@ type simGroup struct {
 	max         int32
 	filter      simFilter
 	clients     []string
+	ofLites     bool // it takes lite topics
+	lite        group.Lite
+	subs        map[string]*simSubs // by client
 	places      map[*simEntry]*simPlace
 	begun       map[uint32]bool // queues that it has looked at
 	stored      map[uint32]record.QueueOffset
@@ -200,6 +206,8 @@ type simClient struct {
 	group string // "" = the producer
 	live  bool
 	seen  int64 // Unix ms
+	// listens says that it has a command stream, which outlives its session.
+	listens bool
 }
 
 // simProducer is the client that is asked about half messages.
@@ -258,7 +266,7 @@ func (s *sim) now() int64 { return time.Now().UnixMilli() }
 
 // begin makes the broker, the topics and the groups.
 func (s *sim) begin() {
-	s.simState = simState{asked: new(simAsked), began: time.Now(), topics: map[string]*simTopic{}, groups: map[string]*simGroup{}, clients: map[string]*simClient{}}
+	s.simState = simState{asked: new(simAsked), told: new(simTold), began: time.Now(), topics: map[string]*simTopic{}, groups: map[string]*simGroup{}, clients: map[string]*simClient{}}
 	var err error
 	s.b, err = s.open(s.disk)
 	s.must(err)
@@ -282,7 +290,8 @@ func (s *sim) begin() {
 		{name: "mixture", topic: "mixed", max: 2, filter: simFilters[3]},
 		{name: "mixture-in-order", topic: "mixed", fifo: true, max: 4},
 		{name: "letters", topic: DLQPrefix + "some", max: 1000},
-		{name: "lites", topic: "lite", fifo: true, max: 3},
+		{name: "lites", topic: "lite", fifo: true, max: 3, ofLites: true},
+		{name: "one-lite-each", topic: "lite", fifo: true, max: 3, ofLites: true, lite: group.Lite{Exclusive: true, ResetTaken: true, ResetLeft: true}},
 	} {
 		g.clients = []string{g.name + "@1", g.name + "@2"}
 		for _, id := range g.clients {
@@ -316,10 +325,10 @@ func newSimTopic(tp topic.Topic) *simTopic {
 }
 
 func (s *sim) createGroup(g simGroup) {
-	_, err := s.b.CreateGroup(s.t.Context(), group.Group{Name: name(g.name), FIFO: g.fifo, MaxAttempts: g.max})
+	_, err := s.b.CreateGroup(s.t.Context(), group.Group{Name: name(g.name), FIFO: g.fifo, MaxAttempts: g.max, Lite: g.lite})
 	s.must(err)
 	g.places, g.begun, g.stored = map[*simEntry]*simPlace{}, map[uint32]bool{}, map[uint32]record.QueueOffset{}
-	g.dying, g.handles = map[*simEntry]*simDying{}, nil
+	g.dying, g.handles, g.subs = map[*simEntry]*simDying{}, nil, map[string]*simSubs{}
 	s.groups[g.name] = &g
 }
 
@@ -337,10 +346,12 @@ func (s *sim) recreateTopic() {
 	s.logf("%s", tp.name)
 	s.timers = slices.DeleteFunc(s.timers, func(t *simDelayed) bool { return t.topic == tp })
 	s.halves = slices.DeleteFunc(s.halves, func(h *simHalf) bool { return h.topic == tp })
+	s.packs = slices.DeleteFunc(s.packs, func(p simPack) bool { return p.topic == tp })
 	s.createTopic(tp.name, tp.Type, tp.Queues)
 	for _, g := range s.groups {
 		if g.topic == tp.name {
 			g.places, g.begun, g.stored, g.handles = map[*simEntry]*simPlace{}, map[uint32]bool{}, map[uint32]record.QueueOffset{}, nil
+			g.subs = map[string]*simSubs{}
 		}
 	}
 }
@@ -434,7 +445,7 @@ func (s *sim) ready(g *simGroup, now int64, queues func(uint32) bool) simReady {
 				continue
 			}
 			line := e.m.group
-			if !g.begun[n] && q.low > 0 && g.name != "lites" { // a group that is new to the queue begins at its end then, wherever that is
+			if !g.begun[n] && q.low > 0 && !g.ofLites { // a group that is new to the queue begins at its end then, wherever that is
 				if !e.gone() {
 					out.maybe[e] = true
 				}
@@ -466,13 +477,6 @@ func (s *sim) ready(g *simGroup, now int64, queues func(uint32) bool) simReady {
 
 // anyQueue accepts the queues of whoever takes no lite topics.
 func anyQueue(q uint32) bool { return q < record.FirstLiteQueue }
-
-// liteQueues accepts the queues of the named lite topics.
-func (tp *simTopic) liteQueues(names []string) func(uint32) bool {
-	return func(q uint32) bool {
-		return slices.ContainsFunc(names, func(n string) bool { at, ok := tp.lites[n]; return ok && at == q })
-	}
-}
 
 // check holds a message against what was sent.
 func (m *simMsg) check(got *record.Message) error {

@@ -135,6 +135,7 @@ var simActions = []struct {
 	{"sendDelayed", 60, (*sim).sendDelayed},
 	{"sendHalf", 60, (*sim).sendHalf},
 	{"sendLite", 60, (*sim).sendLite},
+	{"publishAgain", 20, (*sim).publishAgain},
 	{"receive", 300, (*sim).receive},
 	{"receiveLite", 60, (*sim).receiveLite},
 	{"poll", 30, (*sim).poll},

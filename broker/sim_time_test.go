@@ -77,6 +77,9 @@ func (s *sim) end(c *simClient, late int64) {
 	s.logf("%s is gone", c.id)
 	c.live = false
 	if g := s.groups[c.group]; g != nil {
+		delete(g.subs, c.id)
+	}
+	if g := s.groups[c.group]; g != nil {
 		for _, p := range g.places {
 			if p.auto && p.owner == c.id && !p.settled {
 				p.auto, p.by, p.early, p.late = false, "", min(p.early, late), min(p.late, late)
@@ -101,6 +104,10 @@ func (s *sim) client() {
 		c.live, c.seen = true, s.now()
 	case !c.live:
 		s.b.sessions.Register(session.Client{ID: c.id, Role: session.PushConsumer, Group: name(c.group)})
+		if s.groups[c.group].ofLites {
+			s.b.sessions.Attach(c.id, s.told.to(c.id))
+			c.listens = true
+		}
 		c.live, c.seen = true, s.now()
 	case s.r.IntN(2) == 0:
 		s.b.sessions.Terminate(c.id)

@@ -15,6 +15,7 @@ from collections import defaultdict
 from rocketmq import ClientConfiguration, Credentials, FilterExpression, LitePushConsumer, LiteSimpleConsumer, Message, Producer, PushConsumer, SimpleConsumer
 from rocketmq import ConsumeResult, MessageListener, TransactionChecker, TransactionResolution
 from rocketmq.grpc_protocol import FilterType
+from rocketmq.v5.exception import LiteSubscriptionQuotaExceededException
 
 stop = threading.Event()
 out = threading.Lock()
@@ -149,9 +150,21 @@ class Role:
     def subscribe(self, consumer):
         for name in self.spec["lites"]:
             try:
-                consumer.subscribe_lite(name)
+                self.subscribe_lite(consumer, name)
             except Exception as e:
                 self.emit("error", op="subscribe", message=f"{type(e).__name__}: {e}")
+
+    def subscribe_lite(self, consumer, name):
+        # A LiteSimpleConsumer's startup does not wait for the server's settings, as a
+        # LitePushConsumer's does. Until they are there it takes its quota to be 0.
+        for _ in range(100):
+            try:
+                return consumer.subscribe_lite(name)
+            except LiteSubscriptionQuotaExceededException as e:
+                if not str(e).rstrip().endswith("quota: 0"):
+                    raise
+                time.sleep(0.1)
+        consumer.subscribe_lite(name)
 
     def simple(self):
         consumer = SimpleConsumer(self.config, self.spec["group"], self.subscription())
