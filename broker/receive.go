@@ -154,6 +154,9 @@ func (r *receiving) more() bool {
 	if r.lite {
 		return r.b.liteSubs.Hinted(r.bind)
 	}
+	if r.topic.Type == topic.Priority && r.sub.Due(r.b.now()) {
+		return true // retention had taken what was more urgent
+	}
 	return r.sub.Unclaimed(r.order(), r.boundsOf, MaxInFlight)
 }
 

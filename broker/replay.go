@@ -242,8 +242,10 @@ func (r *replaying) count(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		low, high := r.bounds(q.Queue)
+		begin := inflight.Begin(q.Queue, low, high)
 		for _, h := range found.held {
-			if sub != nil && !sub.Outstanding(q.Queue, h.Offset) {
+			if !sub.Outstanding(q.Queue, h.Offset, begin) {
 				r.row.Done++
 			}
 		}

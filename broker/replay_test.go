@@ -153,6 +153,25 @@ func TestReplayLeavesAloneWhatComesAnyway(t *testing.T) {
 	}
 }
 
+func TestADryRunKnowsThatANewGroupBeginsAtTheEndOfWhatLostItsBeginning(t *testing.T) {
+	b := open(t, t.TempDir(), func(o *Options) { o.SegmentSize, o.CheckpointEvery, o.RetentionSize = 64<<10, 32<<10, 128<<10 })
+	makeTopic(t, b, "T", topic.Normal, 1)
+	makeTopic(t, b, "Other", topic.Normal, 1)
+	send(t, b, "T", numbered(1)...)
+	tp, _ := b.topics.Lookup(name("T"))
+	retained(t, b, record.Key(tp.ID, 0))
+	send(t, b, "T", numbered(3)...)
+	if _, err := b.EnsureGroup(t.Context(), name("G")); err != nil {
+		t.Fatal(err)
+	}
+	for _, dry := range []bool{true, false} {
+		replayed(t, b, ReplayRequest{To: later(), DryRun: dry}, ReplayProgress{Total: 3, Passed: 3, Done: 3})
+	}
+	if got := drained(t, b, "G"); len(got) != 3 {
+		t.Error(got)
+	}
+}
+
 func TestReplayedMessagesAreTriedAgainAndDieLikeOthers(t *testing.T) {
 	b := open(t, t.TempDir())
 	makeTopic(t, b, "T", topic.Normal, 1)

@@ -28,17 +28,7 @@ func TestRetentionTakesWhatWaitsForRedelivery(t *testing.T) {
 				t.Fatal(err)
 			}
 			release(got)
-			key := record.Key(got[0].Message.Topic, 0)
-			for i := 0; ; i++ {
-				if low, _, _ := b.index.Bounds(key); low > 0 {
-					break
-				}
-				if i == 1000 {
-					t.Fatal("retention drops nothing")
-				}
-				send(t, b, "Other", Outgoing{ID: "x", Body: make([]byte, 30<<10)})
-				b.retain(time.Now())
-			}
+			retained(t, b, record.Key(got[0].Message.Topic, 0))
 			send(t, b, "T", msg("2", "new"))
 			want(t, receive(t, b, "T", "G"), "new#1")
 			want(t, receive(t, b, "T", "G"))
@@ -47,6 +37,43 @@ func TestRetentionTakesWhatWaitsForRedelivery(t *testing.T) {
 			}
 		})
 	}
+}
+
+// retained has retention take what a queue holds, for the sake of topic Other.
+func retained(t *testing.T, b *Broker, key record.QueueKey) {
+	t.Helper()
+	for i := 0; ; i++ {
+		if low, high, _ := b.index.Bounds(key); low == high {
+			return
+		}
+		if i == 1000 {
+			t.Fatal("retention drops nothing")
+		}
+		send(t, b, "Other", Outgoing{ID: "x", Body: make([]byte, 30<<10)})
+		b.retain(time.Now())
+	}
+}
+
+// What was planned to be handed out again, retention has taken. Then a receive looks
+// at what is less urgent, and does not come back with nothing.
+func TestRetentionTakesWhatWasMoreUrgent(t *testing.T) {
+	b := open(t, t.TempDir(), func(o *Options) { o.SegmentSize, o.CheckpointEvery, o.RetentionSize = 64<<10, 32<<10, 128<<10 })
+	makeTopic(t, b, "T", topic.Priority, 4)
+	makeTopic(t, b, "Other", topic.Normal, 1)
+	send(t, b, "T", urgent(1, "some"), urgent(2, "more"), urgent(3, "most"))
+	top := receive(t, b, "T", "G")
+	want(t, top, "most#1", "more#1", "some#1")
+	release(top)
+	retained(t, b, record.Key(top[0].Message.Topic, 1))
+	send(t, b, "T", urgent(0, "low"))
+	low := receive(t, b, "T", "G")
+	want(t, low, "low#1")
+	for _, m := range append(low, top...) {
+		if _, err := b.ChangeInvisible(t.Context(), name("G"), name("T"), m.Handle, 0, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, receive(t, b, "T", "G", batchOf(1)), "low#2")
 }
 
 func release(ms []Delivered) {

@@ -78,6 +78,19 @@ func (s *Sub) PlanLevels(queues uint32, bounds Bounds, limit, n, share int, now 
 	return append(reached, lent...)
 }
 
+// Due reports whether a lease has ended whose message nobody has taken since.
+func (s *Sub) Due(now int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sift(now)
+	for _, q := range s.queues {
+		if len(q.due) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // take returns the first n messages of levels.
 func take(levels []Level, n int) (taken []Level) {
 	for _, l := range levels {

@@ -38,13 +38,20 @@ func (s *Sub) EndReopen(sc *Scanned, submit func() error) error {
 	return s.EndScan(scans, submit)
 }
 
-// Outstanding reports whether a message is handed out, or waits to be; or was
-// not come to yet.
-func (s *Sub) Outstanding(queue uint32, offset record.QueueOffset) bool {
+// Outstanding reports whether a message is handed out, or waits to be; or was not
+// come to yet by a group that has come anywhere in the queue, or will begin at
+// begin. s may be nil: the group has never looked at the topic.
+func (s *Sub) Outstanding(number uint32, offset, begin record.QueueOffset) bool {
+	if s == nil {
+		return offset >= begin
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q := s.queues[queue]
-	return q == nil || offset >= max(q.claimed, q.cursor) || q.out.get(offset) != nil
+	q := s.queues[number]
+	if q == nil || !q.started && !q.known {
+		return offset >= begin
+	}
+	return offset >= max(q.claimed, q.cursor) || q.out.get(offset) != nil
 }
 
 // Reopen: settled messages that are to be handed out again, as if for the first

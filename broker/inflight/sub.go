@@ -228,10 +228,18 @@ func (s *Sub) unread(q *queue, bounds Bounds, limit int) (high record.QueueOffse
 	return high, true
 }
 
-// start fixes where a group that is new to the queue begins: at the first
+// Begin returns where a group that is new to a queue begins: at the first
 // message while the queue still has it, at the end otherwise (wire-contract 5.3). Of a
 // lite topic it begins at the first there is: nobody looks at one before something
 // is in it, so what comes to a subscriber may be the first since others went.
+func Begin(number uint32, low, high record.QueueOffset) record.QueueOffset {
+	if low > 0 && number < record.FirstLiteQueue {
+		return high
+	}
+	return 0
+}
+
+// start fixes where a group that is new to the queue begins.
 func (s *Sub) start(q *queue, low, high record.QueueOffset) {
 	if q.started {
 		return
@@ -241,9 +249,7 @@ func (s *Sub) start(q *queue, low, high record.QueueOffset) {
 		q.claimed = q.cursor
 		return
 	}
-	if low > 0 && !q.lite {
-		q.claimed = high
-	}
+	q.claimed = max(q.claimed, Begin(q.number, low, high))
 	// Must be remembered: after a restart the end is elsewhere, and a queue that was
 	// whole or empty may have lost its beginning.
 	q.skipped = pinNow
