@@ -4,9 +4,10 @@ GO       ?= go
 FUZZTIME ?= 1m
 STORE_MB ?= 10000
 ROUNDS   ?= 8
+PROMTOOL ?= promtool
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint proto proto-check fuzz crash chaos cluster interop dashboard flights orders bench bench-smoke bench-peers
+.PHONY: help build test race lint proto proto-check fuzz crash chaos cluster interop dashboard alerts flights orders bench bench-smoke bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +68,10 @@ interop: ## official clients in Go, Java, Python and Node.js against the real bi
 
 dashboard: ## the dashboard in chromium: every page clicked through with real traffic (SHOTS=docs/screenshots keeps the pictures)
 	cd test/dashboard && $(GO) vet ./... && $(GO) test -count=1 -timeout 3m ./... $(if $(SHOTS),-shots $(abspath $(SHOTS)))
+
+alerts: ## the alert rules and their tests, by Prometheus's own promtool (PROMTOOL)
+	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml
+	cd deploy/prometheus && $(PROMTOOL) test rules alerts_test.yml
 
 flights: ## the flights example: 336,776 messages through an official client, a kill -9 in the middle, SQL filters checked against SQLite
 	examples/flights/run.sh

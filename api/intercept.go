@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -42,18 +43,24 @@ func identify(ctx context.Context) *v2.Status {
 // without headers, and has to get an ordinary answer.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	messaging := strings.HasPrefix(info.FullMethod, messagingPrefix)
+	began := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
 			failure := s.panicked(info.FullMethod, p)
 			if messaging {
-				resp, err = refusal(info.FullMethod, statusFor(s.log, failure)), nil
+				st := statusFor(s.log, failure)
+				s.calls.Refused(info.FullMethod, int32(st.Code))
+				resp, err = refusal(info.FullMethod, st), nil
 			} else {
 				resp, err = nil, rpcError(s.log, failure)
 			}
 		}
+		s.calls.Done(info.FullMethod, time.Since(began))
+		s.failed(info.FullMethod, err)
 	}()
 	if messaging {
 		if refused := identify(ctx); refused != nil {
+			s.calls.Refused(info.FullMethod, int32(refused.Code))
 			return refusal(info.FullMethod, refused), nil
 		}
 	}
@@ -78,11 +85,26 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	return resp, err
 }
 
+// failed counts a call that ended with a gRPC error. Its codes are below the contract's.
+func (s *Server) failed(method string, err error) {
+	if err != nil {
+		s.calls.Refused(method, int32(status.Code(err)))
+	}
+}
+
 // stream does the same for streams. After a panic nothing is known of what was
 // already sent, so the stream ends with a gRPC error. Streams of other services,
 // such as a health watch, end when the server begins to shut down.
 func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	return s.guard(info.FullMethod, func() error { return s.handleStream(srv, stream, info, handle) })
+	began := time.Now()
+	err := s.guard(info.FullMethod, func() error { return s.handleStream(srv, stream, info, handle) })
+	if info.IsClientStream { // it lasts as long as its client likes
+		s.calls.Ended(info.FullMethod)
+	} else {
+		s.calls.Done(info.FullMethod, time.Since(began))
+	}
+	s.failed(info.FullMethod, err)
+	return err
 }
 
 // guard makes an error of a panic in handle.
@@ -99,6 +121,7 @@ func (s *Server) guard(method string, handle func() error) (err error) {
 func (s *Server) handleStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 	if strings.HasPrefix(info.FullMethod, messagingPrefix) {
 		if refused := identify(stream.Context()); refused != nil {
+			s.calls.Refused(info.FullMethod, int32(refused.Code))
 			return stream.SendMsg(refusal(info.FullMethod, refused))
 		}
 	}

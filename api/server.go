@@ -21,6 +21,7 @@ import (
 	"github.com/gantry-mq/gantry/api/gateway"
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/internal/logging"
+	"github.com/gantry-mq/gantry/internal/tally"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 	"github.com/gantry-mq/gantry/proto/stream"
@@ -104,6 +105,9 @@ type Options struct {
 	// Levels are the log's, for operators to change. Nil: they cannot.
 	Levels *logging.Levels
 
+	// Calls, when not nil, counts calls by method and outcome.
+	Calls *tally.Calls
+
 	// What ServerInfo tells operators, as the binary knows it.
 	Version       string
 	Commit        string
@@ -122,6 +126,7 @@ type Server struct {
 	health    *health.Server
 	messaging *messaging
 	observe   *observe
+	calls     *tally.Calls
 	gate      *gate // nil: everybody is let in
 	sampling  sync.Once
 	pending   *pending
@@ -137,8 +142,9 @@ type messaging struct {
 
 	broker    *broker.Broker
 	log       *slog.Logger
-	advertise *v2.Endpoints   // nil: as the client came
-	cluster   Cluster         // nil: on its own
+	advertise *v2.Endpoints // nil: as the client came
+	cluster   Cluster       // nil: on its own
+	calls     *tally.Calls
 	draining  context.Context // done when shutdown begins
 	questions questions
 	readers   sync.WaitGroup // of command streams, which end with their stream; and who samples
@@ -151,8 +157,11 @@ func New(b *broker.Broker, o Options) *Server {
 		s.log = slog.Default()
 	}
 	s.gate = newGate(b, o.Auth, s.log)
+	if s.calls = o.Calls; s.calls == nil {
+		s.calls = tally.NewCalls()
+	}
 	s.log = s.log.With(logging.Component, "api")
-	s.messaging = &messaging{broker: b, log: s.log, cluster: o.Cluster}
+	s.messaging = &messaging{broker: b, log: s.log, cluster: o.Cluster, calls: s.calls}
 	s.messaging.draining, s.drain = context.WithCancel(context.Background())
 	if o.Advertise != "" {
 		e, err := parseEndpoint(o.Advertise)
@@ -178,12 +187,16 @@ func New(b *broker.Broker, o Options) *Server {
 
 	streams := &streams{broker: b, gate: s.gate, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers}
 	s.plain = newPlainCalls(func(m stream.Method, c *plainCall) error {
-		return s.guard(streamsPrefix+string(m), func() error {
+		method := streamsPrefix + string(m)
+		defer s.calls.Ended(method)
+		err := s.guard(method, func() error {
 			if m == stream.Publish {
 				return streams.publish(plainStream[gantryv1.PublishRequest, gantryv1.PublishResponse]{c})
 			}
 			return streams.consume(plainStream[gantryv1.ConsumeRequest, gantryv1.ConsumeResponse]{c})
 		})
+		s.failed(method, err)
+		return err
 	})
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(wire.Codec{}),
@@ -212,6 +225,11 @@ func New(b *broker.Broker, o Options) *Server {
 	gantryv1.RegisterStreamsServer(s.grpc, streams)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
+	for service, info := range s.grpc.GetServiceInfo() {
+		for _, m := range info.Methods {
+			s.calls.Add("/" + service + "/" + m.Name)
+		}
+	}
 	return s
 }
 

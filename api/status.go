@@ -97,8 +97,20 @@ func noteRefusal(r *session.Registry, client, method string, code v2.Code, text 
 	}
 }
 
-// refused is noteRefusal for a call of a messaging client.
+// CodeName names an outcome that Options.Calls has: the contract's codes begin above
+// those of gRPC.
+func CodeName(code int32) string {
+	if code > int32(codes.Unauthenticated) {
+		return v2.Code(code).String()
+	}
+	return codes.Code(code).String()
+}
+
+// refused is noteRefusal for a call of a messaging client, and counts it.
 func (m *messaging) refused(ctx context.Context, fullMethod string, st *v2.Status) {
+	if st.GetCode() != v2.Code_OK {
+		m.calls.Refused(fullMethod, int32(st.GetCode()))
+	}
 	noteRefusal(m.broker.Sessions(), clientID(ctx), strings.TrimPrefix(fullMethod, messagingPrefix), st.GetCode(), st.GetMessage())
 }
 

@@ -43,6 +43,7 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 	case record.KindDelayed:
 		if b.live.Load() {
 			b.counters.stored(record.KeyOf(rec).Topic(), 1, record.BodyLen(rec))
+			b.counters.delayed(record.KeyOf(rec).Topic(), 1, 0)
 		}
 		return b.timers.ApplyAdd(pos, rec)
 	case record.KindTimerFired: // counted when it was sent

@@ -14,6 +14,7 @@ import (
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/internal/tally"
 )
 
 // Stats is the broker at one moment. Counters count from the start of the
@@ -27,9 +28,10 @@ type Stats struct {
 	DeadLetters uint64
 	Waiting     int // parked receives and pulls
 	Clients     int
-	Delayed     int64 // messages that are not due yet
-	HalfOpen    int   // half messages that wait for their producer's decision
-	HalfParked  int   // and for an operator's
+	Delayed     int64        // messages that are not due yet
+	HalfOpen    int          // half messages that wait for their producer's decision
+	HalfParked  int          // and for an operator's
+	Lateness    tally.Counts // ms, of timers
 	Applied     record.Position
 	Checkpoints uint64
 	// CheckpointTime is how long the last checkpoint took to write.
@@ -58,6 +60,9 @@ type TopicStats struct {
 	BytesIn    uint64 // bodies
 	Committed  uint64 // transactions that somebody decided about, one way or the other
 	RolledBack uint64
+	Half       int    // nobody has decided about
+	Delayed    uint64 // messages that came to wait for their time
+	Fired      uint64 // and those whose time came
 }
 
 // GroupStats is one group's consumption of one topic.
@@ -71,6 +76,9 @@ type GroupStats struct {
 	// Oldest is when the oldest message that was never handed out was stored, in Unix
 	// ms; 0 = there is none. Of lite topics it is not looked for.
 	Oldest int64
+	// Unsettled is when the oldest message that is not acknowledged was stored, likewise.
+	Unsettled int64
+	Paused    bool
 }
 
 // counters are what Stats counts by itself.
@@ -85,7 +93,7 @@ type counters struct {
 	dead   map[inflight.SubKey]uint64
 }
 
-type topicCounter struct{ messages, bytes, committed, rolledBack uint64 }
+type topicCounter struct{ messages, bytes, committed, rolledBack, delayed, fired uint64 }
 
 func (c *counters) stored(id record.TopicID, messages, bytes int) {
 	c.mu.Lock()
@@ -93,6 +101,15 @@ func (c *counters) stored(id record.TopicID, messages, bytes int) {
 	t := c.of(id)
 	t.messages += uint64(messages)
 	t.bytes += uint64(bytes)
+}
+
+// delayed counts messages that came to wait for their time, and those whose time came.
+func (c *counters) delayed(id record.TopicID, came, fired int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.of(id)
+	t.delayed += uint64(came)
+	t.fired += uint64(fired)
 }
 
 // decided counts a transaction that somebody decided about.
@@ -178,25 +195,32 @@ func (b *Broker) Stats() Stats {
 	st.Log.DiskFull = st.Log.DiskFull || b.diskShort.Load()
 	st.GroupCount = len(b.groups.List())
 	st.HalfOpen, st.HalfParked = b.transactions.Counts()
-	st.Delayed = b.timers.Stats().Pending
+	timers := b.timers.Stats()
+	st.Delayed, st.Lateness = timers.Pending, timers.Lateness
+	half := b.transactions.ByTopic()
 	for _, tp := range b.topics.List() {
 		n := c.topic(tp.ID)
-		st.Topics = append(st.Topics, TopicStats{TopicStatus: b.topicStatus(tp), MessagesIn: n.messages, BytesIn: n.bytes, Committed: n.committed, RolledBack: n.rolledBack})
+		st.Topics = append(st.Topics, TopicStats{TopicStatus: b.topicStatus(tp), MessagesIn: n.messages, BytesIn: n.bytes, Committed: n.committed, RolledBack: n.rolledBack,
+			Half: half[tp.ID], Delayed: n.delayed, Fired: n.fired})
 	}
 	for _, s := range b.inflight.Subs() {
 		g, ok := b.groups.ByID(s.Key().Group)
 		tp, there := b.topics.ByID(s.Key().Topic)
 		if ok && there {
-			gs := GroupStats{Group: g.Name, Topic: tp.Name, DeadLetters: c.deadOf(s.Key())}
+			gs := GroupStats{Group: g.Name, Topic: tp.Name, DeadLetters: c.deadOf(s.Key()), Paused: g.Paused}
 			var queues []GroupQueueStatus
 			queues, gs.MessagesOut = b.subStatus(s)
 			for _, q := range queues {
 				gs.Lag += int64(q.Max - q.Cursor)
 				gs.InFlight += q.InFlight
 				gs.Ready += q.Ready
-				if at := b.storedAt(tp.ID, q); at > 0 && (gs.Oldest == 0 || at < gs.Oldest) {
-					gs.Oldest = at
+				earlier := func(to *int64, offset record.QueueOffset) {
+					if at := b.storedAt(tp.ID, q, offset); at > 0 && (*to == 0 || at < *to) {
+						*to = at
+					}
 				}
+				earlier(&gs.Oldest, q.Cursor)
+				earlier(&gs.Unsettled, q.Oldest)
 			}
 			st.Groups = append(st.Groups, gs)
 		}
@@ -209,15 +233,15 @@ func (b *Broker) Stats() Stats {
 	return st
 }
 
-// storedAt is when the first message that a group was not handed was stored, 0 when
-// there is none.
-func (b *Broker) storedAt(id record.TopicID, q GroupQueueStatus) int64 {
-	if q.Cursor >= q.Max || q.Queue >= record.FirstLiteQueue {
+// storedAt is when the first message at an offset of a queue, or behind it, was stored,
+// 0 when there is none.
+func (b *Broker) storedAt(id record.TopicID, q GroupQueueStatus, offset record.QueueOffset) int64 {
+	if offset >= q.Max || q.Queue >= record.FirstLiteQueue {
 		return 0
 	}
 	key := record.Key(id, q.Queue)
 	low, _, _ := b.index.Bounds(key)
-	e, ok, err := b.entryAt(key, max(low, q.Cursor))
+	e, ok, err := b.entryAt(key, max(low, offset))
 	if err != nil || !ok {
 		return 0 // whoever receives it is told
 	}

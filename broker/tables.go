@@ -376,7 +376,7 @@ func (b *Broker) subStatus(s *inflight.Sub) (out []GroupQueueStatus, delivered u
 	slices.SortFunc(queues, func(a, b inflight.QueueStatus) int { return cmp.Compare(a.Queue, b.Queue) })
 	for _, q := range queues {
 		_, high, _ := b.index.Bounds(record.Key(tp.ID, q.Queue))
-		out = append(out, GroupQueueStatus{Topic: tp.Name, Queue: q.Queue, Cursor: q.Cursor, Max: high, InFlight: q.InFlight, Ready: q.Ready})
+		out = append(out, GroupQueueStatus{Topic: tp.Name, Queue: q.Queue, Cursor: q.Cursor, Max: high, InFlight: q.InFlight, Ready: q.Ready, Oldest: q.Oldest})
 	}
 	return out, delivered
 }

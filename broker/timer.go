@@ -32,6 +32,9 @@ func (b *Broker) applyFired(rec []byte, time int64) error {
 		if err := b.index.PutRun(f.To, f.First, b.firing.entries); err != nil {
 			return err
 		}
+		if b.live.Load() {
+			b.counters.delayed(f.To.Topic(), 0, len(f.Places))
+		}
 		b.wakePlaced(f.To)
 	}
 	b.timers.ApplyFired(f, time)

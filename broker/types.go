@@ -183,6 +183,7 @@ type GroupQueueStatus struct {
 	Queue    uint32
 	Cursor   record.QueueOffset // next to hand out for the first time
 	Max      record.QueueOffset
-	InFlight int // handed out and neither acknowledged nor expired
-	Ready    int // waiting to be handed out again
+	InFlight int                // handed out and neither acknowledged nor expired
+	Ready    int                // waiting to be handed out again
+	Oldest   record.QueueOffset // that is not acknowledged
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/mmapfile"
+	"github.com/gantry-mq/gantry/internal/tally"
 )
 
 // Log is an open log. See the package comment for its goroutines.
@@ -303,13 +304,17 @@ func (l *Log) path(name string) string { return filepath.Join(l.opt.Dir, name) }
 // counters are written by their goroutine and read by Stats.
 type counters struct {
 	batches, frames, groups, bytes, syncs atomic.Int64
-	syncTime, syncMax                     atomic.Int64 // ns
+	syncTime, syncMax                     atomic.Int64    // ns
+	shared                                tally.Histogram // batches of a group
+	syncLasted                            tally.Histogram // us
 }
 
 // Stats is a snapshot for metrics and tests; its numbers are not from one
 // instant. Counts are since Open.
 type Stats struct {
 	First, Written, Committed record.Position
+	Durable                   record.Position
+	Oldest                    int64  // when the first frame was written, Unix ms; 0 = there is none
 	Index                     uint64 // of the last committed frame
 	Segments                  int
 	DiskBytes                 int64 // taken by segments and spares
@@ -320,6 +325,8 @@ type Stats struct {
 	Bytes                     int64 // written, headers included
 	Syncs                     int64
 	SyncTime, SyncMax         time.Duration // total and longest fdatasync
+	Shared                    tally.Counts  // batches that share a group
+	SyncLasted                tally.Counts  // us
 	DiskFull                  bool
 	Err                       error // why the log failed
 }
@@ -328,6 +335,20 @@ type Stats struct {
 // cache keeps it, and every view stays good.
 func (l *Log) Unload() error { return l.mapper.unload() }
 
+// oldest is when the first frame was written, Unix ms, 0 when there is none or it went
+// at this moment.
+func (l *Log) oldest() int64 {
+	s := (*l.segs.Load())[0]
+	if s.start() >= l.Committed() {
+		return 0
+	}
+	h, err := l.header(s, s.start())
+	if err != nil {
+		return 0
+	}
+	return h.Time / 1e6
+}
+
 func (l *Log) Stats() Stats {
 	c := &l.stats
 	st := Stats{
@@ -335,6 +356,7 @@ func (l *Log) Stats() Stats {
 		MappedBytes: l.mapper.bytes.Load(), Views: l.mapper.views.Load(),
 		Batches: c.batches.Load(), Frames: c.frames.Load(), Groups: c.groups.Load(), Bytes: c.bytes.Load(),
 		Syncs: c.syncs.Load(), SyncTime: time.Duration(c.syncTime.Load()), SyncMax: time.Duration(c.syncMax.Load()),
+		Shared: c.shared.Read(), SyncLasted: c.syncLasted.Read(), Oldest: l.oldest(),
 	}
 	for _, s := range *l.segs.Load() {
 		st.Segments++
@@ -345,6 +367,7 @@ func (l *Log) Stats() Stats {
 	for _, s := range l.spares {
 		st.DiskBytes += s.file.Size()
 	}
+	st.Durable = l.durable.pos
 	st.QueueBytes, st.DiskFull, st.Err = l.queueBytes, l.diskFull, l.err
 	return st
 }

@@ -152,6 +152,7 @@ func (l *Log) datasync(s *segment) error {
 	took := int64(time.Since(start))
 	l.stats.syncs.Add(1)
 	l.stats.syncTime.Add(took)
+	l.stats.syncLasted.Add(took/1e3, 1)
 	l.stats.syncMax.Store(max(l.stats.syncMax.Load(), took))
 	return l.syncErr
 }

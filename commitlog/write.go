@@ -300,6 +300,7 @@ func (w *writer) flush() error {
 	}
 	l := w.l
 	l.stats.groups.Add(1)
+	l.stats.shared.Add(int64(len(w.group)), 1)
 	l.stats.batches.Add(int64(len(w.group)))
 	l.stats.bytes.Add(end - w.start)
 	l.written.Store(uint64(w.tail.pos))

@@ -247,16 +247,27 @@ func (r *runner) reserve() {
 	defer s.mu.Unlock()
 	now := s.look()
 	r.due = r.due[:0]
+	late, of := int64(0), uint64(0) // the last run of timers that are equally late
 	for _, w := range s.wheels {
 		for len(r.due) < fireBatch {
-			if at, ok := w.due(); !ok || at > now {
+			at, ok := w.due()
+			if !ok || at > now {
 				break
 			}
+			if now-at != late && of > 0 {
+				s.lateness.Add(late, of)
+				of = 0
+			}
+			late = now - at
+			of++
 			second := w.second()
 			if t := w.pop(); w.bucket.take(record.QueueOffset(t.at)) {
 				r.due = append(r.due, place{w.number, second, t.at, record.Key(t.topic, t.queue)})
 			}
 		}
+	}
+	if of > 0 {
+		s.lateness.Add(late, of)
 	}
 }
 

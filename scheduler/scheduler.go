@@ -7,6 +7,7 @@ import (
 
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/internal/tally"
 )
 
 // Index is where the entries are; a *consumequeue.Store is one. Put and Delete
@@ -37,6 +38,8 @@ type Scheduler struct {
 	wakeAt  int64 // when Run wakes by itself; 0 while it is awake
 	kick    chan struct{}
 	moves   int // timers that were moved in the life of the process
+
+	lateness tally.Histogram // ms
 }
 
 // gone is what is remembered of buckets that were let go of, so that a place is
@@ -100,13 +103,14 @@ func (s *Scheduler) FirstPending(key record.QueueKey) record.QueueOffset {
 
 // Stats is the scheduler at one moment.
 type Stats struct {
-	Pending int64 // timers that are neither fired nor cancelled
-	Buckets int   // of 17 minutes in which some are or were, the past excluded
+	Pending  int64        // timers that are neither fired nor cancelled
+	Lateness tally.Counts // ms from the due time to the move into the queue, which is then written and synced
+	Buckets  int          // of 17 minutes in which some are or were, the past excluded
 }
 
 // Stats returns the present figures.
 func (s *Scheduler) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{Pending: s.pending, Buckets: len(s.order)}
+	return Stats{Pending: s.pending, Buckets: len(s.order), Lateness: s.lateness.Read()}
 }

@@ -492,8 +492,9 @@ func (q *queue) frontier() record.QueueOffset {
 type QueueStatus struct {
 	Queue    uint32
 	Cursor   record.QueueOffset
-	InFlight int // leased
-	Ready    int // waiting to be handed out again, or put aside
+	InFlight int                // leased
+	Ready    int                // waiting to be handed out again, or put aside
+	Oldest   record.QueueOffset // that is not settled: Cursor when nothing is outstanding
 }
 
 // Status returns all queues that have been touched, and how many messages were
@@ -506,7 +507,9 @@ func (s *Sub) Status(now int64) (queues []QueueStatus, delivered uint64) {
 			continue
 		}
 		st := QueueStatus{Queue: n, Cursor: max(q.cursor, q.claimed)}
+		st.Oldest = st.Cursor
 		for l := range q.out.leases() {
+			st.Oldest = min(st.Oldest, l.offset)
 			if l.deadline > now || l.ghost {
 				st.InFlight++
 			} else {

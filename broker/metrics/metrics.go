@@ -20,6 +20,7 @@ import (
 
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/session"
+	"github.com/gantry-mq/gantry/internal/tally"
 )
 
 // A scrape has at most this many values of a label set, whatever clients
@@ -43,6 +44,9 @@ var (
 	messagesIn = desc("rocketmq_messages_in_total", "Messages stored.", "topic")
 	committed  = desc("rocketmq_commit_messages_total", "Transactions that were committed.", "topic")
 	rolledBack = desc("rocketmq_rollback_messages_total", "Transactions that were rolled back.", "topic")
+	half       = desc("rocketmq_half_messages", "Transactional messages that nobody has decided on.", "topic")
+	timersIn   = desc("rocketmq_timer_enqueue_total", "Delayed messages stored.", "topic")
+	timersOut  = desc("rocketmq_timer_dequeue_total", "Delayed messages whose time came.", "topic")
 	bodyBytes  = desc("gantry_body_bytes_in_total", "Bytes of the bodies of messages stored.", "topic")
 
 	// Per group and topic. As in RocketMQ, lag = ready + in flight.
@@ -51,6 +55,8 @@ var (
 	ready       = desc("rocketmq_consumer_ready_messages", "Messages not handed out, or handed out in vain and waiting for another attempt.", "topic", "consumer_group")
 	sentToDLQ   = desc("rocketmq_send_to_dlq_messages_total", "Messages given up on.", "topic", "consumer_group")
 	queueing    = desc("rocketmq_consumer_queueing_latency", "Milliseconds for which the oldest message that was never handed out has been there.", "topic", "consumer_group")
+	lagLatency  = desc("rocketmq_consumer_lag_latency", "Milliseconds for which the oldest message that is not acknowledged has been there.", "topic", "consumer_group")
+	paused      = desc("gantry_group_paused", "1 for a group that is paused.", "topic", "consumer_group")
 	inFlight    = desc("rocketmq_consumer_inflight_messages", "Messages leased to a consumer.", "topic", "consumer_group")
 
 	// The broker.
@@ -66,6 +72,8 @@ var (
 	deadLetters    = desc("gantry_dead_letters_total", "Messages given up on.")
 	halfMessages   = desc("gantry_half_messages", "Transactional messages that nobody has decided on.", "state")
 	delayed        = desc("gantry_delayed_messages", "Messages that are not due yet.")
+	lateness       = desc("gantry_timer_lateness_seconds", "How long after their time delayed messages began to go into their queue, which a write and sync follow.")
+	leases         = desc("gantry_leases", "Messages leased to consumers.")
 	waiting        = desc("gantry_waiting_receives", "Receives and pulls that wait for a message.")
 	clients        = desc("gantry_clients", "Clients that are alive.")
 	checkpoints    = desc("gantry_checkpoints_total", "Checkpoints written.")
@@ -80,6 +88,8 @@ var (
 	// Storage.
 	storageSize    = desc("rocketmq_storage_size", "Bytes on disk of the log and its indexes.", "storage_type", "storage_medium")
 	dispatchBehind = desc("rocketmq_storage_dispatch_behind_bytes", "Bytes of committed log that are not applied.", "storage_type", "storage_medium")
+	flushBehind    = desc("rocketmq_storage_flush_behind_bytes", "Bytes of the log that are written and not synced.", "storage_type", "storage_medium")
+	reserveTime    = desc("rocketmq_storage_message_reserve_time", "Milliseconds since the oldest frame of the log was written.", "storage_type", "storage_medium")
 	logSegments    = desc("gantry_log_segments", "Files of the log.")
 	logFirst       = desc("gantry_log_first_position", "Position of the oldest frame.")
 	logWritten     = desc("gantry_log_written_position", "Position up to which the log is written.")
@@ -89,6 +99,7 @@ var (
 	logGroups      = desc("gantry_log_groups_total", "Writes to the log, each of one or more frames.")
 	logBytes       = desc("gantry_log_bytes_total", "Bytes written to the log.")
 	logSync        = desc("gantry_log_sync_seconds", "Time of fdatasync.")
+	logShared      = desc("gantry_log_group_batches", "Appends that shared a write.")
 	logSyncMax     = desc("gantry_log_sync_seconds_max", "The longest fdatasync since the start.")
 	logQueued      = desc("gantry_log_queued_bytes", "Bytes of appends that wait to be written.")
 	logMapped      = desc("gantry_log_mapped_bytes", "Bytes of the log that are mapped.")
@@ -126,22 +137,31 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for _, t := range foldTopics(s.Topics) {
 		counter(messagesIn, float64(t.messages), t.topic)
 		counter(bodyBytes, float64(t.bytes), t.topic)
+		if t.half > 0 || t.committed+t.rolledBack > 0 {
+			gauge(half, float64(t.half), t.topic)
+		}
+		if t.delayed+t.fired > 0 {
+			counter(timersIn, float64(t.delayed), t.topic)
+			counter(timersOut, float64(t.fired), t.topic)
+		}
 		if t.committed+t.rolledBack > 0 {
 			counter(committed, float64(t.committed), t.topic)
 			counter(rolledBack, float64(t.rolledBack), t.topic)
 		}
 	}
+	leased := int64(0)
 	for _, g := range foldGroups(s.Groups) {
 		counter(messagesOut, float64(g.out), g.topic, g.group)
 		gauge(lag, float64(g.fresh+g.retry+g.inFlight), g.topic, g.group)
 		gauge(ready, float64(g.fresh+g.retry), g.topic, g.group)
 		gauge(inFlight, float64(g.inFlight), g.topic, g.group)
 		counter(sentToDLQ, float64(g.dead), g.topic, g.group)
-		waits := int64(0)
-		if g.oldest > 0 {
-			waits = max(0, now-g.oldest)
+		gauge(queueing, since(now, g.oldest), g.topic, g.group)
+		gauge(lagLatency, since(now, g.unsettled), g.topic, g.group)
+		if g.paused {
+			gauge(paused, 1, g.topic, g.group)
 		}
-		gauge(queueing, float64(waits), g.topic, g.group)
+		leased += g.inFlight
 	}
 	for _, a := range foldConnections(s.Connections) {
 		if a.group == "" {
@@ -162,6 +182,8 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	gauge(halfMessages, float64(s.HalfOpen), "open")
 	gauge(halfMessages, float64(s.HalfParked), "parked")
 	gauge(delayed, float64(s.Delayed))
+	gauge(leases, float64(leased))
+	histogram(out, lateness, &s.Lateness, 0, 22, 2, 1e3)
 	gauge(waiting, float64(s.Waiting))
 	gauge(clients, float64(s.Clients))
 	counter(checkpoints, float64(s.Checkpoints))
@@ -178,6 +200,8 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	gauge(storageSize, float64(l.DiskBytes+int64(x.Arenas)*x.ArenaSize), "local", "disk")
 	// Applied was read before Committed or after it: never report less than 0.
 	gauge(dispatchBehind, max(0, float64(l.Committed)-float64(s.Applied)), "local", "disk")
+	gauge(flushBehind, max(0, float64(l.Written)-float64(l.Durable)), "local", "disk")
+	gauge(reserveTime, since(now, l.Oldest), "local", "disk")
 	gauge(logSegments, float64(l.Segments))
 	gauge(logFirst, float64(l.First))
 	gauge(logWritten, float64(l.Written))
@@ -186,7 +210,8 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	counter(logFrames, float64(l.Frames))
 	counter(logGroups, float64(l.Groups))
 	counter(logBytes, float64(l.Bytes))
-	out <- prometheus.MustNewConstSummary(logSync, uint64(l.Syncs), l.SyncTime.Seconds(), nil)
+	histogram(out, logSync, &l.SyncLasted, 6, 22, 1, 1e6)
+	histogram(out, logShared, &l.Shared, 0, 10, 1, 1)
 	gauge(logSyncMax, l.SyncMax.Seconds())
 	gauge(logQueued, float64(l.QueueBytes))
 	gauge(logMapped, float64(l.MappedBytes))
@@ -199,6 +224,24 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	gauge(indexPages, float64(x.LivePages), "live")
 	gauge(indexPages, float64(x.FreePages), "free")
 	gauge(indexPages, float64(x.ParkedPages), "parked")
+}
+
+// since is how many milliseconds ago at was, Unix ms; 0 when there was none.
+func since(now, at int64) float64 {
+	if at == 0 {
+		return 0
+	}
+	return float64(max(0, now-at))
+}
+
+// histogram exports the buckets of values below 2^first to 2^last, every so many of
+// them. unit is how many of what was counted are one of what is exported.
+func histogram(out chan<- prometheus.Metric, d *prometheus.Desc, c *tally.Counts, first, last, every int, unit float64, labels ...string) {
+	buckets := make(map[float64]uint64, (last-first)/every+1)
+	for i := first; i <= last; i += every {
+		buckets[float64(uint64(1)<<i)/unit] = c.Below(i)
+	}
+	out <- prometheus.MustNewConstHistogram(d, c.Count, float64(c.Sum)/unit, buckets, labels...)
 }
 
 // allowed is RocketMQ's permission: 4 to read, 2 to write.
@@ -220,8 +263,9 @@ func bit(b bool) float64 {
 }
 
 type topicSeries struct {
-	topic                                  string
-	messages, bytes, committed, rolledBack uint64
+	topic                                                  string
+	messages, bytes, committed, rolledBack, delayed, fired uint64
+	half                                                   int
 }
 
 // foldTopics keeps the oldest topics apart, so that which they are does not
@@ -230,7 +274,7 @@ func foldTopics(all []broker.TopicStats) []topicSeries {
 	all = slices.SortedFunc(slices.Values(all), func(a, b broker.TopicStats) int { return cmp.Compare(a.ID, b.ID) })
 	var series []topicSeries
 	for i, t := range all {
-		one := topicSeries{t.Name.String(), t.MessagesIn, t.BytesIn, t.Committed, t.RolledBack}
+		one := topicSeries{t.Name.String(), t.MessagesIn, t.BytesIn, t.Committed, t.RolledBack, t.Delayed, t.Fired, t.Half}
 		switch {
 		case i < maxTopics:
 			series = append(series, one)
@@ -243,6 +287,9 @@ func foldTopics(all []broker.TopicStats) []topicSeries {
 			rest.bytes += one.bytes
 			rest.committed += one.committed
 			rest.rolledBack += one.rolledBack
+			rest.delayed += one.delayed
+			rest.fired += one.fired
+			rest.half += one.half
 		}
 	}
 	return series
@@ -252,13 +299,14 @@ type groupSeries struct {
 	group, topic           string
 	out, dead              uint64
 	fresh, retry, inFlight int64
-	oldest                 int64 // Unix ms, 0 = none
+	oldest, unsettled      int64 // Unix ms, 0 = none
+	paused                 bool
 }
 
 func foldGroups(all []broker.GroupStats) []groupSeries {
 	series := make([]groupSeries, 0, len(all))
 	for _, g := range all {
-		series = append(series, groupSeries{g.Group.String(), g.Topic.String(), g.MessagesOut, g.DeadLetters, g.Lag, int64(g.Ready), int64(g.InFlight), g.Oldest})
+		series = append(series, groupSeries{g.Group.String(), g.Topic.String(), g.MessagesOut, g.DeadLetters, g.Lag, int64(g.Ready), int64(g.InFlight), g.Oldest, g.Unsettled, g.Paused})
 	}
 	slices.SortFunc(series, func(a, b groupSeries) int {
 		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.topic, b.topic))
@@ -273,11 +321,17 @@ func foldGroups(all []broker.GroupStats) []groupSeries {
 		rest.retry += g.retry
 		rest.inFlight += g.inFlight
 		rest.dead += g.dead
-		if g.oldest > 0 && (rest.oldest == 0 || g.oldest < rest.oldest) {
-			rest.oldest = g.oldest
-		}
+		rest.oldest, rest.unsettled = earlier(rest.oldest, g.oldest), earlier(rest.unsettled, g.unsettled)
 	}
 	return append(series[:maxGroups:maxGroups], rest)
+}
+
+// earlier is the earlier of two times, 0 = none.
+func earlier(a, b int64) int64 {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // protocol is what all clients speak.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/tally"
 )
 
 func topicStats(id int, name string, messages uint64) broker.TopicStats {
@@ -64,6 +66,60 @@ func gather(t *testing.T, c prometheus.Collector) map[string]float64 {
 		}
 	}
 	return series
+}
+
+func TestHistogramsAndAgesAreInTheUnitsOfTheirNames(t *testing.T) {
+	var late tally.Histogram
+	late.Add(3, 2)    // ms
+	late.Add(3000, 1) // of a timer that was 3 s late
+	calls := tally.NewCalls()
+	calls.Add("/s/M", "/s/Stream")
+	calls.Done("/s/M", 3*time.Second)
+	calls.Done("/s/M", time.Second)
+	calls.Refused("/s/M", 7)
+	calls.Ended("/s/Stream")
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewCallCollector(calls, func(code int32) string { return fmt.Sprint("code-", code) }), NewNodeCollector(func() Node {
+		return Node{Term: 2, Last: 30, Committed: 20, Contact: time.Second}
+	}), NewCollector(func() broker.Stats {
+		return broker.Stats{Lateness: late.Read(), Groups: []broker.GroupStats{{
+			Group: record.Resource{Name: "g"}, Topic: record.Resource{Name: "t"}, Paused: true, Unsettled: time.Now().Add(-time.Hour).UnixMilli(),
+		}}}
+	}))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			got[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			if h := m.GetHistogram(); h != nil {
+				got[name+" count"], got[name+" sum"] = float64(h.GetSampleCount()), h.GetSampleSum()
+				for _, b := range h.GetBucket() {
+					got[fmt.Sprint(name, " ", b.GetUpperBound())] = float64(b.GetCumulativeCount())
+				}
+			}
+		}
+	}
+	for series, want := range map[string]float64{
+		"gantry_timer_lateness_seconds count": 3, "gantry_timer_lateness_seconds sum": 3.006,
+		"gantry_timer_lateness_seconds 0.004": 2, "gantry_timer_lateness_seconds 4.096": 3,
+		"gantry_grpc_seconds M s count": 2, "gantry_grpc_seconds M s sum": 4, "gantry_grpc_seconds M s 1.048576": 1,
+		"gantry_grpc_calls_total OK M s": 1, "gantry_grpc_calls_total code-7 M s": 1, "gantry_grpc_calls_total OK Stream s": 1,
+		"gantry_raft_last_index": 30, "gantry_raft_contact_seconds": 1, "gantry_raft_leader": 0, "gantry_group_paused g t": 1,
+	} {
+		if v, ok := got[series]; !ok || v != want {
+			t.Errorf("%s is %v, want %v", series, v, want)
+		}
+	}
+	if v := got["rocketmq_consumer_lag_latency g t"]; v < 3600e3 {
+		t.Errorf("the oldest message is %v ms old", v)
+	}
 }
 
 func TestClientsAreCountedByKindAndKindsAreBounded(t *testing.T) {

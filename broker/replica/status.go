@@ -10,9 +10,10 @@ import (
 
 // State is how far a node is, in its own words.
 type State struct {
-	Term      uint64        // raft's
-	Last      uint64        // index of the last entry that is durable here
-	Committed uint64        // index of the last that is known to be committed
+	Term      uint64 // raft's
+	Last      uint64 // index of the last entry that is durable here
+	Committed uint64 // index of the last that is known to be committed
+	Leads     bool
 	Contact   time.Duration // since it heard from the leader; 0 when it leads, -1 when it never did
 }
 
@@ -20,7 +21,7 @@ type State struct {
 func (n *Node) State() State {
 	s := State{Term: n.raft.CurrentTerm(), Last: n.opts.Log.LastIndex(), Committed: max(n.raft.CommitIndex(), n.opts.Log.Index())}
 	if heard := n.raft.LastContact(); n.raft.State() == raft.Leader {
-		s.Contact = 0
+		s.Leads = true
 	} else if heard.IsZero() {
 		s.Contact = -1
 	} else {

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -95,9 +96,10 @@ type Table struct {
 	immunity int64 // ms
 	changed  chan struct{}
 
-	mu   sync.Mutex
-	rows map[record.Position]*row
-	due  dueHeap // the open ones
+	mu     sync.Mutex
+	rows   map[record.Position]*row
+	topics map[record.TopicID]int // rows of each, none of 0
+	due    dueHeap                // the open ones
 	// decided are the newest decisions, order[forgotten:] in the order taken.
 	decided   map[record.Position]Decision
 	order     []record.Position
@@ -120,6 +122,7 @@ func New(immunity time.Duration) *Table {
 		immunity: immunity.Milliseconds(),
 		changed:  make(chan struct{}, 1),
 		rows:     map[record.Position]*row{},
+		topics:   map[record.TopicID]int{},
 		decided:  map[record.Position]Decision{},
 	}
 }
@@ -130,6 +133,7 @@ func (t *Table) put(r *row) {
 		t.remove(old)
 	}
 	t.rows[r.Position] = r
+	t.topics[r.Key.Topic()]++
 	r.i = -1
 	t.schedule(r)
 }
@@ -168,6 +172,9 @@ func (t *Table) kick() {
 // remove takes a row out. Called with mu held.
 func (t *Table) remove(r *row) {
 	delete(t.rows, r.Position)
+	if t.topics[r.Key.Topic()]--; t.topics[r.Key.Topic()] == 0 {
+		delete(t.topics, r.Key.Topic())
+	}
 	if r.i >= 0 {
 		heap.Remove(&t.due, r.i)
 	}
@@ -213,6 +220,13 @@ func (t *Table) List(f func(*Half) bool) []Half {
 		out[i] = r.Half
 	}
 	return out
+}
+
+// ByTopic returns how many there are of each topic.
+func (t *Table) ByTopic() map[record.TopicID]int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.topics)
 }
 
 // Counts returns how many half messages are open and how many are parked.

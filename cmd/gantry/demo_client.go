@@ -132,15 +132,15 @@ func (c *consumer) comeAgain(ctx context.Context, m *rocketmqv2.Message) error {
 	return c.outcome(r.GetStatus(), err)
 }
 
-// tally is what was seen so far. Deliveries are at least once, so each counts once.
-type tally struct {
+// seen is what was seen so far. Deliveries are at least once, so each counts once.
+type seen struct {
 	mu   sync.Mutex
 	seen []string
 	more chan struct{} // closed and made anew with each
 }
 
 // add notes an entry and says whether it is new.
-func (t *tally) add(s string) bool {
+func (t *seen) add(s string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if slices.Contains(t.seen, s) {
@@ -155,7 +155,7 @@ func (t *tally) add(s string) bool {
 }
 
 // wait returns when all of want were seen, and nothing else; in any order.
-func (t *tally) wait(ctx context.Context, want ...string) error {
+func (t *seen) wait(ctx context.Context, want ...string) error {
 	slices.Sort(want)
 	for {
 		t.mu.Lock()

@@ -110,7 +110,7 @@ func (d *demo) buy(ctx context.Context) error {
 	d.step("1. Orders in transactions", `  The shop stores each order as a half message, which nobody sees, writes its own books,
   and then commits or rolls back. Where it dies in between, the broker asks another
   producer of the topic.`)
-	var arrived, paid, expired, europe tally
+	var arrived, paid, expired, europe seen
 	checkout, err := shop.consumer(ctx, "checkout", "orders", "", 0, func(m *rocketmqv2.Message) (bool, error) {
 		return true, d.takePayment(ctx, shop, string(m.GetBody()), &arrived, &paid)
 	})
@@ -202,7 +202,7 @@ func (d *demo) place(ctx context.Context, shop *demoClient, o *demoOrder) error 
 }
 
 // takePayment gives an order that arrived some time to be paid.
-func (d *demo) takePayment(ctx context.Context, shop *demoClient, id string, arrived, paid *tally) error {
+func (d *demo) takePayment(ctx context.Context, shop *demoClient, id string, arrived, paid *seen) error {
 	if !arrived.add(id) {
 		return nil
 	}
@@ -237,7 +237,7 @@ const (
 func (d *demo) ship(ctx context.Context) error {
 	d.step("4. One after the other for each customer", fmt.Sprintf(`  Parcels are ordered by customer, the message group. Two workers pack; one of Bob's
   cannot be packed. Bob waits, the others do not; after %d attempts it is a dead letter.`, maxTries))
-	var shipped, tried tally
+	var shipped, tried seen
 	var repaired atomic.Bool
 	work := func(worker string) (func(context.Context) error, error) {
 		c, err := d.client(worker)

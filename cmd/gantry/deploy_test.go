@@ -25,10 +25,13 @@ func read(t *testing.T, name string) string {
 }
 
 func TestBoardsAndAlertsNameMetricsThatExist(t *testing.T) {
-	s := serve(t, t.TempDir())
-	s.run(t, "topic", "create", "t", "--queues", "1")
+	s := serve(t, t.TempDir(), "--node", "n1", "--bootstrap", "--peer", "127.0.0.1:0")
+	s.run(t, "topic", "create", "t", "--queues", "1", "--type", "mixed")
 	s.run(t, "send", "t", "x", "--count", "2")
+	s.run(t, "send", "t", "later", "--delay", "1h")
 	s.run(t, "receive", "t", "--group", "g")
+	s.run(t, "group", "pause", "g")
+	s.sendHalf(t, "t", "m-1", "undecided")
 	r, err := http.Get(s.web + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -107,6 +110,16 @@ func TestEachAlertHasARunbook(t *testing.T) {
 	for _, a := range alerts {
 		if !strings.Contains(book, "\n### "+a[1]+"\n") {
 			t.Errorf("docs/operations.md says nothing about %s", a[1])
+		}
+	}
+}
+
+// promtool runs the tests of the rules (make alerts); that each rule has one is seen here.
+func TestEachAlertHasATest(t *testing.T) {
+	tests := read(t, deploy+"prometheus/alerts_test.yml")
+	for _, a := range regexp.MustCompile(`(?m)- alert: (\w+)`).FindAllStringSubmatch(read(t, deploy+"prometheus/alerts.yaml"), -1) {
+		if !strings.Contains(tests, "alertname: "+a[1]+"\n") {
+			t.Errorf("%s has no test", a[1])
 		}
 	}
 }

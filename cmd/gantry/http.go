@@ -14,11 +14,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/gantry-mq/gantry/api"
 	"github.com/gantry-mq/gantry/api/dashboard"
 	"github.com/gantry-mq/gantry/api/gateway"
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/metrics"
 	"github.com/gantry-mq/gantry/internal/logging"
+	"github.com/gantry-mq/gantry/internal/tally"
 )
 
 // web is the HTTP port: for people, probes and scrapers, never for clients.
@@ -32,6 +34,7 @@ type web struct {
 	listener net.Listener
 	server   *http.Server
 	registry *prometheus.Registry
+	calling  *tally.Calls                  // what clients called
 	broker   atomic.Pointer[broker.Broker] // nil until recovery is over
 	calls    atomic.Pointer[http.Handler]  // of /api/, nil until then
 	led      atomic.Pointer[func() error]  // of a node of a cluster: why nobody is served
@@ -46,8 +49,9 @@ func listenHTTP(addr string, withPprof bool, logger *slog.Logger) (*web, error) 
 	if err != nil {
 		return nil, err
 	}
-	w := &web{listener: l, registry: prometheus.NewRegistry(), done: make(chan struct{})}
+	w := &web{listener: l, registry: prometheus.NewRegistry(), calling: tally.NewCalls(), done: make(chan struct{})}
 	w.registry.MustRegister(
+		metrics.NewCallCollector(w.calling, api.CodeName),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

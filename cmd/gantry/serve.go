@@ -197,7 +197,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	serving := api.Options{
 		CertFile: f.tlsCert, KeyFile: f.tlsKey, ClientCA: f.clientCA,
 		Advertise: f.advertise, Logger: logger, Version: built.version, Commit: built.commit,
-		Levels: levels, DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
+		Levels: levels, Calls: web.calling, DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
 	}
 	if err := f.auth.options(dir, f.node.name == "" || f.node.bootstrap, &options, &serving); err != nil {
 		return err

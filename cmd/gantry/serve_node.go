@@ -85,8 +85,12 @@ func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Optio
 		Prepare: func(ctx context.Context, leads *broker.Broker) error {
 			return f.auth.prepare(ctx, leads, b.Logger)
 		},
-		Ready: func(led func() error) {
+		Ready: func(led func() error, state func() replica.State) {
 			web.led.Store(&led)
+			web.registry.MustRegister(metrics.NewNodeCollector(func() metrics.Node {
+				s := state()
+				return metrics.Node{Term: s.Term, Last: s.Last, Committed: s.Committed, Leads: s.Leads, Contact: s.Contact}
+			}))
 			f.greet(cmd, b.Dir, clients.Addr(), web.addr(), time.Since(begun))
 		},
 	})

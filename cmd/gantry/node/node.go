@@ -42,8 +42,8 @@ type Options struct {
 	// Prepare is called when the node leads, before clients are served. Nil: nothing.
 	Prepare func(context.Context, *broker.Broker) error
 	// Ready is called once, when the node is a member of its cluster. led tells why
-	// clients cannot be served, nil when some node leads.
-	Ready func(led func() error)
+	// clients cannot be served, nil when some node leads; state, how far this one is.
+	Ready func(led func() error, state func() replica.State)
 }
 
 // Dir is where in its data directory a node has what it needs besides the log.
@@ -73,7 +73,7 @@ func Run(ctx context.Context, o Options) error {
 			return replica.ErrNoLeader
 		}
 		return nil
-	})
+	}, n.State)
 	for err == nil && ctx.Err() == nil {
 		err = l.term(ctx)
 	}
