@@ -152,14 +152,11 @@ type messaging struct {
 
 // New makes a server of b. It starts nothing; mistakes in o are told by Serve.
 func New(b *broker.Broker, o Options) *Server {
-	s := &Server{log: o.Logger, pending: newPending(), health: health.NewServer()}
+	s := &Server{log: o.Logger, calls: o.Calls, pending: newPending(), health: health.NewServer()}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
 	s.gate = newGate(b, o.Auth, s.log)
-	if s.calls = o.Calls; s.calls == nil {
-		s.calls = tally.NewCalls()
-	}
 	s.log = s.log.With(logging.Component, "api")
 	s.messaging = &messaging{broker: b, log: s.log, cluster: o.Cluster, calls: s.calls}
 	s.messaging.draining, s.drain = context.WithCancel(context.Background())

@@ -21,6 +21,7 @@ import (
 // process.
 type Stats struct {
 	Uptime      time.Duration
+	Serves      bool   // clients; a node of a cluster that follows knows the same state, and counts nothing
 	Sends       uint64 // messages stored
 	Duplicates  uint64 // messages sent again and answered with the first result
 	Deliveries  uint64 // messages handed out, each attempt counted
@@ -185,7 +186,7 @@ func (c *counters) checkpoint(took time.Duration) {
 func (b *Broker) Stats() Stats {
 	c := &b.counters
 	st := Stats{
-		Uptime: time.Since(b.opened), Sends: c.sends.Load(), Duplicates: c.duplicates.Load(), Deliveries: c.deliveries.Load(),
+		Uptime: time.Since(b.opened), Serves: b.live.Load(), Sends: c.sends.Load(), Duplicates: c.duplicates.Load(), Deliveries: c.deliveries.Load(),
 		Acks: c.acks.Load(), DeadLetters: c.deadLetters.Load(),
 		Waiting: b.hub.Waiting(), Applied: b.dispatcher.Applied(),
 		Checkpoints: c.checkpoints.Load(), CheckpointTime: time.Duration(c.checkpointNanos.Load()),

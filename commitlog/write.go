@@ -300,7 +300,9 @@ func (w *writer) flush() error {
 	}
 	l := w.l
 	l.stats.groups.Add(1)
-	l.stats.shared.Add(int64(len(w.group)), 1)
+	if len(w.group) > 0 { // what a leader sent or a join fetched was grouped elsewhere
+		l.stats.shared.Add(int64(len(w.group)), 1)
+	}
 	l.stats.batches.Add(int64(len(w.group)))
 	l.stats.bytes.Add(end - w.start)
 	l.written.Store(uint64(w.tail.pos))

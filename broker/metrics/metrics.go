@@ -127,13 +127,56 @@ func (c *Collector) Describe(chan<- *prometheus.Desc) {}
 // Collect implements prometheus.Collector.
 func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	s, now := c.stats(), time.Now().UnixMilli()
-	counter := func(d *prometheus.Desc, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	counter, gauge := sending(out)
+	if s.Serves { // of several nodes one tells what all of them know, or sums would be wrong
+		collectServed(out, &s, now)
 	}
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
+	counter(checkpoints, float64(s.Checkpoints))
+	gauge(checkpointTime, s.CheckpointTime.Seconds())
 
+	l, x := &s.Log, &s.Index
+	gauge(storageSize, float64(l.DiskBytes+int64(x.Arenas)*x.ArenaSize), "local", "disk")
+	// Applied was read before Committed or after it: never report less than 0.
+	gauge(dispatchBehind, max(0, float64(l.Committed)-float64(s.Applied)), "local", "disk")
+	gauge(flushBehind, max(0, float64(l.Written)-float64(l.Durable)), "local", "disk")
+	gauge(reserveTime, since(now, l.Oldest), "local", "disk")
+	gauge(logSegments, float64(l.Segments))
+	gauge(logFirst, float64(l.First))
+	gauge(logWritten, float64(l.Written))
+	gauge(logCommitted, float64(l.Committed))
+	counter(logBatches, float64(l.Batches))
+	counter(logFrames, float64(l.Frames))
+	counter(logGroups, float64(l.Groups))
+	counter(logBytes, float64(l.Bytes))
+	histogram(out, logSync, &l.SyncLasted, 6, 22, 1, 1e6)
+	histogram(out, logShared, &l.Shared, 0, 10, 1, 1)
+	gauge(logSyncMax, l.SyncMax.Seconds())
+	gauge(logQueued, float64(l.QueueBytes))
+	gauge(logMapped, float64(l.MappedBytes))
+	gauge(logViews, float64(l.Views))
+	gauge(logDiskFull, bit(l.DiskFull))
+	gauge(logFailed, bit(l.Err != nil))
+	gauge(indexQueues, float64(x.Queues))
+	gauge(indexArenas, float64(x.Arenas))
+	gauge(indexMapped, float64(x.Mapped))
+	gauge(indexPages, float64(x.LivePages), "live")
+	gauge(indexPages, float64(x.FreePages), "free")
+	gauge(indexPages, float64(x.ParkedPages), "parked")
+}
+
+// sending returns what makes metrics of numbers.
+func sending(out chan<- prometheus.Metric) (counter, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	as := func(kind prometheus.ValueType) func(*prometheus.Desc, float64, ...string) {
+		return func(d *prometheus.Desc, v float64, labels ...string) {
+			out <- prometheus.MustNewConstMetric(d, kind, v, labels...)
+		}
+	}
+	return as(prometheus.CounterValue), as(prometheus.GaugeValue)
+}
+
+// collectServed is what there is of topics, groups, messages and clients.
+func collectServed(out chan<- prometheus.Metric, s *broker.Stats, now int64) {
+	counter, gauge := sending(out)
 	for _, t := range foldTopics(s.Topics) {
 		counter(messagesIn, float64(t.messages), t.topic)
 		counter(bodyBytes, float64(t.bytes), t.topic)
@@ -173,7 +216,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 
 	gauge(topics, float64(len(s.Topics)))
 	gauge(groups, float64(s.GroupCount))
-	gauge(permission, allowed(&s))
+	gauge(permission, allowed(s))
 	counter(sends, float64(s.Sends))
 	counter(duplicates, float64(s.Duplicates))
 	counter(deliveries, float64(s.Deliveries))
@@ -186,8 +229,6 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	histogram(out, lateness, &s.Lateness, 0, 22, 2, 1e3)
 	gauge(waiting, float64(s.Waiting))
 	gauge(clients, float64(s.Clients))
-	counter(checkpoints, float64(s.Checkpoints))
-	gauge(checkpointTime, s.CheckpointTime.Seconds())
 
 	gauge(sendsHeld, float64(s.Admission.Sends))
 	gauge(sendBytes, float64(s.Admission.Bytes))
@@ -195,35 +236,6 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for r, n := range s.Admission.Refused {
 		counter(sendsRefused, float64(n), broker.Resource(r).String())
 	}
-
-	l, x := &s.Log, &s.Index
-	gauge(storageSize, float64(l.DiskBytes+int64(x.Arenas)*x.ArenaSize), "local", "disk")
-	// Applied was read before Committed or after it: never report less than 0.
-	gauge(dispatchBehind, max(0, float64(l.Committed)-float64(s.Applied)), "local", "disk")
-	gauge(flushBehind, max(0, float64(l.Written)-float64(l.Durable)), "local", "disk")
-	gauge(reserveTime, since(now, l.Oldest), "local", "disk")
-	gauge(logSegments, float64(l.Segments))
-	gauge(logFirst, float64(l.First))
-	gauge(logWritten, float64(l.Written))
-	gauge(logCommitted, float64(l.Committed))
-	counter(logBatches, float64(l.Batches))
-	counter(logFrames, float64(l.Frames))
-	counter(logGroups, float64(l.Groups))
-	counter(logBytes, float64(l.Bytes))
-	histogram(out, logSync, &l.SyncLasted, 6, 22, 1, 1e6)
-	histogram(out, logShared, &l.Shared, 0, 10, 1, 1)
-	gauge(logSyncMax, l.SyncMax.Seconds())
-	gauge(logQueued, float64(l.QueueBytes))
-	gauge(logMapped, float64(l.MappedBytes))
-	gauge(logViews, float64(l.Views))
-	gauge(logDiskFull, bit(l.DiskFull))
-	gauge(logFailed, bit(l.Err != nil))
-	gauge(indexQueues, float64(x.Queues))
-	gauge(indexArenas, float64(x.Arenas))
-	gauge(indexMapped, float64(x.Mapped))
-	gauge(indexPages, float64(x.LivePages), "live")
-	gauge(indexPages, float64(x.FreePages), "free")
-	gauge(indexPages, float64(x.ParkedPages), "parked")
 }
 
 // since is how many milliseconds ago at was, Unix ms; 0 when there was none.

@@ -25,6 +25,7 @@ func topicStats(id int, name string, messages uint64) broker.TopicStats {
 func TestLagIsReadyPlusInFlightAsInRocketMQ(t *testing.T) {
 	c := NewCollector(func() broker.Stats {
 		return broker.Stats{
+			Serves: true,
 			Topics: []broker.TopicStats{topicStats(1, "orders", 12)},
 			Groups: []broker.GroupStats{{
 				Group: record.Resource{Name: "billing"}, Topic: record.Resource{Namespace: "eu", Name: "orders"},
@@ -82,7 +83,7 @@ func TestHistogramsAndAgesAreInTheUnitsOfTheirNames(t *testing.T) {
 	registry.MustRegister(NewCallCollector(calls, func(code int32) string { return fmt.Sprint("code-", code) }), NewNodeCollector(func() Node {
 		return Node{Term: 2, Last: 30, Committed: 20, Contact: time.Second}
 	}), NewCollector(func() broker.Stats {
-		return broker.Stats{Lateness: late.Read(), Groups: []broker.GroupStats{{
+		return broker.Stats{Serves: true, Lateness: late.Read(), Groups: []broker.GroupStats{{
 			Group: record.Resource{Name: "g"}, Topic: record.Resource{Name: "t"}, Paused: true, Unsettled: time.Now().Add(-time.Hour).UnixMilli(),
 		}}}
 	}))
@@ -123,7 +124,7 @@ func TestHistogramsAndAgesAreInTheUnitsOfTheirNames(t *testing.T) {
 }
 
 func TestClientsAreCountedByKindAndKindsAreBounded(t *testing.T) {
-	s := broker.Stats{Connections: []broker.Connections{
+	s := broker.Stats{Serves: true, Connections: []broker.Connections{
 		{Role: session.Producer, Language: "JAVA", Version: "5", Count: 3},
 		{Role: session.PushConsumer, Group: record.Resource{Name: "g"}, Language: "GO", Version: "5", Count: 2},
 		{Role: session.SimpleConsumer, Group: record.Resource{Name: "g"}, Language: "GO", Version: "5", Count: 1},
@@ -155,7 +156,7 @@ func TestClientsAreCountedByKindAndKindsAreBounded(t *testing.T) {
 }
 
 func TestSeriesAreBoundedAndTheRestIsAddedUp(t *testing.T) {
-	var s broker.Stats
+	s := broker.Stats{Serves: true}
 	for i := range maxTopics + 500 {
 		s.Topics = append(s.Topics, topicStats(i+1, fmt.Sprint("t", i), 2))
 	}
@@ -182,6 +183,15 @@ func TestSeriesAreBoundedAndTheRestIsAddedUp(t *testing.T) {
 		}
 		if count != want.count || total != want.total {
 			t.Errorf("%s: %d series that add up to %v, want %d and %v", want.name, count, total, want.count, want.total)
+		}
+	}
+}
+
+func TestANodeThatFollowsDoesNotRepeatWhatTheLeaderTells(t *testing.T) {
+	s := broker.Stats{Topics: []broker.TopicStats{topicStats(1, "t", 2)}}
+	for name := range gather(t, NewCollector(func() broker.Stats { return s })) {
+		if strings.HasPrefix(name, "rocketmq_messages_in") || name == "rocketmq_topic_number" {
+			t.Errorf("it exports %s", name)
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Calls counts calls by method and outcome. Use NewCalls.
+// Calls counts calls by method and outcome. Use NewCalls; a nil one counts nothing.
 type Calls struct {
 	mu      sync.Mutex // of Add
 	methods atomic.Pointer[map[string]*method]
@@ -37,6 +37,9 @@ func NewCalls() *Calls {
 // Add has methods counted from now on, by their full names; others never are, so that
 // callers cannot add series.
 func (c *Calls) Add(names ...string) {
+	if c == nil {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all := maps.Clone(*c.methods.Load())
@@ -48,16 +51,23 @@ func (c *Calls) Add(names ...string) {
 	c.methods.Store(&all)
 }
 
+func (c *Calls) find(name string) *method {
+	if c == nil {
+		return nil
+	}
+	return (*c.methods.Load())[name]
+}
+
 // Done counts a call that has ended, and how long it took.
 func (c *Calls) Done(name string, took time.Duration) {
-	if m := (*c.methods.Load())[name]; m != nil {
+	if m := c.find(name); m != nil {
 		m.took.Add(took.Microseconds(), 1)
 	}
 }
 
 // Ended counts a stream that has ended, whose length says nothing.
 func (c *Calls) Ended(name string) {
-	if m := (*c.methods.Load())[name]; m != nil {
+	if m := c.find(name); m != nil {
 		m.ended.Add(1)
 	}
 }
@@ -65,7 +75,7 @@ func (c *Calls) Ended(name string) {
 // Refused counts an outcome, other than 0, of a call that is counted beside. Beyond the
 // 15 outcomes that a method has first, the rest counts as the 16th.
 func (c *Calls) Refused(name string, code int32) {
-	m := (*c.methods.Load())[name]
+	m := c.find(name)
 	if m == nil {
 		return
 	}

@@ -53,6 +53,13 @@ func TestCallsAreCountedByOutcomeAndOutcomesAreBounded(t *testing.T) {
 	}
 }
 
+func TestNoCallsCountNothing(t *testing.T) {
+	var c *Calls
+	c.Add("/s/M")
+	c.Done("/s/M", time.Second)
+	c.Refused("/s/M", 1)
+}
+
 func TestCountingAllocatesNothing(t *testing.T) {
 	c := NewCalls()
 	c.Add("/s/M")
