@@ -165,6 +165,9 @@ func TestRetentionCopiesForwardWhatIsReferredTo(t *testing.T) {
 			h.retain()
 		}},
 		{"after a kill between the copies and their names", func(h *oldPayloads) {
+			if err := h.b.wal.Sync(); err != nil { // what is not durable does not expire
+				t.Fatal(err)
+			}
 			limit, last, _ := h.b.wal.Expired(h.now, h.b.wal.Committed())
 			h.b.append = &refusing{h.b.append, record.KindRelocate}
 			if _, err := h.b.copyForward(limit, last); err == nil {
@@ -391,10 +394,13 @@ func TestAMessageThatRetentionCopiedTwiceIsFoundAndDeletedOnce(t *testing.T) {
 			}
 		}
 		if killed {
+			if err := h.b.wal.Sync(); err != nil { // what is not durable does not expire
+				t.Fatal(err)
+			}
 			limit, last, _ := h.b.wal.Expired(h.now, h.b.wal.Committed())
 			h.b.append = &refusing{h.b.append, record.KindRelocate}
 			if _, err := h.b.copyForward(limit, last); err == nil {
-				t.Fatal("the relocations were not refused")
+				t.Fatalf("the relocations were not refused: below %d, %d ms, of %+v", limit, last, h.b.wal.Stats())
 			}
 			h.kill()
 		}
