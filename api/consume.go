@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/quota"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
@@ -43,7 +44,8 @@ type consumeStream interface {
 
 // source is what a Consume call reads from: messages under leases, or by offset.
 type source interface {
-	// next returns what there is now, within the credit.
+	// next returns what there is now, within the credit; a *quota.Excess when that has to
+	// wait.
 	next(ctx context.Context, bytes, messages int) ([]*broker.Chunk, error)
 	// undelivered takes back what was not sent.
 	undelivered([]*broker.Chunk)
@@ -73,6 +75,7 @@ type consuming struct {
 	bytes, messages int64 // credit
 	counted         bool  // messages are
 	stopped         bool
+	hold            hold
 
 	news     chan struct{} // capacity 1: something of the following has changed
 	moreB    atomic.Int64  // credit that came
@@ -146,11 +149,12 @@ func (c *consuming) open(sub *gantryv1.Subscribe, opened *gantryv1.Subscribed) e
 	}
 	client := streamClient(ctx, c.id, sub.Agent)
 	client.User = c.pass.user()
+	from := broker.Caller{Client: sub.ClientId, User: client.User}
 	client.Role, client.Group = session.PushConsumer, group
 	client.Subscriptions = []session.Subscription{{Topic: topic, SQL: filterType == broker.FilterSQL, Filter: filter}}
 	switch m := sub.Mode.(type) {
 	case *gantryv1.Subscribe_Offsets:
-		req := broker.ReadRequest{Topic: topic, Group: group, Start: startOf(m.Offsets.GetStart()), FilterType: filterType, Filter: filter}
+		req := broker.ReadRequest{From: from, Topic: topic, Group: group, Start: startOf(m.Offsets.GetStart()), FilterType: filterType, Filter: filter}
 		for _, q := range m.Offsets.GetQueues() {
 			req.Queues = append(req.Queues, broker.QueueFrom{Queue: q.Queue, Start: startOf(q.Start)})
 		}
@@ -167,7 +171,7 @@ func (c *consuming) open(sub *gantryv1.Subscribe, opened *gantryv1.Subscribed) e
 		// The client must be there before it holds anything.
 		c.broker.Sessions().Register(client)
 		req := broker.ReceiveRequest{
-			ClientID: c.id, Group: group, Topic: topic, FilterType: filterType, Filter: filter,
+			ClientID: c.id, From: from, Group: group, Topic: topic, FilterType: filterType, Filter: filter,
 			AutoRenew: m.Lease.GetInvisible() == nil, Invisible: m.Lease.GetInvisible().AsDuration(),
 		}
 		s, err := c.broker.Subscribe(ctx, req, m.Lease.GetLiteTopics())
@@ -248,6 +252,12 @@ func (c *consuming) write() error {
 		case <-woken:
 			c.src.Requeue()
 			look = true
+		case <-c.hold.timer:
+			c.hold = hold{}
+		case <-c.hold.freed:
+			c.hold = hold{}
+		case <-c.hold.changed:
+			c.hold = hold{}
 		case <-c.news:
 			c.bytes += c.moreB.Swap(0)
 			c.messages += c.moreM.Swap(0)
@@ -271,7 +281,14 @@ func (c *consuming) write() error {
 }
 
 func (c *consuming) mayDeliver() bool {
-	return !c.stopped && c.bytes > 0 && (!c.counted || c.messages > 0)
+	return !c.stopped && c.bytes > 0 && (!c.counted || c.messages > 0) && c.hold.timer == nil
+}
+
+// hold is until when quotas hold a consumer back: the first of three ends it. Zero while
+// they do not.
+type hold struct {
+	timer          <-chan time.Time
+	freed, changed <-chan struct{}
 }
 
 // deliver sends what there is now and reports whether there may be more.
@@ -281,6 +298,10 @@ func (c *consuming) deliver() (more bool, err error) {
 		messages = int(min(c.messages, math.MaxInt32))
 	}
 	chunks, err := c.src.next(c.stream.Context(), int(min(int64(c.frame), c.bytes)), messages)
+	if short, held := err.(*quota.Excess); held {
+		c.hold = hold{timer: time.After(short.Retry), freed: short.Freed, changed: short.Changed}
+		return false, nil
+	}
 	if err != nil {
 		return false, c.refuse(err)
 	}

@@ -55,6 +55,7 @@ func (m *messaging) receive(ctx context.Context, req *receiveRequest) (*broker.D
 	}
 	r := broker.ReceiveRequest{
 		ClientID:   client,
+		From:       broker.Caller{Client: client, User: userOf(ctx)},
 		Group:      req.group,
 		Topic:      req.topic,
 		Queue:      req.queue,

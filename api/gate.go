@@ -154,7 +154,7 @@ func (g *gate) unary(ctx context.Context, method string, req any) (context.Conte
 	if err != nil {
 		return ctx, err
 	}
-	if !r.anonymous {
+	if !r.anonymous || g.broker.Quotas().Active() {
 		told := c
 		ctx = context.WithValue(ctx, callerKey{}, &told)
 	}

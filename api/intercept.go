@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/gantry-mq/gantry/broker"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
 
@@ -22,17 +23,14 @@ const (
 	streamsPrefix   = "/gantry.v1.Streams/"
 )
 
-// maxClientID bounds a client id, in bytes: it is part of every lease record.
-const maxClientID = 512
-
 // identify returns nil for a call that says who makes it, and otherwise the
 // answer to it.
 func identify(ctx context.Context) *v2.Status {
 	switch id := clientID(ctx); {
 	case id == "":
 		return &v2.Status{Code: v2.Code_CLIENT_ID_REQUIRED, Message: "metadata " + headerClientID + " is missing or blank"}
-	case len(id) > maxClientID:
-		return &v2.Status{Code: v2.Code_BAD_REQUEST, Message: fmt.Sprintf("metadata %s has %d bytes, the limit is %d", headerClientID, len(id), maxClientID)}
+	case len(id) > broker.MaxClientID:
+		return &v2.Status{Code: v2.Code_BAD_REQUEST, Message: fmt.Sprintf("metadata %s has %d bytes, the limit is %d", headerClientID, len(id), broker.MaxClientID)}
 	}
 	return nil
 }

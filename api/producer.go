@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 
+	"github.com/gantry-mq/gantry/broker"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 	"github.com/gantry-mq/gantry/proto/wire"
 )
@@ -12,7 +13,11 @@ import (
 // always there and always agree.
 func (m *messaging) sendMessage(ctx context.Context, req *sendRequest) *reply {
 	req.fillHosts(ctx)
-	sent, err := m.broker.Send(ctx, req.messages)
+	var from broker.Caller
+	if m.broker.Quotas().Active() {
+		from = broker.Caller{Client: clientID(ctx), User: userOf(ctx)}
+	}
+	sent, err := m.broker.SendFrom(ctx, from, req.messages)
 	r := newReply()
 	if err != nil {
 		st := statusFor(m.log, err)

@@ -329,7 +329,10 @@ func (p *publishing) batch(b *stream.Batch) error {
 	if n > publishBatches || n > 1 && flying > int64(p.window.Bytes) {
 		return status.Errorf(codes.ResourceExhausted, "%d batches with %d bytes are in flight, the window is %d with %d", n, flying, p.window.Batches, p.window.Bytes)
 	}
-	pack := broker.Pack{Producer: p.open.ProducerId, Sequence: b.Sequence, Queue: b.Queue, Records: wholeRecords(b.Pieces, b.Held)}
+	pack := broker.Pack{
+		From: broker.Caller{Client: p.open.ClientId, User: p.client.User}, Producer: p.open.ProducerId, Sequence: b.Sequence,
+		Queue: b.Queue, Records: wholeRecords(b.Pieces, b.Held),
+	}
 	if a.err = p.mayPublish(b); a.err == nil {
 		pack.Topic = p.topic(&gantryv1.StreamResource{Namespace: b.Namespace, Name: b.Topic})
 		if b.Compression == gantryv1.Compression_COMPRESSION_NONE {

@@ -43,7 +43,8 @@ func (m *messaging) pull(ctx context.Context, req *v2.PullMessageRequest) (*brok
 	if d := req.GetLongPollingTimeout(); d != nil {
 		asked = timespan{set: true, seconds: d.Seconds, nanos: d.Nanos}
 	}
-	wait, err := m.wait(ctx, clientID(ctx), asked)
+	client := clientID(ctx)
+	wait, err := m.wait(ctx, client, asked)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +53,7 @@ func (m *messaging) pull(ctx context.Context, req *v2.PullMessageRequest) (*brok
 		return nil, err
 	}
 	r := broker.PullRequest{
+		From:       broker.Caller{Client: client, User: userOf(ctx)},
 		Group:      resource(req.GetGroup()),
 		Topic:      resource(req.GetMessageQueue().GetTopic()),
 		Queue:      req.GetMessageQueue().GetId(),

@@ -14,7 +14,8 @@ type rule struct {
 	needs func(*asking, any)
 	// open methods are for everybody, unknown too.
 	open bool
-	// anonymous handlers do not want to know who calls: those of each message.
+	// anonymous handlers do not want to know who calls, unless there are quotas: those of
+	// each message.
 	anonymous bool
 	// operator's calls that change something are written to the log.
 	operator bool
@@ -182,6 +183,10 @@ func init() {
 	for _, m := range []string{"CreateUser", "UpdateUser", "DeleteUser", "ListUsers", "Grant", "Revoke"} {
 		operator("Access/"+m, rule{needs: func(a *asking, _ any) { a.super() }})
 	}
+	operator("Quotas/Set", ofCluster(update))
+	operator("Quotas/Unset", ofCluster(update))
+	operator("Quotas/List", ofCluster(get))
+	operator("Namespaces/List", known) // those with something that the caller may list
 	operator("Access/DescribeUser", aboutSelf((*gantryv1.DescribeUserRequest).GetName))
 	operator("Access/ListPolicies", aboutSelf((*gantryv1.ListPoliciesRequest).GetUser))
 	operator("Access/Test", aboutSelf((*gantryv1.TestAccessRequest).GetUser))

@@ -251,6 +251,8 @@ func (s *Server) operations(r grpc.ServiceRegistrar) {
 	gantryv1.RegisterObserveServer(r, s.observe)
 	gantryv1.RegisterLoggingServer(r, &logLevels{levels: s.observe.management.options.Levels})
 	gantryv1.RegisterAccessServer(r, &accessOps{broker: b, log: s.log})
+	gantryv1.RegisterQuotasServer(r, &quotaOps{broker: b, log: s.log})
+	gantryv1.RegisterNamespacesServer(r, &namespaceOps{broker: b})
 	gantryv1.RegisterClusterServer(r, &clusterOps{cluster: s.messaging.cluster})
 }
 

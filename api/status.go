@@ -58,6 +58,7 @@ var outcomes = map[broker.Reason]struct {
 	broker.Unauthorized:   {v2.Code_UNAUTHORIZED, codes.Unauthenticated},
 	broker.UserNotFound:   {v2.Code_NOT_FOUND, codes.NotFound},
 	broker.PolicyNotFound: {v2.Code_NOT_FOUND, codes.NotFound},
+	broker.QuotaNotFound:  {v2.Code_NOT_FOUND, codes.NotFound},
 
 	broker.LiteTopicQuota:        {v2.Code_LITE_TOPIC_QUOTA_EXCEEDED, codes.ResourceExhausted},
 	broker.LiteSubscriptionQuota: {v2.Code_LITE_SUBSCRIPTION_QUOTA_EXCEEDED, codes.ResourceExhausted},

@@ -85,8 +85,8 @@ const (
 
 func checkStreamClient(id string, a *gantryv1.ClientAgent) error {
 	switch {
-	case id == "" || len(id) > maxClientID:
-		return status.Errorf(codes.InvalidArgument, "client_id has %d bytes, it must be 1 to %d", len(id), maxClientID)
+	case id == "" || len(id) > broker.MaxClientID:
+		return status.Errorf(codes.InvalidArgument, "client_id has %d bytes, it must be 1 to %d", len(id), broker.MaxClientID)
 	case len(a.GetLanguage()) > maxAgentWord, len(a.GetVersion()) > maxAgentWord, len(a.GetHost()) > maxAgentHost:
 		return status.Errorf(codes.InvalidArgument, "agent: language and version have at most %d bytes, host %d", maxAgentWord, maxAgentHost)
 	}

@@ -110,7 +110,9 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		b.inflight.DropQueue(key)
 		return nil
 	case record.KindLease, record.KindAck, record.KindExtend, record.KindOffsetCommit, record.KindCursor, record.KindReopen:
-		return b.inflight.Apply(kind, record.Command(rec), b.subExists)
+		err := b.inflight.Apply(kind, record.Command(rec), b.subExists)
+		b.appliedLease(record.Command(rec))
+		return err
 	case record.KindHalf:
 		if _, ok := b.topics.ByID(record.KeyOf(rec).Topic()); !ok {
 			return nil // sent while the topic was being deleted
@@ -131,6 +133,8 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		return b.producers.Apply(pos, record.Command(rec), time)
 	case record.KindUserPut, record.KindUserDelete, record.KindPolicyPut, record.KindPolicyDelete:
 		return b.access.Apply(kind, record.Command(rec))
+	case record.KindQuotaPut, record.KindQuotaDelete:
+		return b.quotas.Apply(kind, record.Command(rec))
 	case record.KindDigest:
 		b.takeDigest(pos)
 		return nil
@@ -178,6 +182,7 @@ func (b *Broker) applyPlaced(pos record.Position, rec []byte, kind record.Kind) 
 			return err
 		}
 		b.inflight.ApplyDeadLetter(inflight.SubKey{Group: dl.Group, Topic: dl.Topic}, dl.Queue, dl.Offset, dl.LeaseID)
+		b.freed(dl.Group)
 	}
 	return b.indexPlaced(pos, rec, kind)
 }
@@ -298,6 +303,7 @@ func (b *Broker) wakeWaiters() {
 // wakeSub tells that a lease of the group has ended.
 func (b *Broker) wakeSub(k inflight.SubKey) {
 	b.hub.Wake(longpoll.Key{Topic: k.Topic, Group: k.Group})
+	b.freed(k.Group)
 	if s := b.inflight.Find(k); s != nil {
 		for _, queue := range s.DueLite(b.now()) {
 			b.wakeLite(b.hintLite(nil, record.Key(k.Topic, queue), k.Group))

@@ -21,6 +21,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/longpoll"
 	"github.com/gantry-mq/gantry/broker/producer"
+	"github.com/gantry-mq/gantry/broker/quota"
 	"github.com/gantry-mq/gantry/broker/replay"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/broker/topic"
@@ -117,6 +118,7 @@ type Broker struct {
 	timers       *scheduler.Scheduler
 	dedup        *dedup.Table
 	access       *access.Table
+	quotas       *quota.Table
 	hub          *longpoll.Hub
 	sessions     *session.Registry
 	filters      filterGuard
@@ -179,6 +181,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		producers:    producer.NewTable(),
 		dedup:        dedup.New(),
 		access:       access.NewTable(opts.MasterKey),
+		quotas:       quota.NewTable(sinceStart()),
 		tracer:       newTracer(opts.Trace),
 		hub:          longpoll.New(MaxWaitersPerQueue, MaxWaiters),
 		tableOp:      make(chan struct{}, 1),

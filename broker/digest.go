@@ -58,6 +58,7 @@ var digested = []struct {
 	{sectionProducers, "producers"},
 	{sectionDedup, "deduplication"},
 	{sectionAccess, "users and policies"},
+	{sectionQuotas, "quotas"},
 }
 
 // takeDigest is the dispatcher's, when it applies the record at a position.

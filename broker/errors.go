@@ -48,6 +48,7 @@ const (
 	Unauthorized
 	UserNotFound
 	PolicyNotFound
+	QuotaNotFound
 )
 
 // Error is a failure that a client is told about. Message names the field and

@@ -16,7 +16,7 @@ import (
 // appended, and remembered when its record is applied; so of all that send the
 // same message at one time, in one request or in several, one stores it, and the
 // others wait for that one. now is the wall's time, Unix ms.
-func (b *Broker) sendOnce(ctx context.Context, tp topic.Topic, msgs []Outgoing, now int64) ([]Sent, error) {
+func (b *Broker) sendOnce(ctx context.Context, tp topic.Topic, from Caller, msgs []Outgoing, now int64) ([]Sent, error) {
 	out := make([]Sent, len(msgs))
 	keys := make([]dedup.Key, len(msgs))
 	left := make([]int, len(msgs)) // of msgs, without an answer yet
@@ -33,7 +33,7 @@ func (b *Broker) sendOnce(ctx context.Context, tp topic.Topic, msgs []Outgoing, 
 			claimed[j] = keys[i]
 		}
 		claim := b.dedup.Begin(tp.ID, claimed, b.now())
-		err := b.storeClaimed(ctx, tp, claim, msgs, left, out, now)
+		err := b.storeClaimed(ctx, tp, from, claim, msgs, left, out, now)
 		claim.End()
 		if err != nil {
 			return nil, err
@@ -67,7 +67,7 @@ func (b *Broker) sendOnce(ctx context.Context, tp topic.Topic, msgs []Outgoing, 
 }
 
 // storeClaimed stores those of msgs[left] that the claim leaves to this sender.
-func (b *Broker) storeClaimed(ctx context.Context, tp topic.Topic, claim *dedup.Claim, msgs []Outgoing, left []int, out []Sent, now int64) error {
+func (b *Broker) storeClaimed(ctx context.Context, tp topic.Topic, from Caller, claim *dedup.Claim, msgs []Outgoing, left []int, out []Sent, now int64) error {
 	var mine []Outgoing
 	for j := range claim.Verdicts {
 		if claim.Verdicts[j].Mine() {
@@ -77,7 +77,7 @@ func (b *Broker) storeClaimed(ctx context.Context, tp topic.Topic, claim *dedup.
 	if len(mine) == 0 {
 		return nil
 	}
-	sent, err := b.store(ctx, tp, mine, now)
+	sent, err := b.store(ctx, tp, from, mine, now)
 	if err != nil {
 		return err
 	}

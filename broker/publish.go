@@ -24,6 +24,7 @@ type Pack struct {
 	Producer uint64 // with Sequence the batch's name, so that it is stored once
 	Sequence uint64
 	Topic    record.Resource
+	From     Caller
 	// Queue is where messages go that no rule gives a queue; -1 = the broker chooses
 	// one.
 	Queue int64
@@ -136,6 +137,9 @@ func (b *Broker) Publish(ctx context.Context, pack *Pack) (*Publishing, error) {
 		return nil, Errorf(BadRequest, "queue %d of topic %q: it has queues 0 to %d", pack.Queue, tp.Name, tp.Queues-1)
 	case pack.Producer == 0 || pack.Sequence == 0:
 		return nil, Errorf(BadRequest, "producer id or sequence is 0")
+	}
+	if err := b.throttlePack(ctx, pack); err != nil {
+		return nil, err
 	}
 	pass, err := b.admitWaiting(ctx, pack.size())
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/longpoll"
+	"github.com/gantry-mq/gantry/broker/quota"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
@@ -50,13 +51,28 @@ func (b *Broker) Pull(ctx context.Context, req PullRequest) (*Delivery, error) {
 	wait := b.waitFor(ctx, req.Wait, req.Stop)
 	defer wait.end()
 	d := &Delivery{NextOffset: req.Offset}
+	ask := quota.Ask{Topic: req.Topic, Group: req.Group, Client: req.From.Client, User: req.From.User}
+	batch := req.Batch
 	for {
 		low, high, _ := b.index.Bounds(record.Key(tp.ID, uint32(req.Queue)))
 		if at := d.NextOffset; at < low || at > high {
 			d.NextOffset = min(max(at, low), high)
 			return d, Errorf(IllegalOffset, "offset %d is outside the queue, which has %d to %d", at, low, high)
 		}
-		if err := b.pullNow(d, tp, &req, f, high); err != nil {
+		var grant quota.Grant
+		if req.Batch = batch; b.quotas.Active() {
+			var short *quota.Excess
+			if grant, short = b.quotas.Receive(&ask, batch, math.MaxInt, nil); short != nil {
+				if err := wait.hold(short); err != nil {
+					return d, err
+				}
+				continue
+			}
+			req.Batch = grant.Messages
+		}
+		bytes, err := b.pullNow(d, tp, &req, f, high, grant.Bytes)
+		grant.Done(len(d.Messages), bytes)
+		if err != nil {
 			d.Release()
 			return nil, err
 		}
@@ -69,17 +85,19 @@ func (b *Broker) Pull(ctx context.Context, req PullRequest) (*Delivery, error) {
 	}
 }
 
-func (b *Broker) pullNow(d *Delivery, tp topic.Topic, req *PullRequest, f matcher, high record.QueueOffset) error {
+// pullNow adds what there is now to d, up to about room bytes, 0 = no bound, and returns
+// how many bytes that is.
+func (b *Broker) pullNow(d *Delivery, tp topic.Topic, req *PullRequest, f matcher, high record.QueueOffset, room int) (bytes int, err error) {
 	var entries [MaxReceiveBatch]consumequeue.Entry
 	queue := uint32(req.Queue)
 	for d.NextOffset < high && len(d.Messages) < req.Batch {
 		n, err := b.index.Read(record.Key(tp.ID, queue), d.NextOffset, entries[:min(int64(len(entries)), int64(high-d.NextOffset))])
 		if err != nil {
-			return b.indexError(tp, queue, d.NextOffset, err)
+			return bytes, b.indexError(tp, queue, d.NextOffset, err)
 		}
 		for _, e := range entries[:n] {
-			if len(d.Messages) == req.Batch {
-				return nil
+			if len(d.Messages) == req.Batch || room > 0 && bytes >= room {
+				return bytes, nil
 			}
 			at := d.NextOffset
 			d.NextOffset++
@@ -91,19 +109,20 @@ func (b *Broker) pullNow(d *Delivery, tp topic.Topic, req *PullRequest, f matche
 				continue
 			}
 			if err != nil {
-				return err
+				return bytes, err
 			}
 			if !f.Match(&l.msg) {
 				l.release()
 				continue
 			}
+			bytes += int(e.Size)
 			d.Messages = append(d.Messages, l.delivered(tp.Name, queue, at))
 		}
 		if n == 0 {
-			return nil
+			return bytes, nil
 		}
 	}
-	return nil
+	return bytes, nil
 }
 
 // UpdateOffset stores a group's offset in a queue, for consumers that pull.

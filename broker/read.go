@@ -6,6 +6,7 @@ import (
 
 	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/longpoll"
+	"github.com/gantry-mq/gantry/broker/quota"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -20,6 +21,7 @@ type ReadRequest struct {
 	Start      Start
 	FilterType FilterType
 	Filter     string
+	From       Caller
 }
 
 // QueueFrom is a queue to read.
@@ -50,6 +52,7 @@ type Reader struct {
 	b      *Broker
 	topic  topic.Topic
 	group  record.GroupID // 0 = none
+	ask    quota.Ask
 	filter matcher
 	check  matcher // filter, or nil when that is all messages
 	queues []readQueue
@@ -79,7 +82,7 @@ func (b *Broker) Read(ctx context.Context, req ReadRequest) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{b: b, topic: tp, filter: f}
+	r := &Reader{b: b, topic: tp, filter: f, ask: quota.Ask{Topic: tp.Name, Group: req.Group, Client: req.From.Client, User: req.From.User}}
 	if tags, ok := f.(tagMatcher); !ok || !tags.All() {
 		r.check = f
 	}
@@ -164,8 +167,25 @@ type QueueOffset struct {
 
 // Next returns messages of one queue, about as many bytes and at most so many
 // messages as asked for, but one at least; nil when there are none now. A chunk
-// without messages says how far the reader has come.
+// without messages says how far the reader has come. While quotas hold it back it is a
+// *quota.Excess.
 func (r *Reader) Next(bytes, messages int) (*Chunk, error) {
+	if !r.b.quotas.Active() {
+		return r.next(bytes, messages)
+	}
+	grant, short := r.b.quotas.Receive(&r.ask, messages, bytes, nil)
+	if short != nil {
+		r.b.quotas.Throttle(short)
+		return nil, short
+	}
+	c, err := r.next(grant.Bytes, grant.Messages)
+	if c != nil {
+		grant.Done(c.Messages, c.Bytes)
+	}
+	return c, err
+}
+
+func (r *Reader) next(bytes, messages int) (*Chunk, error) {
 	if _, ok := r.b.topics.ByID(r.topic.ID); !ok {
 		return nil, topicNotFound(r.topic.Name)
 	}

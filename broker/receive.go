@@ -12,6 +12,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/inflight"
 	"github.com/gantry-mq/gantry/broker/lite"
 	"github.com/gantry-mq/gantry/broker/longpoll"
+	"github.com/gantry-mq/gantry/broker/quota"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
@@ -95,52 +96,67 @@ func (b *Broker) Receive(ctx context.Context, req ReceiveRequest) (*Delivery, er
 	if r.lite {
 		key.Client = r.bind.Client
 	}
-	// Who finds something at once needs no place in the line of those who wait.
-	d, err := r.look(ctx, key)
-	if d != nil || err != nil {
-		return d, err
-	}
-	w, err := b.hub.Register(key)
-	if err != nil {
-		return nil, Errorf(TooManyRequests, "too many receives of group %q wait for topic %q: %w", r.group.Name, r.topic.Name, err)
-	}
-	defer w.Leave()
 	wait := b.waitFor(ctx, req.Wait, req.Stop)
 	defer wait.end()
+	batch := r.req.Batch
+	var w *longpoll.Waiter // who finds something at once needs no place in the line of those who wait
+	defer func() {
+		if w != nil {
+			w.Leave()
+		}
+	}()
 	for {
-		d, err := r.look(ctx, key)
-		if d != nil || err != nil {
+		d, short, err := r.look(ctx, key, batch)
+		switch {
+		case short != nil:
+			if w != nil { // others, who may have quota left, are to be told of messages
+				w.Leave()
+				w = nil
+				b.hub.Wake(key)
+			}
+			err = wait.hold(short)
+		case d != nil || err != nil:
 			return d, err
+		case w == nil:
+			if w, err = b.hub.Register(key); err != nil {
+				return nil, Errorf(TooManyRequests, "too many receives of group %q wait for topic %q: %w", r.group.Name, r.topic.Name, err)
+			}
+		case (req.Wait == 0 || !wait.over()) && r.more():
+		default:
+			err = wait.sleep(w)
 		}
-		if (req.Wait == 0 || !wait.over()) && r.more() {
-			continue
-		}
-		if err := wait.sleep(w); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
 }
 
-// look takes what there is now: nil when that is nothing.
-func (r *receiving) look(ctx context.Context, key longpoll.Key) (*Delivery, error) {
+// look takes what there is now, of so many messages: nil when that is nothing, or quotas
+// hold it back.
+func (r *receiving) look(ctx context.Context, key longpoll.Key, batch int) (*Delivery, *quota.Excess, error) {
+	grant, short := r.grant(batch, 0)
+	if short != nil {
+		return nil, short, nil
+	}
 	d, err := r.collect(ctx)
-	if err != nil {
-		r.b.hub.Wake(key) // what this one was woken for may still be there
-		return nil, err
+	if err != nil || d == nil {
+		grant.Done(0, 0)
+		if err != nil {
+			r.b.hub.Wake(key) // what this one was woken for may still be there
+		}
+		return nil, nil, err
 	}
-	if d == nil {
-		return nil, nil
-	}
+	grant.Done(len(d.Messages), r.bytes)
 	if ctx.Err() != nil { // the client went away meanwhile
 		r.b.GiveBack(d, 0)
 		d.Release()
-		return nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
 	if len(d.Messages) == r.req.Batch || r.more() {
 		r.b.hub.Wake(key)
 	}
 	r.b.counters.deliveries.Add(uint64(len(d.Messages)))
-	return d, nil
+	return d, nil, nil
 }
 
 // more reports whether there are messages that nobody has looked at: they came

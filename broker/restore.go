@@ -70,6 +70,7 @@ const (
 	sectionProducers
 	sectionDedup
 	sectionAccess
+	sectionQuotas
 	sectionCount
 )
 
@@ -100,6 +101,7 @@ func (b *Broker) tables() [][]byte {
 	sections[sectionProducers] = b.producers.AppendSnapshot(nil)
 	sections[sectionDedup] = b.dedup.AppendSnapshot(nil)
 	sections[sectionAccess] = b.access.AppendSnapshot(nil)
+	sections[sectionQuotas] = b.quotas.AppendSnapshot(nil)
 	return sections
 }
 
@@ -127,6 +129,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found bool, indexDir string) (r
 			{sectionProducers, b.producers.Restore},
 			{sectionDedup, b.dedup.Restore}, // behind the topics that it is of
 			{sectionAccess, b.access.Restore},
+			{sectionQuotas, b.quotas.Restore},
 		} {
 			if load.section >= len(cp.Sections) {
 				continue

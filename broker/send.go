@@ -16,6 +16,12 @@ import (
 // are as durable as the broker's mode says, and can be received. An error refuses all of them;
 // otherwise each has its own outcome.
 func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
+	return b.SendFrom(ctx, Caller{}, msgs)
+}
+
+// SendFrom is Send for somebody who may have quotas. When there are none, it need not be
+// said for whom.
+func (b *Broker) SendFrom(ctx context.Context, from Caller, msgs []Outgoing) ([]Sent, error) {
 	if len(msgs) == 0 {
 		return nil, Errorf(Corrupted, "no message was sent")
 	}
@@ -54,13 +60,13 @@ func (b *Broker) Send(ctx context.Context, msgs []Outgoing) ([]Sent, error) {
 		}
 	}
 	if tp.DedupWindow > 0 {
-		return b.sendOnce(ctx, tp, msgs, now)
+		return b.sendOnce(ctx, tp, from, msgs, now)
 	}
-	return b.store(ctx, tp, msgs, now)
+	return b.store(ctx, tp, from, msgs, now)
 }
 
 // store appends messages that were checked, and waits until they are applied.
-func (b *Broker) store(ctx context.Context, tp topic.Topic, msgs []Outgoing, now int64) ([]Sent, error) {
+func (b *Broker) store(ctx context.Context, tp topic.Topic, from Caller, msgs []Outgoing, now int64) ([]Sent, error) {
 	began := b.tracer.begin()
 	s := sends.Get().(*sendState)
 	lite, err := b.beginLite(ctx, tp, msgs, &s.batch)
@@ -69,12 +75,14 @@ func (b *Broker) store(ctx context.Context, tp topic.Topic, msgs []Outgoing, now
 		return nil, err
 	}
 	first := s.batch.Len() // records of new lite topics come before the messages
-	s.encode(tp, msgs, now, lite)
-	err = b.append.Submit(&s.batch)
+	size := s.encode(tp, msgs, now, lite)
+	if err = b.throttleSend(&tp, from, len(msgs), size); err == nil {
+		err = b.refusedAppend(b.append.Submit(&s.batch))
+	}
 	lite.end(err == nil)
 	if err != nil {
 		s.free()
-		return nil, b.refusedAppend(err)
+		return nil, err
 	}
 	// Not the client's context: the bodies must stay put until the log has them.
 	if err := b.await(&s.batch); err != nil {
@@ -160,10 +168,9 @@ func (s *sendState) free() {
 // robin spreads messages without a message group over queues.
 var robin atomic.Uint32
 
-// encode fills the batch. Heads share one buffer that is made large enough
-// first, because the batch aliases it.
-func (s *sendState) encode(tp topic.Topic, msgs []Outgoing, now int64, lite *liteSend) {
-	size := 0
+// encode fills the batch, and returns the size of the messages' records. Heads share one
+// buffer that is made large enough first, because the batch aliases it.
+func (s *sendState) encode(tp topic.Topic, msgs []Outgoing, now int64, lite *liteSend) (size int) {
 	for i := range msgs {
 		size += headBound(&msgs[i])
 	}
@@ -171,6 +178,7 @@ func (s *sendState) encode(tp topic.Topic, msgs []Outgoing, now int64, lite *lit
 		s.heads = make([]byte, 0, size)
 	}
 	spread := robin.Add(1) % tp.Queues
+	size = 0
 	for i := range msgs {
 		m := &msgs[i]
 		rec := record.Message{
@@ -189,7 +197,9 @@ func (s *sendState) encode(tp topic.Topic, msgs []Outgoing, now int64, lite *lit
 		at := len(s.heads)
 		s.heads = record.AppendHead(s.heads, &rec)
 		s.batch.Add(s.heads[at:len(s.heads):len(s.heads)], m.Body)
+		size += len(s.heads) - at + len(m.Body)
 	}
+	return size
 }
 
 // placeMessage says what becomes of a message that was checked. It goes to the

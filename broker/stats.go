@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/quota"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/commitlog"
@@ -43,7 +44,26 @@ type Stats struct {
 	Groups         []GroupStats
 	GroupCount     int // also those that consume nothing
 	Admission      Admission
+	Throttled      []Throttled
 	Connections    []Connections
+}
+
+// Throttled is how often something had to wait, or was refused, for a kind of quota.
+type Throttled struct {
+	Kind  quota.Kind
+	Limit quota.Limit
+	Count uint64
+}
+
+func (b *Broker) throttled() (out []Throttled) {
+	for k := quota.Topic; k < quota.Kinds; k++ {
+		for l := range quota.Names {
+			if n := b.quotas.Throttled(k, quota.Limit(l)); n > 0 {
+				out = append(out, Throttled{k, quota.Limit(l), n})
+			}
+		}
+	}
+	return out
 }
 
 // Connections is how many live clients are alike.
@@ -193,6 +213,7 @@ func (b *Broker) Stats() Stats {
 		Log: b.wal.Stats(), Index: b.index.Stats(),
 	}
 	st.Admission = b.admissionStats()
+	st.Throttled = b.throttled()
 	st.Log.DiskFull = st.Log.DiskFull || b.diskShort.Load()
 	st.GroupCount = len(b.groups.List())
 	st.HalfOpen, st.HalfParked = b.transactions.Counts()

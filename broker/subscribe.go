@@ -63,8 +63,8 @@ func (s *Subscription) Touch(ctx context.Context) error {
 }
 
 // Next hands out what there is now: at most so many messages, and about as many
-// bytes, but one message at least. Nil when there are none. The leases are
-// records in the log, and applied, before it returns.
+// bytes, but one message at least. Nil when there are none, a *quota.Excess while quotas
+// hold it back. The leases are records in the log, and applied, before it returns.
 func (s *Subscription) Next(ctx context.Context, bytes, messages int) ([]*Chunk, error) {
 	tp, ok := s.b.topics.ByID(s.topic)
 	if !ok {
@@ -74,10 +74,16 @@ func (s *Subscription) Next(ctx context.Context, bytes, messages int) ([]*Chunk,
 	if !ok {
 		return nil, groupNotFound(s.req.Group)
 	}
-	s.req.Batch = min(messages, MaxLeaseBatch)
 	r := s.b.receiving(s.req, tp, g, s.filter, s.sub)
 	defer r.free()
-	r.room, r.lite, r.bind = bytes, s.lite, s.bind
+	r.lite, r.bind = s.lite, s.bind
+	grant, short := r.grant(min(messages, MaxLeaseBatch), bytes)
+	if short != nil {
+		s.b.quotas.Throttle(short)
+		return nil, short
+	}
+	taken := 0
+	defer func() { grant.Done(taken, r.bytes) }() // before r is another's
 	for {
 		if err := r.gather(ctx); err != nil {
 			s.b.hub.Wake(s.key()) // what this one was woken for may still be there
@@ -91,10 +97,11 @@ func (s *Subscription) Next(ctx context.Context, bytes, messages int) ([]*Chunk,
 	if len(r.found) == 0 {
 		return nil, nil
 	}
-	if r.full(s.req.Batch) || r.more() {
+	if r.full(r.req.Batch) || r.more() {
 		s.b.hub.Wake(s.key())
 	}
-	s.b.counters.deliveries.Add(uint64(len(r.found)))
+	taken = len(r.found)
+	s.b.counters.deliveries.Add(uint64(taken))
 	return r.chunks(), nil
 }
 

@@ -66,6 +66,7 @@ type ReceiveRequest struct {
 	AutoRenew  bool          // the lease lives as long as the client, at most MaxHold
 	Wait       time.Duration // how long to wait for a first message
 	AttemptID  string        // "" = none
+	From       Caller
 	// Stop ends the wait early, as if it were over. nil = never.
 	Stop <-chan struct{}
 }
@@ -153,6 +154,7 @@ type PullRequest struct {
 	Filter     string
 	Wait       time.Duration
 	Stop       <-chan struct{} // ends the wait early; nil = never
+	From       Caller
 }
 
 // OffsetPolicy says which offset QueryOffset looks for.

@@ -9,7 +9,7 @@ import (
 // ones change nothing. fifo says whether a group is ordered.
 func (t *Tracker) Apply(kind record.Kind, data []byte, exists func(SubKey) (ok, fifo bool)) error {
 	d := record.NewDecoder(data)
-	key := SubKey{Group: record.GroupID(d.Uint32()), Topic: record.TopicID(d.Uint32())}
+	key := readKey(d)
 	ok, fifo := exists(key)
 	if d.Failed() {
 		return d.Err()
@@ -37,6 +37,13 @@ func (t *Tracker) Apply(kind record.Kind, data []byte, exists func(SubKey) (ok, 
 	s.unlockApplied()
 	return d.Err()
 }
+
+func readKey(d *record.Decoder) SubKey {
+	return SubKey{Group: record.GroupID(d.Uint32()), Topic: record.TopicID(d.Uint32())}
+}
+
+// KeyOf returns whose consumption a record that Apply takes is about.
+func KeyOf(data []byte) SubKey { return readKey(record.NewDecoder(data)) }
 
 // unlockApplied ends an apply function: it arms the timer, unlocks the Sub and
 // tells of lite queues whose next message is up.

@@ -219,7 +219,7 @@ func (q *queue) offsets(f func(*lease) bool) []record.QueueOffset {
 // Restore adds what AppendSnapshot wrote to an empty tracker.
 func (t *Tracker) Restore(d *record.Decoder) {
 	for n := d.Count(4); n > 0 && !d.Failed(); n-- {
-		key := SubKey{Group: record.GroupID(d.Uint32()), Topic: record.TopicID(d.Uint32())}
+		key := readKey(d)
 		s := t.Sub(key, d.Byte() == 1)
 		s.mu.Lock()
 		s.restore(d)

@@ -87,6 +87,34 @@ func (t *Tracker) Subs() []*Sub {
 	return out
 }
 
+// Leased counts the messages that a group holds by leases in the state, of all topics,
+// until there are limit.
+func (t *Tracker) Leased(group record.GroupID, now int64, limit int) (n int) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for k, s := range t.subs {
+		if k.Group == group && n < limit {
+			n += s.leased(now, limit-n)
+		}
+	}
+	return n
+}
+
+func (s *Sub) leased(now int64, limit int) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, q := range s.queues {
+		for l := range q.out.leases() {
+			if l.deadline > now && !l.ghost {
+				if n++; n == limit {
+					return n
+				}
+			}
+		}
+	}
+	return n
+}
+
 // DropTopic forgets all consumption of a deleted topic.
 func (t *Tracker) DropTopic(id record.TopicID) {
 	t.dropIf(func(k SubKey) bool { return k.Topic == id })

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gantry-mq/gantry/broker"
+	"github.com/gantry-mq/gantry/broker/quota"
 	"github.com/gantry-mq/gantry/broker/session"
 	"github.com/gantry-mq/gantry/internal/tally"
 )
@@ -83,6 +84,7 @@ var (
 	sendsHeld    = desc("gantry_sends_in_flight", "Sends and batches that are under way.")
 	sendBytes    = desc("gantry_sends_in_flight_bytes", "What they hold in memory, about.")
 	sendLimit    = desc("gantry_sends_in_flight_limit_bytes", "The bound of that, beyond which sends are refused.")
+	throttled    = desc("gantry_quota_throttled_total", "Times that a send was refused, or a receive held back, by what the quota is of and its limit.", "quota", "limit")
 	sendsRefused = desc("gantry_sends_refused_total", "Sends that were refused, by what there was not enough of.", "resource")
 
 	// Storage.
@@ -235,6 +237,9 @@ func collectServed(out chan<- prometheus.Metric, s *broker.Stats, now int64) {
 	gauge(sendLimit, float64(s.Admission.Limit))
 	for r, n := range s.Admission.Refused {
 		counter(sendsRefused, float64(n), broker.Resource(r).String())
+	}
+	for _, q := range s.Throttled {
+		counter(throttled, float64(q.Count), q.Kind.String(), quota.Names[q.Limit])
 	}
 }
 

@@ -78,7 +78,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("gantry {{.Version}}\n")
-	root.AddCommand(newServe(), newConfig(), newDemo(), newTopic(), newGroup(), newUser(), newACL(), newClient(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(),
+	root.AddCommand(newServe(), newConfig(), newDemo(), newTopic(), newGroup(), newUser(), newACL(), newQuota(), newNamespace(), newClient(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(),
 		newWhy(), newTop(), newDoctor(), newCluster(), newCert(), newLog(), newBench(), newMan())
 	explainArgs(root)
 	return root

@@ -45,3 +45,8 @@ func (b *byteSize) Set(s string) error {
 	*b = byteSize(n * unit)
 	return nil
 }
+
+func sizeText(n uint64) string {
+	b := byteSize(n)
+	return b.String()
+}

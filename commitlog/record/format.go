@@ -203,6 +203,9 @@ const (
 	KindUserDelete   Kind = 81
 	KindPolicyPut    Kind = 82
 	KindPolicyDelete Kind = 83
+	// How much.
+	KindQuotaPut    Kind = 84
+	KindQuotaDelete Kind = 85
 )
 
 var kindNames = map[Kind]string{
@@ -221,6 +224,7 @@ var kindNames = map[Kind]string{
 	KindReopen: "reopen", KindReplayBegin: "replay-begin", KindReplayStep: "replay-step", KindReplayEnd: "replay-end",
 	KindProducerMark: "producer-mark",
 	KindUserPut:      "user-put", KindUserDelete: "user-delete", KindPolicyPut: "policy-put", KindPolicyDelete: "policy-delete",
+	KindQuotaPut: "quota-put", KindQuotaDelete: "quota-delete",
 	KindDigest: "digest",
 }
 
