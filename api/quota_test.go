@@ -63,27 +63,33 @@ func TestAQuotaCountsForBothDoorsTogether(t *testing.T) {
 	p := f.publisher(signed("shop"), 1, "orders", sign) // open before there is a quota
 	p.good(packOf("0"))
 
-	f.quota(admin, gantryv1.QuotaKind_QUOTA_USER, "shop", &gantryv1.QuotaLimits{SendMessages: proto.Uint64(3)})
-	three := []*v2.Message{plain("orders", "1", "1"), plain("orders", "2", "2"), plain("orders", "3", "3")}
-	if why := f.refusedBy(signed("shop"), three[:2]...); why != "" {
+	// With one byte a second, a full bucket takes one batch, and it takes minutes to be
+	// full again.
+	little := &gantryv1.QuotaLimits{SendBytes: proto.Uint64(1)}
+	more := &gantryv1.QuotaLimits{SendBytes: proto.Uint64(1_000_000)}
+	const why = `the quota of user "shop" is 1 bytes/s sent; try again in `
+	two := []*v2.Message{plain("orders", "1", "1"), plain("orders", "2", "2")}
+	f.quota(admin, gantryv1.QuotaKind_QUOTA_USER, "shop", little)
+	if why := f.refusedBy(signed("shop"), two...); why != "" {
 		t.Fatal(why)
 	}
-	p.good(packOf("3"))
-	if why := f.refusedBy(signed("shop"), plain("pay", "1", "1")); !strings.Contains(why, `the quota of user "shop" is 3 messages/s sent; try again in `) {
-		t.Error("the user's other topic:", why)
+	if r := p.publish(packOf("3")); v2.Code(r.GetStatus().GetCode()) != v2.Code_TOO_MANY_REQUESTS || !strings.Contains(r.GetStatus().GetMessage(), why) {
+		t.Errorf("a stream that was open before: %v", r)
 	}
-	if why := f.refusedBy(signed("idle"), plain("orders", "4", "4")); why != "" {
+	f.quota(admin, gantryv1.QuotaKind_QUOTA_USER, "shop", more)
+	p.good(packOf("4"))
+	f.quota(admin, gantryv1.QuotaKind_QUOTA_USER, "shop", little)
+	p.good(packOf("5"))
+	if got := f.refusedBy(signed("shop"), plain("pay", "1", "1")); !strings.Contains(got, why) {
+		t.Errorf("the user's other topic: %q", got)
+	}
+	if why := f.refusedBy(signed("idle"), plain("orders", "6", "6")); why != "" {
 		t.Error("another user:", why)
 	}
+	f.quota(admin, gantryv1.QuotaKind_QUOTA_USER, "shop", more)
 
-	// What the stream is told it can do nothing about, it is told; what will do in time,
-	// waits.
-	f.quota(admin, gantryv1.QuotaKind_QUOTA_TOPIC, "orders", &gantryv1.QuotaLimits{SendBytes: proto.Uint64(1)})
-	p.good(packOf("5"))
-	if r := p.publish(packOf("6")); v2.Code(r.GetStatus().GetCode()) != v2.Code_TOO_MANY_REQUESTS || !strings.Contains(r.GetStatus().GetMessage(), `topic "orders" is 1 bytes/s sent`) {
-		t.Errorf("%v", r)
-	}
-	f.quota(admin, gantryv1.QuotaKind_QUOTA_TOPIC, "orders", &gantryv1.QuotaLimits{SendBytes: proto.Uint64(0), SendMessages: proto.Uint64(10)})
+	// What a stream's batch has to wait for shortly, it waits for.
+	f.quota(admin, gantryv1.QuotaKind_QUOTA_TOPIC, "orders", &gantryv1.QuotaLimits{SendMessages: proto.Uint64(10)})
 	for range 12 {
 		p.good(packOf("7"))
 	}
@@ -104,7 +110,7 @@ func TestAQuotaCountsForBothDoorsTogether(t *testing.T) {
 	if _, err := quotas.Unset(admin, &gantryv1.UnsetQuotaRequest{Subject: list.Quotas[0].Subject}); status.Code(err) != codes.NotFound {
 		t.Error(err)
 	}
-	if why := f.refusedBy(signed("shop"), three...); why != "" {
+	if why := f.refusedBy(signed("shop"), two...); why != "" {
 		t.Error(why)
 	}
 }

@@ -18,7 +18,7 @@ import (
 var discard = slog.New(slog.DiscardHandler)
 
 func TestEveryReasonHasAnOutcome(t *testing.T) {
-	for r := broker.Internal; r <= broker.PolicyNotFound; r++ {
+	for r := broker.Internal; r <= broker.QuotaNotFound; r++ {
 		o, ok := outcomes[r]
 		if !ok {
 			t.Errorf("reason %d has no outcome", r)
@@ -31,8 +31,8 @@ func TestEveryReasonHasAnOutcome(t *testing.T) {
 			t.Errorf("reason %d: gRPC code %v", r, o.grpc)
 		}
 	}
-	if len(outcomes) != int(broker.PolicyNotFound)+1 {
-		t.Errorf("%d outcomes for %d reasons", len(outcomes), broker.PolicyNotFound+1)
+	if len(outcomes) != int(broker.QuotaNotFound)+1 {
+		t.Errorf("%d outcomes for %d reasons", len(outcomes), broker.QuotaNotFound+1)
 	}
 }
 

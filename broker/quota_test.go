@@ -80,11 +80,11 @@ func TestARefusedSendStoresNothingAndTellsTheLimit(t *testing.T) {
 	b := open(t, t.TempDir())
 	makeTopic(t, b, "t", topic.Normal, 1)
 	makeTopic(t, b, "lite", topic.Lite, 1)
-	setQuota(t, b, quota.Topic, "t", quota.SendMessages, 2)
-	setQuota(t, b, quota.Client, "c", quota.SendMessages, 1)
+	setQuota(t, b, quota.Topic, "t", quota.SendBytes, 1) // the first is taken, and owed for minutes
+	setQuota(t, b, quota.Client, "c", quota.SendBytes, 1)
 	send(t, b, "t", msg("1", "a"))
 	_, err := b.Send(t.Context(), []Outgoing{{Topic: name("t"), ID: "2", Body: []byte("b")}, {Topic: name("t"), ID: "3", Body: []byte("c")}})
-	if ReasonOf(err) != TooManyRequests || !strings.Contains(err.Error(), `the quota of topic "t" is 2 messages/s sent; try again in `) {
+	if ReasonOf(err) != TooManyRequests || !strings.Contains(err.Error(), `the quota of topic "t" is 1 bytes/s sent; try again in `) {
 		t.Fatal(err)
 	}
 	lite := func() error {
@@ -98,7 +98,7 @@ func TestARefusedSendStoresNothingAndTellsTheLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, receive(t, b, "t", "g"), "a#1")
-	if st := b.Stats(); len(st.Throttled) != 2 || st.Throttled[0] != (Throttled{quota.Topic, quota.SendMessages, 1}) {
+	if st := b.Stats(); len(st.Throttled) != 2 || st.Throttled[0] != (Throttled{quota.Topic, quota.SendBytes, 1}) {
 		t.Errorf("%+v", st.Throttled)
 	}
 }
@@ -179,7 +179,7 @@ func TestAPullAndAReaderAreHeldBack(t *testing.T) {
 	for range 5 {
 		send(t, b, "t", msg("m", "m"))
 	}
-	setQuota(t, b, quota.User, "u", quota.ReceiveMessages, 2)
+	setQuota(t, b, quota.User, "u", quota.ReceiveBytes, 1)
 	pull := func(user string) (int, error) {
 		d, err := b.Pull(t.Context(), PullRequest{Topic: name("t"), Group: name("g"), Batch: 32, From: Caller{User: user}})
 		if d == nil {
@@ -188,7 +188,7 @@ func TestAPullAndAReaderAreHeldBack(t *testing.T) {
 		defer d.Release()
 		return len(d.Messages), err
 	}
-	if n, err := pull("u"); n != 2 || err != nil {
+	if n, err := pull("u"); n != 1 || err != nil {
 		t.Error(n, err)
 	}
 	if n, err := pull("u"); n != 0 || ReasonOf(err) != MessageNotFound || !strings.Contains(err.Error(), `user "u"`) {

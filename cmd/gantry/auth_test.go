@@ -226,7 +226,7 @@ func TestUsersOfACluster(t *testing.T) {
 	nodes[1].run(t, "user", "create", "shop") // by a node that does not lead
 	nodes[0].run(t, "acl", "grant", "--user", "shop", "--topic", "*", "--action", "pub")
 	nodes[1].run(t, "topic", "create", "t")
-	nodes[1].run(t, "quota", "set", "topic", "t", "--send-messages", "1")
+	nodes[1].run(t, "quota", "set", "topic", "t", "--send-bytes", "1")
 	nodes[0].run(t, "cluster", "digest")
 	nodes[0].run(t, "cluster", "transfer", "n3")
 	eventually("another leader", leads("n3"))
@@ -234,7 +234,7 @@ func TestUsersOfACluster(t *testing.T) {
 		t.Error(out)
 	}
 	nodes[0].run(t, "send", "t", "one")
-	if code, _, errOut := cli(t, "send", "t", "two", "--server", nodes[0].server); code != exitFailed || !strings.Contains(errOut, `the quota of topic "t" is 1 messages/s sent`) {
+	if code, _, errOut := cli(t, "send", "t", "two", "--server", nodes[0].server); code != exitFailed || !strings.Contains(errOut, `the quota of topic "t" is 1 bytes/s sent`) {
 		t.Errorf("by the new leader, above the quota: exit %d: %s", code, errOut)
 	}
 	if code, _, errOut := cli(t, "user", "list", "--server", nodes[2].server, "--secret-file", key); code != exitFailed || !strings.Contains(errOut, "authentication failed") {

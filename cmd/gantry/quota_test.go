@@ -13,16 +13,16 @@ func TestQuotasAreSetListedAndUnset(t *testing.T) {
 		t.Error(out)
 	}
 	s.run(t, "quota", "set", "topic", "orders", "--send-messages", "2", "--namespace", "a")
-	s.run(t, "quota", "set", "topic", "orders", "--send-bytes", "1MiB")
-	out := s.run(t, "quota", "set", "topic", "orders", "--send-messages", "1") // beside what there is
-	if f := strings.Fields(strings.Split(out, "\n")[1]); strings.Join(f, " ") != "topic orders 1 1MiB - - -" {
+	s.run(t, "quota", "set", "topic", "orders", "--send-messages", "5000")
+	out := s.run(t, "quota", "set", "topic", "orders", "--send-bytes", "1") // beside what there is
+	if f := strings.Fields(strings.Split(out, "\n")[1]); strings.Join(f, " ") != "topic orders 5000 1 - - -" {
 		t.Errorf("%q", f)
 	}
 	s.run(t, "quota", "set", "client", "*", "--receive-messages", "5000")
 	s.run(t, "quota", "set", "namespace", "", "--send-messages", "5000")
 	s.run(t, "send", "orders", "one")
 	code, _, errOut := cli(t, "send", "orders", "two", "--server", s.server)
-	if code != exitFailed || !strings.Contains(errOut, `the quota of topic "orders" is 1 messages/s sent; try again in`) {
+	if code != exitFailed || !strings.Contains(errOut, `the quota of topic "orders" is 1 bytes/s sent; try again in`) {
 		t.Errorf("above the quota: exit %d: %s", code, errOut)
 	}
 	var list []quotaView
