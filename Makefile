@@ -5,9 +5,10 @@ FUZZTIME ?= 1m
 STORE_MB ?= 10000
 ROUNDS   ?= 8
 PROMTOOL ?= promtool
+HELM     ?= helm
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint proto proto-check fuzz crash chaos cluster interop dashboard alerts flights orders bench bench-smoke bench-peers
+.PHONY: help build test race lint proto proto-check fuzz crash chaos cluster interop dashboard alerts helm upgrade flights orders bench bench-smoke bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +73,12 @@ dashboard: ## the dashboard in chromium: every page clicked through with real tr
 alerts: ## the alert rules and their tests, by Prometheus's own promtool (PROMTOOL)
 	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml
 	cd deploy/prometheus && $(PROMTOOL) test rules alerts_test.yml
+
+helm: build ## the chart by HELM's own lint and template, and its settings by the broker
+	HELM=$(HELM) GANTRY=$(abspath bin/gantry) deploy/helm/check.sh
+
+upgrade: ## a data directory, and then a cluster under load, from the binary of OLD (a commit) to this one
+	test/upgrade/run.sh $(OLD)
 
 flights: ## the flights example: 336,776 messages through an official client, a kill -9 in the middle, SQL filters checked against SQLite
 	examples/flights/run.sh

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -121,11 +122,20 @@ func privateFile(path string, make func() string) (string, error) {
 		return text, writePrivate(path, text)
 	case err != nil:
 		return "", err
-	case info.Mode().Perm()&0o077 != 0:
+	case info.Mode().Perm()&^mayHave(info) != 0:
 		return "", fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it", path, info.Mode().Perm())
 	}
 	raw, err := os.ReadFile(path)
 	return strings.TrimSpace(string(raw)), err
+}
+
+// mayHave is who may do what with a private file: its owner, and the group of one that
+// another user gave to this process to read, as Kubernetes mounts secrets.
+func mayHave(info fs.FileInfo) fs.FileMode {
+	if own, ok := info.Sys().(*syscall.Stat_t); ok && int(own.Uid) != os.Geteuid() {
+		return 0o740
+	}
+	return 0o700
 }
 
 // writePrivate writes a new file, durably: what is sealed by it must not survive it.

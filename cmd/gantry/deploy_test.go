@@ -155,6 +155,35 @@ func TestComposedNodesAreTaken(t *testing.T) {
 	}
 }
 
+// Those of the other compose file are on a network, so each has the same ports.
+func TestComposedNodesOnANetworkAreTaken(t *testing.T) {
+	var file struct {
+		Services map[string]struct{ Environment map[string]string }
+	}
+	if err := yaml.Unmarshal([]byte(read(t, deploy+"compose/compose.mtls.yaml")), &file); err != nil {
+		t.Fatal(err)
+	}
+	if len(file.Services) != 3 {
+		t.Fatalf("%d nodes", len(file.Services))
+	}
+	advertised := map[string]bool{}
+	for name, service := range file.Services {
+		t.Run(name, func(t *testing.T) {
+			for k, v := range service.Environment {
+				t.Setenv(k, v)
+			}
+			got := settings(t)
+			if got["node"].Value != name || got["certs"].Value != "/certs" || got["peer-advertise"].Value != name+":8083" {
+				t.Errorf("its settings are %+v", got)
+			}
+			advertised[got["advertise"].Value] = true
+		})
+	}
+	if len(advertised) != 3 {
+		t.Errorf("clients find them at %v", advertised)
+	}
+}
+
 // What is shipped to start a broker must be taken by the broker.
 func TestShippedSettingsAreTaken(t *testing.T) {
 	ok(t, "config", "show", "--config", deploy+"gantry.yaml")

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// procedure returns the commands of a section of docs/operations.md, one block after the
+// other.
+func procedure(t *testing.T, section string) (blocks []string) {
+	t.Helper()
+	_, text, found := strings.Cut(read(t, "../../docs/operations.md"), "\n## "+section+"\n")
+	if !found {
+		t.Fatalf("docs/operations.md has no section %q", section)
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(text, -1) {
+		blocks = append(blocks, m[1])
+	}
+	return blocks
+}
+
+// machine is one on which the commands of the documents run as they stand but for their
+// paths: gantry is this binary, and systemctl starts and stops it.
+type machine struct {
+	dir, server string
+}
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	h := &machine{dir: t.TempDir()}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"bin", "sbin", "data", "backups"} {
+		if err := os.Mkdir(filepath.Join(h.dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, script := range map[string]string{
+		"sbin/gantry": `[ ! -e "$HOST/address" ] || export GANTRY_SERVER=$(cat "$HOST/address"); exec env ` + asMain + `=1 ` + self + ` "$@"`,
+		"sbin/systemctl": `case $1 in
+start)
+  env ` + asMain + `=1 ` + self + ` serve --data "$HOST/data" --listen 127.0.0.1:0 --http 127.0.0.1:0 --segment-size 4MiB --log-level error > "$HOST/greeting" 2>> "$HOST/errors" &
+  echo $! > "$HOST/pid"
+  until grep -q '^ready' "$HOST/greeting"; do kill -0 $! || exit 1; sleep 0.02; done
+  awk '$1 == "clients" { print $2 }' "$HOST/greeting" > "$HOST/address" ;;
+stop)
+  kill "$(cat "$HOST/pid")"
+  while kill -0 "$(cat "$HOST/pid")" 2> /dev/null; do sleep 0.02; done
+  rm "$HOST/pid" "$HOST/address" ;;
+esac`,
+	} {
+		if err := os.WriteFile(filepath.Join(h.dir, name), []byte("#!/bin/sh\nset -e\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if _, err := os.Stat(filepath.Join(h.dir, "pid")); err == nil {
+			h.run(t, "systemctl stop gantry")
+		}
+	})
+	return h
+}
+
+// run runs commands of a document.
+func (h *machine) run(t *testing.T, commands string) string {
+	t.Helper()
+	for from, to := range map[string]string{"/var/lib/gantry": "data", "/var/backups": "backups", "/usr/local/bin": "bin"} {
+		commands = strings.ReplaceAll(commands, from, filepath.Join(h.dir, to))
+	}
+	cmd := exec.Command("bash", "-euc", commands)
+	cmd.Dir = h.dir
+	cmd.Env = append(os.Environ(), "HOST="+h.dir, "PATH="+filepath.Join(h.dir, "sbin")+":"+os.Getenv("PATH"))
+	cmd.WaitDelay = time.Second // a broker that it started has its output
+	out, err := cmd.Output()
+	if err != nil {
+		errs, _ := os.ReadFile(filepath.Join(h.dir, "errors"))
+		t.Fatalf("%s\n%v\n%s%s", commands, err, out, errs)
+	}
+	return string(out)
+}
+
+func TestBackupAndRestoreAsDocumented(t *testing.T) {
+	blocks := procedure(t, "Back up and restore")
+	h := newMachine(t)
+	h.run(t, `systemctl start gantry
+gantry topic create orders --queues 1
+gantry send orders one two three --key k
+gantry topic create later --type delay
+gantry send later soon --delay 1h
+gantry receive orders --group g`)
+	h.run(t, blocks[0])
+	h.run(t, "gantry topic delete orders; gantry timer list later --json | grep -q k || true") // by mistake
+	h.run(t, blocks[1])
+	if out := h.run(t, "gantry receive orders --group g --count 2"); out != "orders/0/1 key=k  two\norders/0/2 key=k  three\n" {
+		t.Errorf("after the restore the group is handed\n%s", out)
+	}
+	if out := h.run(t, "gantry timer list later"); !strings.Contains(out, "later") && strings.Count(out, "\n") != 2 {
+		t.Errorf("timers\n%s", out)
+	}
+}
+
+func TestUpgradeAsDocumented(t *testing.T) {
+	h := newMachine(t)
+	h.run(t, "systemctl start gantry; gantry topic create orders --queues 1; gantry send orders one; printf '#!/bin/sh\n' > gantry")
+	// doctor may find fault with the host that runs the test; that is no failure here.
+	h.run(t, strings.Replace(procedure(t, "Upgrade")[0], "gantry doctor", "gantry doctor || true", 1))
+	if out := h.run(t, "gantry receive orders --group g"); out != "orders/0/0  one\n" {
+		t.Error(out)
+	}
+}
+
+func TestReplaceANodeAsDocumented(t *testing.T) {
+	nodes := map[string]*serving{}
+	peer := ""
+	start := func(name string, args ...string) *serving {
+		s := serve(t, t.TempDir(), append([]string{"--node", name, "--peer", "127.0.0.1:0"}, args...)...)
+		nodes[name] = s
+		return s
+	}
+	leader := start("n1", "--bootstrap")
+	voters := func(want int) []nodeView {
+		t.Helper()
+		for until := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+			views := decoded[[]nodeView](t, leader, "cluster", "status")
+			n := 0
+			for _, v := range views {
+				if v.Role == "leader" || v.Role == "follower" && v.Error == "" && v.Lag == 0 {
+					n++
+				}
+				if v.Role == "leader" {
+					peer = v.Peer
+				}
+			}
+			if n == want && len(views) == want {
+				return views
+			}
+			if time.Now().After(until) {
+				t.Fatalf("%d nodes that count, want %d: %+v", n, want, views)
+			}
+		}
+	}
+	voters(1)
+	start("n2", "--join", peer)
+	start("n3", "--join", peer)
+	voters(3)
+	leader.run(t, "topic", "create", "orders", "--queues", "1")
+	leader.run(t, "send", "orders", "before")
+	nodes["n3"].stop() // its disk is lost
+
+	for line := range strings.Lines(procedure(t, "Replace a node")[0]) {
+		args := words(strings.TrimSpace(line))[1:]
+		switch {
+		case args[0] == "serve":
+			args = strings.Fields(strings.Replace(strings.Join(args[1:], " "), "127.0.0.1:8083", peer, 1))
+			args = args[:len(args)-2] // --data is the test's
+			serve(t, t.TempDir(), append(args, "--peer", "127.0.0.1:0")...)
+			voters(3)
+		default:
+			leader.run(t, args...)
+		}
+	}
+	leader.run(t, "send", "orders", "after")
+	leader.run(t, "cluster", "digest")
+	if out := leader.run(t, "receive", "orders", "--group", "g", "--count", "2"); out != fmt.Sprint("orders/0/0  before\norders/0/1  after\n") {
+		t.Error(out)
+	}
+}
