@@ -181,24 +181,21 @@ func ExampleReader() {
 	// 2 100
 }
 
-// With OpenTelemetry: start a span where the comments are, and put its context
-// where TraceContext is.
+// Package client/oteltrace has hooks for OpenTelemetry.
 func ExampleHooks() {
 	addr, stop := exampleBroker()
 	defer stop()
 	ctx := context.Background()
 	c, _ := client.Dial(ctx, []string{addr}, client.Options{Hooks: client.Hooks{
 		Send: func(ctx context.Context, m *client.Message) func(client.Result, error) {
-			// ctx, span := tracer.Start(ctx, "send "+m.Topic, trace.WithSpanKind(trace.SpanKindProducer))
-			// propagation.TraceContext{}.Inject(ctx, carrier)
 			m.TraceContext = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 			return func(r client.Result, err error) {
-				fmt.Println("sent:", err == nil) // span.End()
+				fmt.Println("sent to", m.Topic+":", err == nil)
 			}
 		},
 	}})
 	defer c.Close(ctx)
 	p, _ := c.NewProducer(client.ProducerOptions{Topic: "orders"})
 	p.Send(ctx, &client.Message{Body: []byte("order 10")})
-	// Output: sent: true
+	// Output: sent to orders: true
 }

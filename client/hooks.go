@@ -3,9 +3,9 @@ package client
 import "context"
 
 // Hooks watch messages go by, for tracing and metrics. Each may be nil. Package
-// documentation of an example shows them with OpenTelemetry.
+// client/oteltrace has some that make OpenTelemetry's spans.
 type Hooks struct {
-	// Send is called with each message before it is packed, and may change it:
+	// Send is called with each message, its topic filled in, before it is packed, and may change it:
 	// put a W3C trace context into TraceContext. The function that it returns, if
 	// any, is called with the outcome.
 	Send func(ctx context.Context, m *Message) func(Result, error)

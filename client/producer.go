@@ -146,6 +146,7 @@ func (p *Producer) publish(ctx context.Context, m *Message, kind record.Kind, re
 // hooked is publish with a hook, which may change its copy of the message. It is apart
 // so that a message without one need not be on the heap.
 func (p *Producer) hooked(ctx context.Context, m Message, kind record.Kind, recover time.Duration, done func(Result, error)) error {
+	m.Topic = cmp.Or(m.Topic, p.opts.Topic) // for the hook to see
 	if finish := p.c.opts.Hooks.Send(ctx, &m); finish != nil {
 		next := done
 		done = func(r Result, err error) {

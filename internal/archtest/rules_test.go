@@ -57,7 +57,7 @@ var onlyIn = []struct {
 	{"github.com/prometheus", []string{"broker/metrics", "cmd"}, "exported names live in one package; everything else has Stats"},
 	{"github.com/spf13", []string{"cmd"}, "flags are read in cmd"},
 	{"github.com/goccy/go-yaml", []string{"cmd"}, "and so is the file that may be in their place"},
-	{"go.opentelemetry.io", []string{"cmd"}, "the broker tells one function of the steps of a message; who exports them is cmd's business"},
+	{"go.opentelemetry.io", []string{"cmd", "client/oteltrace"}, "the broker and the client tell a function of the steps of a message; who makes spans of them is cmd's business, or a program's that wants them"},
 	{"github.com/hashicorp", []string{"broker/replica"}, "raft, and what its interfaces name, end where the log is replicated"},
 	{"github.com/HdrHistogram", []string{"cmd/gantry/bench"}, "latencies are measured by the benchmark"},
 
