@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,6 +47,7 @@ func newMachine(t *testing.T) *machine {
 		"sbin/gantry": `[ ! -e "$HOST/address" ] || export GANTRY_SERVER=$(cat "$HOST/address"); exec env ` + asMain + `=1 ` + self + ` "$@"`,
 		"sbin/systemctl": `case $1 in
 start)
+  : > "$HOST/greeting" # or the one before would be read, by chance
   env ` + asMain + `=1 ` + self + ` serve --data "$HOST/data" --listen 127.0.0.1:0 --http 127.0.0.1:0 --segment-size 4MiB --log-level error > "$HOST/greeting" 2>> "$HOST/errors" &
   echo $! > "$HOST/pid"
   until grep -q '^ready' "$HOST/greeting"; do kill -0 $! || exit 1; sleep 0.02; done
@@ -80,15 +80,17 @@ func (h *machine) run(t *testing.T, commands string) string {
 	cmd.Dir = h.dir
 	cmd.Env = append(os.Environ(), "HOST="+h.dir, "PATH="+filepath.Join(h.dir, "sbin")+":"+os.Getenv("PATH"))
 	cmd.WaitDelay = time.Second // a broker that it started has its output
+	var errOut strings.Builder
+	cmd.Stderr = &errOut
 	out, err := cmd.Output()
 	if err != nil {
 		errs, _ := os.ReadFile(filepath.Join(h.dir, "errors"))
-		t.Fatalf("%s\n%v\n%s%s", commands, err, out, errs)
+		t.Fatalf("%s\n%v\n%s%s%s", commands, err, out, errOut.String(), errs)
 	}
 	return string(out)
 }
 
-func TestBackupAndRestoreAsDocumented(t *testing.T) {
+func TestUpgradeBackupAndRestoreAsDocumented(t *testing.T) {
 	blocks := procedure(t, "Back up and restore")
 	h := newMachine(t)
 	h.run(t, `systemctl start gantry
@@ -96,25 +98,18 @@ gantry topic create orders --queues 1
 gantry send orders one two three --key k
 gantry topic create later --type delay
 gantry send later soon --delay 1h
-gantry receive orders --group g`)
+gantry receive orders --group g
+printf '#!/bin/sh\n' > gantry`) // the new binary, as far as install sees
+	// doctor may find fault with the host that runs the test; that is no failure here.
+	h.run(t, strings.Replace(procedure(t, "Upgrade")[0], "gantry doctor", "gantry doctor || true", 1))
 	h.run(t, blocks[0])
-	h.run(t, "gantry topic delete orders; gantry timer list later --json | grep -q k || true") // by mistake
+	h.run(t, "gantry topic delete orders") // by mistake
 	h.run(t, blocks[1])
 	if out := h.run(t, "gantry receive orders --group g --count 2"); out != "orders/0/1 key=k  two\norders/0/2 key=k  three\n" {
 		t.Errorf("after the restore the group is handed\n%s", out)
 	}
-	if out := h.run(t, "gantry timer list later"); !strings.Contains(out, "later") && strings.Count(out, "\n") != 2 {
+	if out := h.run(t, "gantry timer list later"); strings.Count(out, "\n") != 2 { // a head and one timer
 		t.Errorf("timers\n%s", out)
-	}
-}
-
-func TestUpgradeAsDocumented(t *testing.T) {
-	h := newMachine(t)
-	h.run(t, "systemctl start gantry; gantry topic create orders --queues 1; gantry send orders one; printf '#!/bin/sh\n' > gantry")
-	// doctor may find fault with the host that runs the test; that is no failure here.
-	h.run(t, strings.Replace(procedure(t, "Upgrade")[0], "gantry doctor", "gantry doctor || true", 1))
-	if out := h.run(t, "gantry receive orders --group g"); out != "orders/0/0  one\n" {
-		t.Error(out)
 	}
 }
 
@@ -170,7 +165,7 @@ func TestReplaceANodeAsDocumented(t *testing.T) {
 	}
 	leader.run(t, "send", "orders", "after")
 	leader.run(t, "cluster", "digest")
-	if out := leader.run(t, "receive", "orders", "--group", "g", "--count", "2"); out != fmt.Sprint("orders/0/0  before\norders/0/1  after\n") {
+	if out := leader.run(t, "receive", "orders", "--group", "g", "--count", "2"); out != "orders/0/0  before\norders/0/1  after\n" {
 		t.Error(out)
 	}
 }
