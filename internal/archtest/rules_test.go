@@ -32,6 +32,8 @@ var layers = map[string]int{
 	"api":            4,
 	"client":         4,
 
+	"client/oteltrace": 5, // uses client from outside, like any other program
+
 	"cmd":      5,
 	"test":     5,
 	"examples": 5,
