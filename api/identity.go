@@ -17,6 +17,7 @@ const (
 	headerAuthority     = ":authority"
 	headerAuthorization = "authorization"
 	headerDateTime      = "x-mq-date-time"
+	headerNamespace     = "x-mq-namespace"
 )
 
 func header(ctx context.Context, name string) string {

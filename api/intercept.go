@@ -62,19 +62,25 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 			return refusal(info.FullMethod, refused), nil
 		}
 	}
-	if s.gate != nil {
-		var why error
-		if ctx, why = s.gate.unary(ctx, info.FullMethod, req); why != nil {
-			if r, held := req.(request); held {
-				r.free()
-			}
-			if !messaging {
-				return nil, rpcError(s.log, why)
-			}
-			st := statusFor(s.log, why)
-			s.messaging.refused(ctx, info.FullMethod, st)
-			return refusal(info.FullMethod, st), nil
+	var why error
+	if strings.HasPrefix(info.FullMethod, contractPrefix) {
+		if other := fillNamespace(req, header(ctx, headerNamespace)); other != nil {
+			why = other
 		}
+	}
+	if s.gate != nil && why == nil {
+		ctx, why = s.gate.unary(ctx, info.FullMethod, req)
+	}
+	if why != nil {
+		if r, held := req.(request); held {
+			r.free()
+		}
+		if !messaging {
+			return nil, rpcError(s.log, why)
+		}
+		st := statusFor(s.log, why)
+		s.messaging.refused(ctx, info.FullMethod, st)
+		return refusal(info.FullMethod, st), nil
 	}
 	resp, err = handle(ctx, req)
 	if told, ok := resp.(interface{ GetStatus() *v2.Status }); ok && messaging { // the others note it themselves
@@ -123,7 +129,9 @@ func (s *Server) handleStream(srv any, stream grpc.ServerStream, info *grpc.Stre
 			return stream.SendMsg(refusal(info.FullMethod, refused))
 		}
 	}
-	return s.letIn(stream, info.FullMethod, func(in grpc.ServerStream) error { return s.serveStream(srv, in, info, handle) })
+	return s.inNamespace(stream, info.FullMethod, func(stream grpc.ServerStream) error {
+		return s.letIn(stream, info.FullMethod, func(in grpc.ServerStream) error { return s.serveStream(srv, in, info, handle) })
+	})
 }
 
 func (s *Server) serveStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
