@@ -214,6 +214,11 @@ func TestAnOperatorClicksThroughEveryPage(t *testing.T) {
 	b.click("Skip")
 	b.answer("Skip it")
 	b.waitFor("word of it", `document.getElementById("toasts").innerText.includes("dead letter")`)
+	b.click("Pause …")
+	b.answer("Pause it")
+	b.sees("Delivery", "paused")
+	b.click("Resume")
+	b.sees("Delivery", "on")
 
 	b.click("Clients")
 	b.title("Clients")

@@ -77,6 +77,17 @@ export function detail(params, refresh) {
     }, refresh);
   }
 
+  async function pause(paused) {
+    if (paused && !await confirmBox({
+      title: `Pause ${name}?`, action: "Pause it",
+      body: h("p", {}, "It is handed nothing until it is resumed. Its consumers stay connected and wait; what they hold they may settle."),
+    })) return;
+    act(async () => {
+      await call("GroupOps/Update", { name: params.name, namespace: ns, paused });
+      return `${name} is ${paused ? "paused" : "handed messages again"}.`;
+    }, refresh);
+  }
+
   async function reset(topic) {
     const to = h("select", { name: "to" }, h("option", { value: "earliest" }, "the first message"), h("option", { value: "latest" }, "behind the last message"), h("option", { value: "timestamp" }, "a time"));
     const at = h("input", { type: "datetime-local", name: "at", step: 1 });
@@ -124,7 +135,8 @@ export function detail(params, refresh) {
       const fresh = h("section", {}, h("h2", {}, "Settings"), facts([
         ["Order", g.fifo ? "one after the other for each message group" : "concurrent"], ["Attempts", `${g.maxAttempts}, then a dead letter`],
         ["Pauses", retry(g)], ["Lite topics of", g.liteTopic], ["Created", when(g.created)],
-      ]));
+        ["Delivery", g.paused ? tag("paused", "warn") : "on"],
+      ]), h("p", {}, h("button", { type: "button", class: "small", onclick: () => pause(!g.paused) }, g.paused ? "Resume" : "Pause …")));
       if (settings.textContent !== fresh.textContent) settings.replaceChildren(...fresh.childNodes);
     },
   };

@@ -61,7 +61,7 @@ function fill(panel, title, ...content) {
 function showLog(panel, o) {
   const l = o.log, syncs = num(l.syncs);
   fill(panel, "Log", facts([
-    ["Size", `${bytes(l.diskBytes)} in ${int(l.segments)} segments`],
+    ["Size", `${bytes(l.diskBytes)} in ${int(l.segments)} ${num(l.segments) === 1 ? "segment" : "segments"}`],
     ["Kept", `${bytes(num(l.committed) - num(l.first))}, positions ${int(l.first)} to ${int(l.committed)}`],
     ["Written", bytes(l.bytes) + " since start"],
     ["Not applied", bytes(Math.max(0, num(l.committed) - num(l.applied)))],
