@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
 	"github.com/gantry-mq/gantry/api/gateway"
@@ -92,6 +93,14 @@ func presentedBy(ctx context.Context) presented {
 // enter authenticates a call.
 func (g *gate) enter(ctx context.Context, method string, c presented) (caller, error) {
 	source, now := sourceOf(ctx, c.basic), time.Now()
+	if name := certified(ctx); name != "" && c.authorization == "" && c.basic.Remote == "" {
+		who, err := g.table.VerifyCertified(name)
+		if err == nil {
+			return caller{who, source}, nil
+		}
+		g.audit.refused("authentication failed", method, name, source, "its certificate is good, but "+err.Error(), now)
+		return caller{}, errNotAuthenticated
+	}
 	var who *access.Principal
 	var s access.Signature
 	user, err, byHTTP := c.basic.User, error(nil), c.basic.Remote != ""
@@ -119,6 +128,17 @@ func (g *gate) enter(ctx context.Context, method string, c presented) (caller, e
 	}
 	g.audit.refused("authentication failed", method, user, source, err.Error(), now)
 	return caller{}, errNotAuthenticated
+}
+
+// certified is the common name of the caller's certificate, "" when it showed none that
+// the clients' authorities have signed.
+func certified(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok {
+		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(info.State.VerifiedChains) > 0 {
+			return info.State.VerifiedChains[0][0].Subject.CommonName
+		}
+	}
+	return ""
 }
 
 var errLockedOut = errors.New("it has failed too often: it is locked out")

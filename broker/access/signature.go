@@ -218,6 +218,15 @@ func (t *Table) VerifySecret(user, secret string) (*Principal, error) {
 	return p, nil
 }
 
+// VerifyCertified returns the user whom a certificate names that was verified.
+func (t *Table) VerifyCertified(user string) (*Principal, error) {
+	p, known := t.lookup(user)
+	if err := p.refuse(known, true); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
 // lookup returns nobody for a user that there is not.
 func (t *Table) lookup(name string) (p *Principal, known bool) {
 	if p = t.Lookup(name); p == nil {

@@ -96,7 +96,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.allowRemote, "insecure-allow-remote", false, "allow addresses other hosts can reach, although nobody is authenticated, or with --auth calls in plain text are")
 	flags.StringVar(&f.tlsCert, "tls-cert", "", "`FILE` with the certificate for clients, in PEM; read again when it changes (default: one is made at start)")
 	flags.StringVar(&f.tlsKey, "tls-key", "", "`FILE` with its private key")
-	flags.StringVar(&f.clientCA, "client-ca", "", "`FILE` with the authorities of clients' certificates, in PEM: one that is shown must be of them")
+	flags.StringVar(&f.clientCA, "client-ca", "", "`FILE` with the authorities of clients' certificates, in PEM: one that is shown must be of them,\nand with --auth its common name is the user of calls without a signature")
 	flags.BoolVar(&f.pprof, "pprof", false, "serve /debug/pprof on --http, which must then be a loopback address")
 	f.auth.register(cmd)
 	f.node.register(cmd)
