@@ -6,9 +6,10 @@ STORE_MB ?= 10000
 ROUNDS   ?= 8
 PROMTOOL ?= promtool
 HELM     ?= helm
+GORELEASER ?= goreleaser
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint proto proto-check fuzz crash chaos cluster interop dashboard alerts helm upgrade flights orders bench bench-smoke bench-peers
+.PHONY: help build test race lint proto proto-check fuzz crash chaos cluster interop dashboard alerts release-check helm upgrade flights orders bench bench-smoke bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +74,9 @@ dashboard: ## the dashboard in chromium: every page clicked through with real tr
 alerts: ## the alert rules and their tests, by Prometheus's own promtool (PROMTOOL)
 	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml
 	cd deploy/prometheus && $(PROMTOOL) test rules alerts_test.yml
+
+release-check: ## what goreleaser makes of .goreleaser.yaml (GORELEASER)
+	$(GORELEASER) check
 
 helm: build ## the chart by HELM's own lint and template, and its settings by the broker
 	HELM=$(HELM) GANTRY=$(abspath bin/gantry) deploy/helm/check.sh
