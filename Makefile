@@ -98,3 +98,7 @@ bench-smoke: ## run the benchmark with tiny sizes, for its errors only
 
 bench-peers: ## measure Kafka and RocketMQ beside Gantry and rewrite their part of docs/benchmarks.md (about 40 minutes; PEERS: flags, like -quick)
 	cd bench/peers && $(GO) run . $(PEERS)
+
+.PHONY: overload
+overload: ## offer once, twice and ten times what the broker can store, through both doors: goodput, refusals, memory (about 3 minutes)
+	$(GO) run ./test/bench -only overload -seconds 6

@@ -24,6 +24,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,6 +35,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -50,7 +52,8 @@ const (
 	// Header must be on every call, with any value.
 	Header = "X-Gantry"
 
-	maxRequest = 1 << 20
+	maxRequest  = 1 << 20
+	bodyTimeout = 5 * time.Second // to send one
 )
 
 // Gateway is an http.Handler. Register services, as with a grpc.Server, before it
@@ -93,7 +96,17 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, code, status.New(codes.PermissionDenied, why))
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+	// Whoever sends half a body must not hold up a shutdown, which waits for calls. The
+	// deadline is lifted then: it would end long answers, too.
+	deadline := http.NewResponseController(w)
+	deadline.SetReadDeadline(time.Now().Add(bodyTimeout)) // not everything that is served has one
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err != nil {
+		fail(w, http.StatusBadRequest, status.New(codes.InvalidArgument, "the request cannot be read: "+err.Error()))
+		return
+	}
+	deadline.SetReadDeadline(time.Time{})
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	method(w, r)
 }
 

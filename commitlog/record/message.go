@@ -214,6 +214,9 @@ func TagOf(rec []byte) (tag []byte, ok bool) {
 	}
 	for b := rec[messageHeaderLen:head]; len(b) > 0; {
 		field := Field(b[0])
+		if field > maxField {
+			return nil, false
+		}
 		b = b[1:]
 		if field == FieldUser {
 			if _, b, ok = cut(b); !ok {

@@ -55,7 +55,7 @@ var onlyIn = []struct {
 	{"google.golang.org/grpc", []string{"proto", "api", "client", "cmd", "test", "examples", "internal/brokertest"}, "storage and broker have never heard of gRPC"},
 	{"google.golang.org/protobuf", []string{"proto", "api", "client", "cmd", "test", "examples"}, "storage and broker have never heard of protobuf"},
 	{"google.golang.org/genproto", []string{"proto", "api", "client", "cmd", "test", "examples"}, "storage and broker have never heard of protobuf"},
-	{"golang.org/x/net", []string{"api"}, "HTTP/2 is the wire's business"},
+	{"golang.org/x/net", []string{"api", "test"}, "HTTP/2 is the wire's business"},
 	{"github.com/prometheus", []string{"broker/metrics", "cmd"}, "exported names live in one package; everything else has Stats"},
 	{"github.com/spf13", []string{"cmd"}, "flags are read in cmd"},
 	{"github.com/goccy/go-yaml", []string{"cmd"}, "and so is the file that may be in their place"},

@@ -50,7 +50,7 @@ func main() {
 	flag.Float64Var(&c.seconds, "seconds", 8, "length of each measured phase")
 	flag.IntVar(&c.repeats, "repeats", 3, "how often each phase is measured")
 	flag.Int64Var(&c.storeMB, "store-mb", 10_000, "size of the store that is restarted, in MB")
-	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside")
+	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside; or what is not in the page: overload or idle")
 	flag.Func("phases", "measure only the phases of load whose name matches this `REGEXP`", func(s string) (err error) {
 		c.phases, err = regexp.Compile(s)
 		return err
@@ -89,13 +89,15 @@ func run(ctx context.Context, c config) error {
 	for _, part := range []struct {
 		name    string
 		measure func(context.Context, config, string, *report) error
+		asked   bool // only when asked for
 	}{
-		{"start", measureStart},
-		{"load", measureLoad},
-		{"restart", measureRestart},
-		{"inside", measureInside},
+		{"start", measureStart, false},
+		{"load", measureLoad, false},
+		{"restart", measureRestart, false},
+		{"inside", measureInside, false},
+		{"overload", measureOverload, true},
 	} {
-		if c.only != "" && c.only != part.name {
+		if c.only != part.name && (c.only != "" || part.asked) {
 			continue
 		}
 		dir := filepath.Join(work, part.name)

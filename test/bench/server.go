@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,16 +37,18 @@ type server struct {
 }
 
 type serverOptions struct {
-	dir  string
-	args []string
-	env  []string
+	dir    string
+	args   []string
+	env    []string
+	prefix []string // a command that runs the binary
 }
 
 // start runs the binary on dir and waits until it answers.
 func start(ctx context.Context, c config, o serverOptions) (*server, error) {
 	s := &server{}
 	args := append([]string{"serve", "--data", o.dir, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-level", "warn"}, o.args...)
-	s.cmd = exec.Command(c.binary, args...)
+	args = slices.Concat(o.prefix, []string{c.binary}, args)
+	s.cmd = exec.Command(args[0], args[1:]...)
 	s.cmd.Env = append(os.Environ(), o.env...)
 	s.cmd.Stderr = &s.stderr
 	out, err := s.cmd.StdoutPipe()
