@@ -2,6 +2,7 @@
 
 GO       ?= go
 FUZZTIME ?= 1m
+FUZZPKGS ?= ./...
 STORE_MB ?= 10000
 ROUNDS   ?= 8
 PROMTOOL ?= promtool
@@ -43,7 +44,7 @@ proto-check: ## fail when proto/ was changed and not regenerated
 	if [ "$$before" != "$$(cat proto/*/*.pb.go | cksum)" ]; then echo "proto/ was not up to date: commit what make proto wrote"; exit 1; fi
 
 fuzz: ## fuzz each decoder, and the running server, for FUZZTIME (1m)
-	@set -e; for pkg in $$($(GO) list ./...); do \
+	@set -e; for pkg in $$($(GO) list $(FUZZPKGS)); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$pkg; \
 	  done; \

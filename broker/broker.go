@@ -153,6 +153,7 @@ type Broker struct {
 	counters       counters
 	gate           gate
 	diskShort      atomic.Bool   // sends are refused, see diskspace.go
+	diskFree       atomic.Int64  // as of the last look, bytes
 	deletions      atomic.Uint64 // delete records applied
 	opened         time.Time
 	led            time.Time     // when it began to serve

@@ -20,22 +20,27 @@ func (b *Broker) watchDisk() {
 	tick := time.NewTicker(diskLookEvery)
 	defer tick.Stop()
 	unknown := false
-	for {
+	for first := true; ; first = false {
 		free, err := b.opts.DiskFree()
 		if err != nil && !unknown {
 			b.log.Warn("the free space of the data directory is not known", "error", err)
 		}
 		unknown = err != nil
+		b.diskFree.Store(free)
 		enough := b.opts.DiskReserve
 		was := b.diskShort.Load()
 		if was {
-			enough += enough / 8
+			enough = b.enoughAgain()
 		}
 		if short := !unknown && free < enough; short != was {
 			b.diskShort.Store(short)
-			if short {
+			switch {
+			case short && first:
+				// An empty broker takes some 80 MiB for its first files.
+				b.log.Error("no message will be taken: the disk is too small for the reserve, or full", "free", free, "reserve", b.opts.DiskReserve, "needed", b.enoughAgain())
+			case short:
 				b.log.Error("disk space is short, refusing messages", "free", free, "reserve", b.opts.DiskReserve)
-			} else {
+			default:
 				b.log.Info("there is disk space again, taking messages", "free", free, "reserve", b.opts.DiskReserve)
 			}
 		}
@@ -47,10 +52,13 @@ func (b *Broker) watchDisk() {
 	}
 }
 
+// enoughAgain is how much must be free before sends go on.
+func (b *Broker) enoughAgain() int64 { return b.opts.DiskReserve + b.opts.DiskReserve/8 }
+
 // noSpace is why a send is refused then.
 func (b *Broker) noSpace() error {
 	b.gate.refused[DiskSpace].Add(1)
-	return Errorf(TooManyRequests, "disk space is short: less than the %d bytes that are kept in reserve are free; nothing was stored, try again when there is space", b.opts.DiskReserve)
+	return Errorf(TooManyRequests, "disk space is short: %d bytes are free, less than the %d that are kept in reserve; nothing was stored, try again when %d are free", b.diskFree.Load(), b.opts.DiskReserve, b.enoughAgain())
 }
 
 // refusedAppend is wrapAppend for messages; those that the log has no space for count

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/broker/transaction"
 	"github.com/gantry-mq/gantry/internal/host"
 )
 
 // On a small file system of its own: sends are refused by name when space is short,
-// and when there is none; receives and acks go on, and so do sends when there is
-// space again.
+// and when there is none; receives, acks, timers and transactions go on, and so do sends
+// when there is space again.
 func TestAFullDiskRefusesSendsUntilThereIsSpace(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -41,6 +42,12 @@ func TestAFullDiskRefusesSendsUntilThereIsSpace(t *testing.T) {
 			defer b.Close()
 			makeTopic(t, b, "T", topic.Normal, 1)
 			send(t, b, "T", msg("a", "x"))
+			makeTopic(t, b, "D", topic.Delay, 1)
+			due := msg("due", "later")
+			due.DueTime = time.Now().Add(3 * time.Second).UnixMilli()
+			send(t, b, "D", due)
+			makeTopic(t, b, "X", topic.Transaction, 1)
+			half := sendHalf(t, b, "X", msg("half", "undecided"))
 			filler := filepath.Join(dir, "filler")
 			f, err := os.Create(filler)
 			if err != nil {
@@ -74,6 +81,17 @@ func TestAFullDiskRefusesSendsUntilThereIsSpace(t *testing.T) {
 			}
 			if out, err := b.Ack(t.Context(), name("G"), name("T"), []AckEntry{{Handle: got[0].Handle}}); err != nil || errors.Join(out...) != nil {
 				t.Fatalf("ack: %v, %v", out, err)
+			}
+			end(t, b, "X", half, transaction.Committed)
+			for _, from := range []string{"X", "D"} {
+				var got []Delivered
+				until(t, "what was committed, or is due, is received", func() bool { got = receive(t, b, from, "G"); return len(got) > 0 })
+				if out, err := b.Ack(t.Context(), name("G"), name(from), []AckEntry{{Handle: got[0].Handle}}); err != nil || errors.Join(out...) != nil {
+					t.Fatalf("ack: %v, %v", out, err)
+				}
+			}
+			if _, err := b.Send(t.Context(), []Outgoing{m}); ReasonOf(err) != TooManyRequests {
+				t.Fatalf("a send meanwhile: %v", err)
 			}
 			if err := os.Remove(filler); err != nil {
 				t.Fatal(err)

@@ -50,7 +50,7 @@ func main() {
 	flag.Float64Var(&c.seconds, "seconds", 8, "length of each measured phase")
 	flag.IntVar(&c.repeats, "repeats", 3, "how often each phase is measured")
 	flag.Int64Var(&c.storeMB, "store-mb", 10_000, "size of the store that is restarted, in MB")
-	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside; or what is not in the page: overload or idle")
+	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside; or overload, which is not in the page")
 	flag.Func("phases", "measure only the phases of load whose name matches this `REGEXP`", func(s string) (err error) {
 		c.phases, err = regexp.Compile(s)
 		return err
