@@ -7,8 +7,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +21,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/gantry-mq/gantry/broker/replica/peer"
+	"github.com/gantry-mq/gantry/broker/replica/stable"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/mmapfile/crashtest"
@@ -61,7 +65,56 @@ func batchOf(ids ...uint64) *commitlog.Batch {
 }
 
 // wire is a network in memory that has no pipeline either: see peer.Transport.
-type wire struct{ *raft.InmemTransport }
+type wire struct {
+	*raft.InmemTransport
+	weather func(to raft.ServerAddress) weather // nil: always good
+	dark    func(to raft.ServerAddress) bool    // an end of the line has no power
+}
+
+// weather is what a call meets on its way there and its answer on the way back.
+type weather struct{ there, back leg }
+
+type leg struct {
+	takes time.Duration
+	lost  bool
+}
+
+var errLost = errors.New("nothing came back")
+
+func (w wire) call(to raft.ServerAddress, f func() error) error {
+	var now weather
+	if w.weather != nil {
+		now = w.weather(to)
+	}
+	if time.Sleep(now.there.takes); now.there.lost || w.dark(to) {
+		return errLost
+	}
+	err := f()
+	if time.Sleep(now.back.takes); now.back.lost || w.dark(to) {
+		return errLost
+	}
+	return err
+}
+
+func (w wire) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	return w.call(to, func() error { return w.InmemTransport.AppendEntries(id, to, req, resp) })
+}
+
+func (w wire) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return w.call(to, func() error { return w.InmemTransport.RequestVote(id, to, req, resp) })
+}
+
+func (w wire) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return w.call(to, func() error { return w.InmemTransport.RequestPreVote(id, to, req, resp) })
+}
+
+func (w wire) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	return w.call(to, func() error { return w.InmemTransport.InstallSnapshot(id, to, req, resp, data) })
+}
+
+func (w wire) TimeoutNow(id raft.ServerID, to raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return w.call(to, func() error { return w.InmemTransport.TimeoutNow(id, to, req, resp) })
+}
 
 func (wire) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
 	return nil, raft.ErrPipelineReplicationNotSupported
@@ -73,10 +126,11 @@ type host struct {
 	name   string
 	disk   uint64 // number of its directory
 	fs     *crashtest.FS
-	stable *raft.InmemStore
+	stable *votes
 	snaps  raft.SnapshotStore
 
-	off      atomic.Bool   // the power; what is left of the process may complain
+	off      atomic.Bool   // what is left of the process may complain
+	dark     atomic.Bool   // without power; nothing leaves it
 	died     chan error    // what it said first
 	patience time.Duration // Timing.Disk
 
@@ -95,7 +149,7 @@ func newHost(t *testing.T, name string) *host {
 // replaceDisk makes the host forget everything.
 func (h *host) replaceDisk() {
 	h.disk++
-	h.fs, h.stable, h.snaps = crashtest.New(), raft.NewInmemStore(), raft.NewInmemSnapshotStore()
+	h.fs, h.snaps = crashtest.New(), raft.NewInmemSnapshotStore()
 }
 
 func (h *host) id() string { return peer.NewID(h.name, h.disk) }
@@ -170,10 +224,47 @@ func (h *host) openLog() *commitlog.Log {
 	return l
 }
 
+// votes is raft's stable store. raft panics when that fails, which ends the process; of a
+// host without power nobody hears what it votes.
+type votes struct {
+	*stable.Store
+	dark *atomic.Bool
+}
+
+func (v *votes) Set(key, value []byte) error { return v.unlessDark(v.Store.Set(key, value)) }
+
+func (v *votes) SetUint64(key []byte, value uint64) error {
+	return v.unlessDark(v.Store.SetUint64(key, value))
+}
+
+func (v *votes) unlessDark(err error) error {
+	if v.dark.Load() {
+		return nil
+	}
+	return err
+}
+
+// openStable opens raft's votes, which are on the disk too.
+func (h *host) openStable() {
+	const name = "/vote"
+	store, err := stable.Open(h.fs, name, slog.New(slog.DiscardHandler))
+	if errors.Is(err, fs.ErrNotExist) {
+		store, err = stable.Create(h.fs, name)
+	}
+	if err != nil {
+		h.t.Fatalf("%s: %v", h.name, err)
+	}
+	h.stable = &votes{store, &h.dark}
+}
+
 // up starts a host's node; the first time, the first host makes the cluster.
 func (c *cluster) up(h *host, bootstrap bool) {
 	c.t.Helper()
 	h.log = h.openLog()
+	h.openStable()
+	h.wire.dark = func(to raft.ServerAddress) bool {
+		return h.dark.Load() || slices.ContainsFunc(c.hosts, func(o *host) bool { return o.address() == to && o.dark.Load() })
+	}
 	_, h.wire.InmemTransport = raft.NewInmemTransportWithTimeout(h.address(), 50*time.Millisecond)
 	p := c.parts(h)
 	if bootstrap {
@@ -238,7 +329,7 @@ func (c *cluster) connect() {
 // stop ends a host's node.
 func (c *cluster) stop(h *host) {
 	if err := h.node.Close(); err != nil {
-		c.t.Errorf("%s: %v", h.name, err)
+		h.fatal(err)
 	}
 	c.mu.Lock()
 	delete(c.nodes, h.id())
@@ -252,10 +343,12 @@ func (c *cluster) stop(h *host) {
 // powerOff ends a host in the middle of whatever it does.
 func (c *cluster) powerOff(h *host, s crashtest.Survival, rng *rand.Rand) {
 	h.off.Store(true)
+	h.dark.Store(true)
 	image := h.fs.PowerOff(s, rng)
 	c.stop(h)
 	h.fs = image
 	h.off.Store(false)
+	h.dark.Store(false)
 }
 
 func (c *cluster) current() *Term {
@@ -332,6 +425,19 @@ func (c *cluster) join(h *host) {
 		}
 		return false
 	})
+	// The library votes for nobody of whose promotion it has not heard: when the leader
+	// ends before the others have, and does not come back, nobody can lead.
+	eventually(c.t, "all know that "+h.name+" votes", func() bool {
+		for _, l := range c.hosts {
+			if l.node == nil {
+				continue
+			}
+			if m, err := l.node.member(h.name); err != nil || !m.Voter || m.ID != h.id() {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // assemble makes the hosts a cluster.
@@ -358,127 +464,88 @@ func (c *cluster) remove(h *host) {
 	})
 }
 
-// TestNothingAcknowledgedIsLostWhateverFails cuts, kills, unplugs, replaces and
-// restarts the nodes of a cluster under load. What was acknowledged must be where it was said
-// to be, once; numbers must have no gaps; all logs must be equal.
-func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
-	rng := newRNG(t)
-	c := newCluster(t, 3)
-	c.assemble()
-	ctx, cancel := context.WithCancel(context.Background())
-	var (
-		load    sync.WaitGroup
-		ids     atomic.Uint64
-		mu      sync.Mutex
-		acked   = map[uint64]record.Position{}
-		refused int
-	)
-	for range 4 {
-		load.Go(func() {
-			for ctx.Err() == nil {
-				first := ids.Add(3) - 2
-				b := batchOf(first, first+1, first+2)
-				ok := c.submit(context.Background(), b)
-				mu.Lock()
-				if ok {
-					for i := range 3 {
-						acked[first+uint64(i)] = b.Position(i)
-					}
-				} else {
-					refused++
-				}
-				mu.Unlock()
-			}
-		})
-	}
-	progress := func(what string) {
-		mu.Lock()
-		before := len(acked)
-		mu.Unlock()
-		eventually(t, "going on after "+what, func() bool {
-			mu.Lock()
-			defer mu.Unlock()
-			return len(acked) > before
-		})
-	}
-	progress("start")
-	set := func(h *host, alone bool) {
-		c.mu.Lock()
-		c.cut[h.name] = alone
-		c.mu.Unlock()
-		c.connect()
-	}
-	for range *faultsFlag {
-		h := c.hosts[rng.IntN(len(c.hosts))]
-		if rng.IntN(2) == 0 { // more often, the one that leads
-			for _, l := range c.hosts {
-				if m, ok := l.node.Leader(); ok && m.ID == l.id() {
-					h = l
-				}
-			}
-		}
-		pause := time.Duration(rng.IntN(400)) * time.Millisecond
-		if rng.IntN(3) == 0 { // some start from a snapshot then; there may be nothing new for one
-			h.node.ask(func() raft.Future { return h.node.raft.Snapshot() })
-		}
-		var what string
-		switch do := rng.IntN(6); do {
-		case 0, 1:
-			what = fmt.Sprintf("%s was alone for %v", h.name, pause)
-			set(h, true)
-			time.Sleep(pause)
-			set(h, false)
-		case 2:
-			what = h.name + " was restarted"
-			c.stop(h)
-			time.Sleep(pause)
-			c.up(h, false)
-		case 3:
-			s := crashtest.Survivals[rng.IntN(len(crashtest.Survivals))]
-			what = fmt.Sprintf("%s lost power (%v)", h.name, s)
-			c.powerOff(h, s, rng)
-			time.Sleep(pause)
-			c.up(h, false)
-		case 4:
-			to := c.hosts[rng.IntN(len(c.hosts))].name
-			what = "leadership was to be handed to " + to
-			h.node.transfer(to) // which only a leader can
-		case 5:
-			what = h.name + " lost its disk"
-			c.powerOff(h, crashtest.None, rng)
-			h.replaceDisk()
-			c.remove(h)
-			time.Sleep(pause)
-			c.up(h, false)
-			c.join(h)
-		}
-		t.Log(what)
-		progress(what)
-	}
-	// All at once.
-	for _, h := range c.hosts {
-		c.powerOff(h, crashtest.None, rng)
-	}
-	for _, h := range c.hosts {
-		c.up(h, false)
-	}
-	progress("all lost power")
-	cancel()
-	load.Wait()
+// workload is senders whose appends are judged in the end: what was acknowledged must
+// be where it was said to be, once; numbers must have no gaps; all logs must be equal.
+type workload struct {
+	c    *cluster
+	ids  atomic.Uint64
+	run  sync.WaitGroup
+	stop context.CancelFunc
 
+	mu      sync.Mutex
+	acked   map[uint64]record.Position
+	end     record.Position // of what was acknowledged
+	refused int
+}
+
+// load begins to send; pause is between two appends of a sender.
+func (c *cluster) load(senders int, pause time.Duration) *workload {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &workload{c: c, stop: cancel, acked: map[uint64]record.Position{}}
+	for range senders {
+		w.run.Go(func() {
+			for ctx.Err() == nil {
+				w.append(3)
+				time.Sleep(pause)
+			}
+		})
+	}
+	w.progress("the start")
+	return w
+}
+
+// append appends n records and reports whether they are acknowledged.
+func (w *workload) append(n int) (end record.Position, ok bool) {
+	last := w.ids.Add(uint64(n))
+	var ids []uint64
+	for i := range n {
+		ids = append(ids, last-uint64(n-1-i))
+	}
+	b := batchOf(ids...)
+	ok = w.c.submit(context.Background(), b)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !ok {
+		w.refused++
+		return 0, false
+	}
+	for i, id := range ids {
+		w.acked[id] = b.Position(i)
+	}
+	w.end = max(w.end, b.End())
+	return b.End(), true
+}
+
+// progress waits for an append that is acknowledged from now on.
+func (w *workload) progress(what string) {
+	w.c.t.Helper()
+	w.mu.Lock()
+	before := len(w.acked)
+	w.mu.Unlock()
+	eventually(w.c.t, "going on after "+what, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.acked) > before
+	})
+}
+
+// judge ends the load, when all hosts are up and reach each other, and holds what
+// is there against what was said.
+func (w *workload) judge() {
+	c, t := w.c, w.c.t
+	t.Helper()
+	w.stop()
+	w.run.Wait()
 	// What was unknown may be committed yet; nothing is any more once this is.
-	end := batchOf(ids.Add(1))
-	eventually(t, "a last append", func() bool {
-		if !c.submit(context.Background(), end) {
-			end = batchOf(ids.Add(1))
-			return false
-		}
-		return true
+	var end record.Position
+	eventually(t, "a last append", func() (ok bool) {
+		end, ok = w.append(1)
+		return ok
 	})
 	var want []numbered
 	eventually(t, "all logs equally long", func() bool {
 		for _, h := range c.hosts {
-			if at := h.log.Committed(); at < end.End() || at != c.hosts[0].log.Committed() {
+			if at := h.log.Committed(); at < end || at != c.hosts[0].log.Committed() {
 				return false
 			}
 		}
@@ -509,21 +576,113 @@ func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
 			t.Fatalf("%d is there twice", r.id)
 		}
 		seen[r.id] = true
-		if pos, ok := acked[r.id]; ok && pos != r.pos {
+		if pos, ok := w.acked[r.id]; ok && pos != r.pos {
 			t.Fatalf("%d was acknowledged at %d, is at %d", r.id, pos, r.pos)
 		}
 	}
-	for id := range acked {
+	for id := range w.acked {
 		if !seen[id] {
 			t.Errorf("%d was acknowledged and is lost", id)
 		}
 	}
-	t.Logf("%d records, %d acknowledged, %d appends refused or unknown", len(want), len(acked), refused)
+	t.Logf("%d records, %d acknowledged, %d appends refused or unknown", len(want), len(w.acked), w.refused)
 	for _, h := range c.hosts {
 		c.stop(h)
 		if n := h.log.Stats().Views; n != 0 {
 			t.Errorf("%s: %d views are open", h.name, n)
 		}
+	}
+}
+
+// alone cuts a host off, or ends that.
+func (c *cluster) alone(h *host, alone bool) {
+	c.mu.Lock()
+	c.cut[h.name] = alone
+	c.mu.Unlock()
+	c.connect()
+}
+
+// pick is one of the hosts; more often, the one that leads.
+func (c *cluster) pick(rng *rand.Rand) *host {
+	h := c.hosts[rng.IntN(len(c.hosts))]
+	if rng.IntN(2) == 0 {
+		for _, l := range c.hosts {
+			if m, ok := l.node.Leader(); ok && m.ID == l.id() {
+				h = l
+			}
+		}
+	}
+	return h
+}
+
+// fail does something bad to a host, for so long, and says what.
+func (c *cluster) fail(h *host, pause time.Duration, rng *rand.Rand) (what string) {
+	if rng.IntN(3) == 0 { // some start from a snapshot then; there may be nothing new for one
+		h.node.ask(func() raft.Future { return h.node.raft.Snapshot() })
+	}
+	faults := 6
+	if len(c.hosts) < 3 {
+		faults = 5 // without a majority nobody takes it in again
+	}
+	switch rng.IntN(faults) {
+	case 0, 1:
+		what = fmt.Sprintf("%s was alone for %v", h.name, pause)
+		c.alone(h, true)
+		time.Sleep(pause)
+		c.alone(h, false)
+	case 2:
+		what = h.name + " was restarted"
+		c.stop(h)
+		time.Sleep(pause)
+		c.up(h, false)
+	case 3:
+		s := crashtest.Survivals[rng.IntN(len(crashtest.Survivals))]
+		what = fmt.Sprintf("%s lost power (%v)", h.name, s)
+		c.powerOff(h, s, rng)
+		time.Sleep(pause)
+		c.up(h, false)
+	case 4:
+		to := c.hosts[rng.IntN(len(c.hosts))].name
+		what = "leadership was to be handed to " + to
+		h.node.transfer(to) // which only a leader can
+	case 5:
+		what = h.name + " lost its disk"
+		c.powerOff(h, crashtest.None, rng)
+		h.replaceDisk()
+		c.remove(h)
+		time.Sleep(pause)
+		c.up(h, false)
+		c.join(h)
+	}
+	return what
+}
+
+// TestNothingAcknowledgedIsLostWhateverFails cuts, kills, unplugs, replaces and
+// restarts the nodes of a cluster under load, in real time. TestSimulation does more
+// of it.
+func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
+	rng := newRNG(t)
+	c := newCluster(t, 3)
+	c.assemble()
+	load := c.load(4, 0)
+	for range *faultsFlag {
+		pause := time.Duration(rng.IntN(400)) * time.Millisecond
+		what := c.fail(c.pick(rng), pause, rng)
+		t.Log(what)
+		load.progress(what)
+	}
+	c.powerCut(rng)
+	load.progress("all lost power")
+	load.judge()
+}
+
+// powerCut ends all hosts at once, with what they have not synced.
+func (c *cluster) powerCut(rng *rand.Rand) {
+	for _, h := range c.hosts {
+		c.powerOff(h, crashtest.None, rng)
+	}
+	for _, h := range c.hosts {
+		c.up(h, false)
 	}
 }
 

@@ -28,7 +28,9 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
@@ -82,6 +84,8 @@ type FS struct {
 	hookMu sync.Mutex
 	hook   func(Call) error
 	calls  int
+
+	syncTime atomic.Int64 // a time.Duration
 
 	mu       sync.Mutex
 	off      bool
@@ -137,7 +141,14 @@ func (s *FS) SetCapacity(n int64) {
 	s.capacity = n
 }
 
+// SetSyncTime has each Sync take so long from now on. Several may at one time, and
+// nothing is locked meanwhile: in a bubble of testing/synctest time passes.
+func (s *FS) SetSyncTime(d time.Duration) { s.syncTime.Store(int64(d)) }
+
 func (s *FS) call(op Op, name string) error {
+	if d := s.syncTime.Load(); op == Sync && d > 0 {
+		time.Sleep(time.Duration(d))
+	}
 	s.hookMu.Lock()
 	defer s.hookMu.Unlock()
 	s.calls++
