@@ -59,6 +59,7 @@ var digested = []struct {
 	{sectionDedup, "deduplication"},
 	{sectionAccess, "users and policies"},
 	{sectionQuotas, "quotas"},
+	{sectionLogBegin, "log begin"},
 }
 
 // takeDigest is the dispatcher's, when it applies the record at a position.

@@ -29,6 +29,10 @@ func (b *Broker) applyLogBegin(data []byte) error {
 	return d.Err()
 }
 
+// restoreLogBegin reads the section of a checkpoint: a position, as in the record. It
+// is 0 while no record has said where the log begins.
+func (b *Broker) restoreLogBegin(d *record.Decoder) { b.logBegins.Store(d.Uvarint()) }
+
 // logBegin is the first position that clients may be shown.
 func (b *Broker) logBegin() record.Position {
 	return max(b.wal.First(), record.Position(b.logBegins.Load()))

@@ -7,11 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/broker/group"
 	"github.com/gantry-mq/gantry/broker/replica"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/consumequeue"
 )
 
 var replicated = flag.Bool("replicated", false, "all brokers of the feature tests lead a cluster of one node")
@@ -239,4 +241,49 @@ func TestABrokerThatJoinsAfterRetentionLeadsAndServesAllThereIs(t *testing.T) {
 		late = receive(t, b2, "Later", "G", func(r *ReceiveRequest) { r.Wait = 100 * time.Millisecond })
 	}
 	want(t, late, "late#1")
+}
+
+// What one replica refuses all do, so a node that starts from a checkpoint must know
+// where the log begins though it has not dropped a segment yet.
+func TestWhereTheLogBeginsOutlivesARestart(t *testing.T) {
+	opts := Options{Dir: t.TempDir(), SegmentSize: 1 << 20, AutoCreateGroups: true, Fatal: func(err error) { t.Error(err) }}
+	b, err := openReplicated(t, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	makeTopic(t, b, "T", topic.Normal, 1)
+	send(t, b, "T", msg("1", "before"), msg("2", "behind"))
+	var sent [2]consumequeue.Entry
+	tp, _ := b.topics.Lookup(name("T"))
+	if n, err := b.index.Read(record.Key(tp.ID, 0), 0, sent[:]); n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	if err := b.commit(record1(appendLogBegin(nil, sent[1].Position))); err != nil {
+		t.Fatal(err)
+	}
+	got := receive(t, b, "T", "G1")
+	want(t, got, "behind#1")
+	release(got)
+	closeBroker(t, b) // writes a checkpoint, behind the record
+	if b, err = openReplicated(t, opts); err != nil {
+		t.Fatal(err)
+	}
+	if first := b.wal.First(); first > sent[0].Position {
+		t.Fatalf("the log begins at %d: the message before was dropped, nothing is tested", first)
+	}
+	got = receive(t, b, "T", "G2")
+	want(t, got, "behind#1")
+	release(got)
+
+	// A build before this one wrote no such section.
+	older := b.snapshot(quiet(t, b))
+	older.Sections = older.Sections[:sectionLogBegin]
+	closeBroker(t, b)
+	if _, err := WriteCheckpoint(opts, dispatch.AppendCheckpoint(nil, older)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = openReplicated(t, opts); err != nil {
+		t.Fatal(err)
+	}
+	closeBroker(t, b)
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -71,6 +72,7 @@ const (
 	sectionDedup
 	sectionAccess
 	sectionQuotas
+	sectionLogBegin
 	sectionCount
 )
 
@@ -102,6 +104,7 @@ func (b *Broker) tables() [][]byte {
 	sections[sectionDedup] = b.dedup.AppendSnapshot(nil)
 	sections[sectionAccess] = b.access.AppendSnapshot(nil)
 	sections[sectionQuotas] = b.quotas.AppendSnapshot(nil)
+	sections[sectionLogBegin] = binary.AppendUvarint(nil, b.logBegins.Load())
 	return sections
 }
 
@@ -130,6 +133,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found bool, indexDir string) (r
 			{sectionDedup, b.dedup.Restore}, // behind the topics that it is of
 			{sectionAccess, b.access.Restore},
 			{sectionQuotas, b.quotas.Restore},
+			{sectionLogBegin, b.restoreLogBegin},
 		} {
 			if load.section >= len(cp.Sections) {
 				continue
