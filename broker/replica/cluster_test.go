@@ -732,41 +732,62 @@ func TestANodeWhoseDiskHangsEnds(t *testing.T) {
 	}
 }
 
-// TestANodeThatHasDivergedEnds gives a node a log in which one frame is another.
+// TestANodeThatHasDivergedEnds gives a node a log in which one frame is another. The
+// other two must go on, also when that node leads: raft sees nothing wrong with it.
 func TestANodeThatHasDivergedEnds(t *testing.T) {
-	c := newCluster(t, 3)
-	c.assemble()
-	for range 50 {
-		eventually(t, "an append", func() bool { return c.submit(context.Background(), batchOf(1)) })
+	for _, leads := range []bool{false, true} {
+		t.Run(fmt.Sprintf("leads=%t", leads), func(t *testing.T) {
+			c := newCluster(t, 3)
+			c.assemble()
+			for range 50 {
+				eventually(t, "an append", func() bool { return c.submit(context.Background(), batchOf(1)) })
+			}
+			h := c.hosts[2]
+			c.stop(h)
+			const other = 30
+			h.forge(c.hosts[0].log, other)
+			h.off.Store(true) // it may complain
+			if leads {
+				c.stop(c.hosts[0])
+			}
+			c.up(h, false)
+			if leads { // one against one: neither may end
+				eventually(t, "led by the diverged node", func() bool {
+					c.hosts[1].node.Transfer(context.Background(), h.name)
+					l, ok := c.hosts[1].node.Leader()
+					return ok && l.Name == h.name
+				})
+				c.up(c.hosts[0], false)
+			}
+			if err := <-h.died; !errors.Is(err, ErrDiverged) || !strings.Contains(err.Error(), fmt.Sprintf("frame %d on", other)) {
+				t.Errorf("it ended with: %v", err)
+			}
+			for _, h := range c.hosts {
+				c.stop(h)
+			}
+		})
 	}
-	h := c.hosts[2]
-	c.stop(h)
+}
+
+// forge gives a host a new disk with a log as the other, but for one entry.
+func (h *host) forge(from *commitlog.Log, other uint64) {
+	h.t.Helper()
 	h.fs = crashtest.New()
 	forged := h.openLog()
-	from := c.hosts[0].log
-	const other = 30
 	for i := uint64(1); i <= from.Index(); i++ {
 		e, err := from.Entry(i)
 		if err != nil {
-			t.Fatal(err)
+			h.t.Fatal(err)
 		}
 		if i == other {
 			e.Payload[len(e.Payload)-1] ^= 1
 		}
 		if err := forged.Store([]commitlog.Entry{e}); err != nil {
-			t.Fatal(err)
+			h.t.Fatal(err)
 		}
 	}
 	if err := forged.Close(); err != nil {
-		t.Fatal(err)
-	}
-	h.off.Store(true) // it may complain
-	c.up(h, false)
-	if err := <-h.died; !errors.Is(err, ErrDiverged) || !strings.Contains(err.Error(), fmt.Sprintf("frame %d on", other)) {
-		t.Errorf("it ended with: %v", err)
-	}
-	for _, h := range c.hosts {
-		c.stop(h)
+		h.t.Fatal(err)
 	}
 }
 
