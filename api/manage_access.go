@@ -59,6 +59,14 @@ func (s *accessOps) DeleteUser(ctx context.Context, req *gantryv1.DeleteUserRequ
 	return &gantryv1.DeleteUserResponse{}, nil
 }
 
+func (s *accessOps) ResealUsers(ctx context.Context, _ *gantryv1.ResealUsersRequest) (*gantryv1.ResealUsersResponse, error) {
+	n, err := s.broker.ResealUsers(ctx)
+	if err != nil {
+		return nil, rpcError(s.log, err)
+	}
+	return &gantryv1.ResealUsersResponse{Users: uint32(n)}, nil
+}
+
 // named is the user of a request: the caller unless another is named.
 func (s *accessOps) named(ctx context.Context, name string) (access.User, error) {
 	if name == "" {

@@ -180,7 +180,7 @@ func init() {
 	operator("Cluster/Transfer", ofCluster(update))
 	operator("Logging/ListLevels", ofCluster(get))
 	operator("Logging/SetLevel", ofCluster(update))
-	for _, m := range []string{"CreateUser", "UpdateUser", "DeleteUser", "ListUsers", "Grant", "Revoke"} {
+	for _, m := range []string{"CreateUser", "UpdateUser", "DeleteUser", "ResealUsers", "ListUsers", "Grant", "Revoke"} {
 		operator("Access/"+m, rule{needs: func(a *asking, _ any) { a.super() }})
 	}
 	operator("Quotas/Set", ofCluster(update))

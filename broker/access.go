@@ -46,6 +46,34 @@ func (b *Broker) seal(u *access.User, secret string) error {
 	return nil
 }
 
+// ResealUsers seals every secret under the master key that comes first, and returns of
+// how many users that was another one. The secrets are the same, so nobody has to sign in again.
+func (b *Broker) ResealUsers(ctx context.Context) (resealed int, err error) {
+	key := b.access.Key()
+	if key == nil {
+		return 0, Errorf(PreconditionFailed, "the broker runs without --auth: it has no key to seal secrets with")
+	}
+	for _, u := range b.access.Users() {
+		err := b.changeTables(ctx, func() ([]byte, error) {
+			u, ok := b.access.User(u.Name)
+			if !ok || key.Sealed(u.Sealed) {
+				return nil, nil
+			}
+			secret, err := key.Open(u.Name, u.Sealed)
+			if err != nil {
+				return nil, Errorf(PreconditionFailed, "the secret of user %q: %w", u.Name, err)
+			}
+			u.Sealed = key.Seal(u.Name, secret)
+			resealed++
+			return access.AppendUserPut(nil, u), nil
+		})
+		if err != nil {
+			return resealed, err
+		}
+	}
+	return resealed, nil
+}
+
 // UserChange says what to change of a user. What is nil stays.
 type UserChange struct {
 	Super   *bool

@@ -36,8 +36,8 @@ type authFlags struct {
 func (f *authFlags) register(cmd *cobra.Command) {
 	f.flags = cmd.Flags()
 	f.flags.BoolVar(&f.on, "auth", false, "ask who calls, and let users do what their policies say: see gantry user and gantry acl")
-	f.flags.StringVar(&f.key, "auth-key", "", "`FILE` with the key that seals the users' secrets, made when missing; never in the data\n"+
-		"directory, the same for all nodes of a cluster (default: the name of the data directory and .key)")
+	f.flags.StringVar(&f.key, "auth-key", "", "`FILE` with the key that seals the users' secrets, made when missing; keys on further lines\n"+
+		"open what they sealed before; never in the data directory, the same for all nodes of a cluster (default: the name of the data directory and .key)")
 	f.flags.StringVar(&f.admin, "auth-admin", "", "`FILE` with the secret of user "+firstUser+", the first one; made when missing\n"+
 		"(default: the name of the data directory and .admin-secret)")
 	f.flags.DurationVar(&f.skew, "auth-skew", 5*time.Minute, "how far a client's clock may be off, and how long a signature is good; up to 7m30s without --auth-utc")

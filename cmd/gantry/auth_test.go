@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gantry-mq/gantry/broker/access"
 )
 
 // serveAuth starts a broker that asks who calls, with its key beside its data. What is
@@ -125,6 +127,42 @@ func TestUsersSurviveKill(t *testing.T) {
 	}
 	if strings.Contains(errOut.String(), secret) {
 		t.Error("the server's log has a secret")
+	}
+}
+
+// As docs/operations.md has it: a new key is there to open, then to seal; when all is
+// sealed under it, the old one goes. Nobody's secret changes.
+func TestTheKeyOfSecretsIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "data.key")
+	s := serveAuth(t, dir)
+	s.run(t, "user", "create", "shop")
+	old, err := privateFile(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := access.NewMasterKey()
+	for _, step := range []struct{ keys, reseal string }{
+		{old + "\n" + next, "0 secrets resealed"},
+		{next + "\n" + old, "2 secrets resealed"},
+		{next, "0 secrets resealed"},
+	} {
+		s.stop()
+		if err := os.WriteFile(file, []byte(step.keys+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s = serveAuth(t, dir)
+		if out := s.run(t, "user", "reseal"); strings.TrimSpace(out) != step.reseal {
+			t.Errorf("%s, want %s", out, step.reseal)
+		}
+	}
+	s.stop()
+	if err := os.WriteFile(file, []byte(old+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var errOut strings.Builder
+	if code := execute(t.Context(), []string{"serve", "--data", filepath.Join(dir, "data"), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--auth"}, nil, &strings.Builder{}, &errOut); code != exitFailed || !strings.Contains(errOut.String(), "another master key") {
+		t.Errorf("with the old key alone: exit %d: %s", code, errOut.String())
 	}
 }
 

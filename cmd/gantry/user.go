@@ -11,7 +11,7 @@ import (
 
 func newUser() *cobra.Command {
 	return parent("user", "Create, change, list and delete users of a broker that asks who calls",
-		newUserCreate(), newUserList(), newUserShow(), newUserUpdate(), newUserDelete())
+		newUserCreate(), newUserList(), newUserShow(), newUserUpdate(), newUserDelete(), newUserReseal())
 }
 
 // userView is a user in JSON.
@@ -204,6 +204,27 @@ func newUserDelete() *cobra.Command {
 			return printJSON(cmd.OutOrStdout(), map[string]string{"deleted": args[0]})
 		}
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "user %s deleted\n", clean(args[0]))
+		return err
+	})
+}
+
+func newUserReseal() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "reseal", Short: "Seal all secrets under the first key of --auth-key",
+		Long: "Seal all secrets under the first key of --auth-key.\n\nThe last step but one when that key is to be another: see docs/operations.md. The secrets stay as they are.",
+		Args: cobra.NoArgs,
+	}
+	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+		ctx, cancel := c.call(ctx)
+		defer cancel()
+		r, err := c.access().ResealUsers(ctx, &gantryv1.ResealUsersRequest{})
+		if err != nil {
+			return c.explain(err)
+		}
+		if c.json {
+			return printJSON(cmd.OutOrStdout(), map[string]uint32{"resealed": r.GetUsers()})
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s resealed\n", count(r.GetUsers(), "secret"))
 		return err
 	})
 }

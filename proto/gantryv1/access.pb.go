@@ -542,6 +542,87 @@ func (*DeleteUserResponse) Descriptor() ([]byte, []int) {
 	return file_gantry_v1_access_proto_rawDescGZIP(), []int{6}
 }
 
+type ResealUsersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResealUsersRequest) Reset() {
+	*x = ResealUsersRequest{}
+	mi := &file_gantry_v1_access_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResealUsersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResealUsersRequest) ProtoMessage() {}
+
+func (x *ResealUsersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_access_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResealUsersRequest.ProtoReflect.Descriptor instead.
+func (*ResealUsersRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{7}
+}
+
+type ResealUsersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those whose secret was sealed under another key.
+	Users         uint32 `protobuf:"varint,1,opt,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResealUsersResponse) Reset() {
+	*x = ResealUsersResponse{}
+	mi := &file_gantry_v1_access_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResealUsersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResealUsersResponse) ProtoMessage() {}
+
+func (x *ResealUsersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_access_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResealUsersResponse.ProtoReflect.Descriptor instead.
+func (*ResealUsersResponse) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ResealUsersResponse) GetUsers() uint32 {
+	if x != nil {
+		return x.Users
+	}
+	return 0
+}
+
 type DescribeUserRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: who calls.
@@ -552,7 +633,7 @@ type DescribeUserRequest struct {
 
 func (x *DescribeUserRequest) Reset() {
 	*x = DescribeUserRequest{}
-	mi := &file_gantry_v1_access_proto_msgTypes[7]
+	mi := &file_gantry_v1_access_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +645,7 @@ func (x *DescribeUserRequest) String() string {
 func (*DescribeUserRequest) ProtoMessage() {}
 
 func (x *DescribeUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[7]
+	mi := &file_gantry_v1_access_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +658,7 @@ func (x *DescribeUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeUserRequest.ProtoReflect.Descriptor instead.
 func (*DescribeUserRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{7}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DescribeUserRequest) GetName() string {
@@ -597,7 +678,7 @@ type DescribeUserResponse struct {
 
 func (x *DescribeUserResponse) Reset() {
 	*x = DescribeUserResponse{}
-	mi := &file_gantry_v1_access_proto_msgTypes[8]
+	mi := &file_gantry_v1_access_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +690,7 @@ func (x *DescribeUserResponse) String() string {
 func (*DescribeUserResponse) ProtoMessage() {}
 
 func (x *DescribeUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[8]
+	mi := &file_gantry_v1_access_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +703,7 @@ func (x *DescribeUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeUserResponse.ProtoReflect.Descriptor instead.
 func (*DescribeUserResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{8}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DescribeUserResponse) GetUser() *User {
@@ -647,7 +728,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_gantry_v1_access_proto_msgTypes[9]
+	mi := &file_gantry_v1_access_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +740,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[9]
+	mi := &file_gantry_v1_access_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +753,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{9}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{11}
 }
 
 type ListUsersResponse struct {
@@ -685,7 +766,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_gantry_v1_access_proto_msgTypes[10]
+	mi := &file_gantry_v1_access_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +778,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[10]
+	mi := &file_gantry_v1_access_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +791,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{10}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -734,7 +815,7 @@ type ResourcePattern struct {
 
 func (x *ResourcePattern) Reset() {
 	*x = ResourcePattern{}
-	mi := &file_gantry_v1_access_proto_msgTypes[11]
+	mi := &file_gantry_v1_access_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +827,7 @@ func (x *ResourcePattern) String() string {
 func (*ResourcePattern) ProtoMessage() {}
 
 func (x *ResourcePattern) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[11]
+	mi := &file_gantry_v1_access_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +840,7 @@ func (x *ResourcePattern) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcePattern.ProtoReflect.Descriptor instead.
 func (*ResourcePattern) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{11}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResourcePattern) GetType() ResourceType {
@@ -808,7 +889,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_gantry_v1_access_proto_msgTypes[12]
+	mi := &file_gantry_v1_access_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +901,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[12]
+	mi := &file_gantry_v1_access_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +914,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{12}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Policy) GetId() uint64 {
@@ -894,7 +975,7 @@ type GrantRequest struct {
 
 func (x *GrantRequest) Reset() {
 	*x = GrantRequest{}
-	mi := &file_gantry_v1_access_proto_msgTypes[13]
+	mi := &file_gantry_v1_access_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +987,7 @@ func (x *GrantRequest) String() string {
 func (*GrantRequest) ProtoMessage() {}
 
 func (x *GrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[13]
+	mi := &file_gantry_v1_access_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1000,7 @@ func (x *GrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
 func (*GrantRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{13}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GrantRequest) GetPolicy() *Policy {
@@ -938,7 +1019,7 @@ type GrantResponse struct {
 
 func (x *GrantResponse) Reset() {
 	*x = GrantResponse{}
-	mi := &file_gantry_v1_access_proto_msgTypes[14]
+	mi := &file_gantry_v1_access_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1031,7 @@ func (x *GrantResponse) String() string {
 func (*GrantResponse) ProtoMessage() {}
 
 func (x *GrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[14]
+	mi := &file_gantry_v1_access_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1044,7 @@ func (x *GrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResponse.ProtoReflect.Descriptor instead.
 func (*GrantResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{14}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GrantResponse) GetPolicy() *Policy {
@@ -982,7 +1063,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_gantry_v1_access_proto_msgTypes[15]
+	mi := &file_gantry_v1_access_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1075,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[15]
+	mi := &file_gantry_v1_access_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1088,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{15}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RevokeRequest) GetId() uint64 {
@@ -1027,7 +1108,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_gantry_v1_access_proto_msgTypes[16]
+	mi := &file_gantry_v1_access_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1120,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[16]
+	mi := &file_gantry_v1_access_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1133,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{16}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RevokeResponse) GetPolicy() *Policy {
@@ -1072,7 +1153,7 @@ type ListPoliciesRequest struct {
 
 func (x *ListPoliciesRequest) Reset() {
 	*x = ListPoliciesRequest{}
-	mi := &file_gantry_v1_access_proto_msgTypes[17]
+	mi := &file_gantry_v1_access_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1165,7 @@ func (x *ListPoliciesRequest) String() string {
 func (*ListPoliciesRequest) ProtoMessage() {}
 
 func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[17]
+	mi := &file_gantry_v1_access_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1178,7 @@ func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{17}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListPoliciesRequest) GetUser() string {
@@ -1117,7 +1198,7 @@ type ListPoliciesResponse struct {
 
 func (x *ListPoliciesResponse) Reset() {
 	*x = ListPoliciesResponse{}
-	mi := &file_gantry_v1_access_proto_msgTypes[18]
+	mi := &file_gantry_v1_access_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1210,7 @@ func (x *ListPoliciesResponse) String() string {
 func (*ListPoliciesResponse) ProtoMessage() {}
 
 func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[18]
+	mi := &file_gantry_v1_access_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1223,7 @@ func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{18}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListPoliciesResponse) GetPolicies() []*Policy {
@@ -1170,7 +1251,7 @@ type TestAccessRequest struct {
 
 func (x *TestAccessRequest) Reset() {
 	*x = TestAccessRequest{}
-	mi := &file_gantry_v1_access_proto_msgTypes[19]
+	mi := &file_gantry_v1_access_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1263,7 @@ func (x *TestAccessRequest) String() string {
 func (*TestAccessRequest) ProtoMessage() {}
 
 func (x *TestAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[19]
+	mi := &file_gantry_v1_access_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1276,7 @@ func (x *TestAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestAccessRequest.ProtoReflect.Descriptor instead.
 func (*TestAccessRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{19}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TestAccessRequest) GetUser() string {
@@ -1253,7 +1334,7 @@ type TestAccessResponse struct {
 
 func (x *TestAccessResponse) Reset() {
 	*x = TestAccessResponse{}
-	mi := &file_gantry_v1_access_proto_msgTypes[20]
+	mi := &file_gantry_v1_access_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1346,7 @@ func (x *TestAccessResponse) String() string {
 func (*TestAccessResponse) ProtoMessage() {}
 
 func (x *TestAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_access_proto_msgTypes[20]
+	mi := &file_gantry_v1_access_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1359,7 @@ func (x *TestAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestAccessResponse.ProtoReflect.Descriptor instead.
 func (*TestAccessResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_access_proto_rawDescGZIP(), []int{20}
+	return file_gantry_v1_access_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TestAccessResponse) GetAllowed() bool {
@@ -1336,7 +1417,10 @@ const file_gantry_v1_access_proto_rawDesc = "" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\"'\n" +
 	"\x11DeleteUserRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x14\n" +
-	"\x12DeleteUserResponse\")\n" +
+	"\x12DeleteUserResponse\"\x14\n" +
+	"\x12ResealUsersRequest\"+\n" +
+	"\x13ResealUsersResponse\x12\x14\n" +
+	"\x05users\x18\x01 \x01(\rR\x05users\")\n" +
 	"\x13DescribeUserRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"j\n" +
 	"\x14DescribeUserResponse\x12#\n" +
@@ -1392,14 +1476,15 @@ const file_gantry_v1_access_proto_rawDesc = "" +
 	"\x1aRESOURCE_MATCH_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rMATCH_LITERAL\x10\x01\x12\x10\n" +
 	"\fMATCH_PREFIX\x10\x02\x12\r\n" +
-	"\tMATCH_ANY\x10\x032\x93\x05\n" +
+	"\tMATCH_ANY\x10\x032\xe1\x05\n" +
 	"\x06Access\x12I\n" +
 	"\n" +
 	"CreateUser\x12\x1c.gantry.v1.CreateUserRequest\x1a\x1d.gantry.v1.CreateUserResponse\x12I\n" +
 	"\n" +
 	"UpdateUser\x12\x1c.gantry.v1.UpdateUserRequest\x1a\x1d.gantry.v1.UpdateUserResponse\x12I\n" +
 	"\n" +
-	"DeleteUser\x12\x1c.gantry.v1.DeleteUserRequest\x1a\x1d.gantry.v1.DeleteUserResponse\x12O\n" +
+	"DeleteUser\x12\x1c.gantry.v1.DeleteUserRequest\x1a\x1d.gantry.v1.DeleteUserResponse\x12L\n" +
+	"\vResealUsers\x12\x1d.gantry.v1.ResealUsersRequest\x1a\x1e.gantry.v1.ResealUsersResponse\x12O\n" +
 	"\fDescribeUser\x12\x1e.gantry.v1.DescribeUserRequest\x1a\x1f.gantry.v1.DescribeUserResponse\x12F\n" +
 	"\tListUsers\x12\x1b.gantry.v1.ListUsersRequest\x1a\x1c.gantry.v1.ListUsersResponse\x12:\n" +
 	"\x05Grant\x12\x17.gantry.v1.GrantRequest\x1a\x18.gantry.v1.GrantResponse\x12=\n" +
@@ -1420,7 +1505,7 @@ func file_gantry_v1_access_proto_rawDescGZIP() []byte {
 }
 
 var file_gantry_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_gantry_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_gantry_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_gantry_v1_access_proto_goTypes = []any{
 	(ResourceType)(0),             // 0: gantry.v1.ResourceType
 	(ResourceMatch)(0),            // 1: gantry.v1.ResourceMatch
@@ -1431,60 +1516,64 @@ var file_gantry_v1_access_proto_goTypes = []any{
 	(*UpdateUserResponse)(nil),    // 6: gantry.v1.UpdateUserResponse
 	(*DeleteUserRequest)(nil),     // 7: gantry.v1.DeleteUserRequest
 	(*DeleteUserResponse)(nil),    // 8: gantry.v1.DeleteUserResponse
-	(*DescribeUserRequest)(nil),   // 9: gantry.v1.DescribeUserRequest
-	(*DescribeUserResponse)(nil),  // 10: gantry.v1.DescribeUserResponse
-	(*ListUsersRequest)(nil),      // 11: gantry.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),     // 12: gantry.v1.ListUsersResponse
-	(*ResourcePattern)(nil),       // 13: gantry.v1.ResourcePattern
-	(*Policy)(nil),                // 14: gantry.v1.Policy
-	(*GrantRequest)(nil),          // 15: gantry.v1.GrantRequest
-	(*GrantResponse)(nil),         // 16: gantry.v1.GrantResponse
-	(*RevokeRequest)(nil),         // 17: gantry.v1.RevokeRequest
-	(*RevokeResponse)(nil),        // 18: gantry.v1.RevokeResponse
-	(*ListPoliciesRequest)(nil),   // 19: gantry.v1.ListPoliciesRequest
-	(*ListPoliciesResponse)(nil),  // 20: gantry.v1.ListPoliciesResponse
-	(*TestAccessRequest)(nil),     // 21: gantry.v1.TestAccessRequest
-	(*TestAccessResponse)(nil),    // 22: gantry.v1.TestAccessResponse
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*ResealUsersRequest)(nil),    // 9: gantry.v1.ResealUsersRequest
+	(*ResealUsersResponse)(nil),   // 10: gantry.v1.ResealUsersResponse
+	(*DescribeUserRequest)(nil),   // 11: gantry.v1.DescribeUserRequest
+	(*DescribeUserResponse)(nil),  // 12: gantry.v1.DescribeUserResponse
+	(*ListUsersRequest)(nil),      // 13: gantry.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),     // 14: gantry.v1.ListUsersResponse
+	(*ResourcePattern)(nil),       // 15: gantry.v1.ResourcePattern
+	(*Policy)(nil),                // 16: gantry.v1.Policy
+	(*GrantRequest)(nil),          // 17: gantry.v1.GrantRequest
+	(*GrantResponse)(nil),         // 18: gantry.v1.GrantResponse
+	(*RevokeRequest)(nil),         // 19: gantry.v1.RevokeRequest
+	(*RevokeResponse)(nil),        // 20: gantry.v1.RevokeResponse
+	(*ListPoliciesRequest)(nil),   // 21: gantry.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),  // 22: gantry.v1.ListPoliciesResponse
+	(*TestAccessRequest)(nil),     // 23: gantry.v1.TestAccessRequest
+	(*TestAccessResponse)(nil),    // 24: gantry.v1.TestAccessResponse
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_gantry_v1_access_proto_depIdxs = []int32{
-	23, // 0: gantry.v1.User.created:type_name -> google.protobuf.Timestamp
-	23, // 1: gantry.v1.User.secret_changed:type_name -> google.protobuf.Timestamp
+	25, // 0: gantry.v1.User.created:type_name -> google.protobuf.Timestamp
+	25, // 1: gantry.v1.User.secret_changed:type_name -> google.protobuf.Timestamp
 	2,  // 2: gantry.v1.CreateUserResponse.user:type_name -> gantry.v1.User
 	2,  // 3: gantry.v1.UpdateUserResponse.user:type_name -> gantry.v1.User
 	2,  // 4: gantry.v1.DescribeUserResponse.user:type_name -> gantry.v1.User
-	14, // 5: gantry.v1.DescribeUserResponse.policies:type_name -> gantry.v1.Policy
+	16, // 5: gantry.v1.DescribeUserResponse.policies:type_name -> gantry.v1.Policy
 	2,  // 6: gantry.v1.ListUsersResponse.users:type_name -> gantry.v1.User
 	0,  // 7: gantry.v1.ResourcePattern.type:type_name -> gantry.v1.ResourceType
 	1,  // 8: gantry.v1.ResourcePattern.match:type_name -> gantry.v1.ResourceMatch
-	13, // 9: gantry.v1.Policy.resource:type_name -> gantry.v1.ResourcePattern
-	23, // 10: gantry.v1.Policy.created:type_name -> google.protobuf.Timestamp
-	14, // 11: gantry.v1.GrantRequest.policy:type_name -> gantry.v1.Policy
-	14, // 12: gantry.v1.GrantResponse.policy:type_name -> gantry.v1.Policy
-	14, // 13: gantry.v1.RevokeResponse.policy:type_name -> gantry.v1.Policy
-	14, // 14: gantry.v1.ListPoliciesResponse.policies:type_name -> gantry.v1.Policy
+	15, // 9: gantry.v1.Policy.resource:type_name -> gantry.v1.ResourcePattern
+	25, // 10: gantry.v1.Policy.created:type_name -> google.protobuf.Timestamp
+	16, // 11: gantry.v1.GrantRequest.policy:type_name -> gantry.v1.Policy
+	16, // 12: gantry.v1.GrantResponse.policy:type_name -> gantry.v1.Policy
+	16, // 13: gantry.v1.RevokeResponse.policy:type_name -> gantry.v1.Policy
+	16, // 14: gantry.v1.ListPoliciesResponse.policies:type_name -> gantry.v1.Policy
 	0,  // 15: gantry.v1.TestAccessRequest.type:type_name -> gantry.v1.ResourceType
-	14, // 16: gantry.v1.TestAccessResponse.policy:type_name -> gantry.v1.Policy
+	16, // 16: gantry.v1.TestAccessResponse.policy:type_name -> gantry.v1.Policy
 	3,  // 17: gantry.v1.Access.CreateUser:input_type -> gantry.v1.CreateUserRequest
 	5,  // 18: gantry.v1.Access.UpdateUser:input_type -> gantry.v1.UpdateUserRequest
 	7,  // 19: gantry.v1.Access.DeleteUser:input_type -> gantry.v1.DeleteUserRequest
-	9,  // 20: gantry.v1.Access.DescribeUser:input_type -> gantry.v1.DescribeUserRequest
-	11, // 21: gantry.v1.Access.ListUsers:input_type -> gantry.v1.ListUsersRequest
-	15, // 22: gantry.v1.Access.Grant:input_type -> gantry.v1.GrantRequest
-	17, // 23: gantry.v1.Access.Revoke:input_type -> gantry.v1.RevokeRequest
-	19, // 24: gantry.v1.Access.ListPolicies:input_type -> gantry.v1.ListPoliciesRequest
-	21, // 25: gantry.v1.Access.Test:input_type -> gantry.v1.TestAccessRequest
-	4,  // 26: gantry.v1.Access.CreateUser:output_type -> gantry.v1.CreateUserResponse
-	6,  // 27: gantry.v1.Access.UpdateUser:output_type -> gantry.v1.UpdateUserResponse
-	8,  // 28: gantry.v1.Access.DeleteUser:output_type -> gantry.v1.DeleteUserResponse
-	10, // 29: gantry.v1.Access.DescribeUser:output_type -> gantry.v1.DescribeUserResponse
-	12, // 30: gantry.v1.Access.ListUsers:output_type -> gantry.v1.ListUsersResponse
-	16, // 31: gantry.v1.Access.Grant:output_type -> gantry.v1.GrantResponse
-	18, // 32: gantry.v1.Access.Revoke:output_type -> gantry.v1.RevokeResponse
-	20, // 33: gantry.v1.Access.ListPolicies:output_type -> gantry.v1.ListPoliciesResponse
-	22, // 34: gantry.v1.Access.Test:output_type -> gantry.v1.TestAccessResponse
-	26, // [26:35] is the sub-list for method output_type
-	17, // [17:26] is the sub-list for method input_type
+	9,  // 20: gantry.v1.Access.ResealUsers:input_type -> gantry.v1.ResealUsersRequest
+	11, // 21: gantry.v1.Access.DescribeUser:input_type -> gantry.v1.DescribeUserRequest
+	13, // 22: gantry.v1.Access.ListUsers:input_type -> gantry.v1.ListUsersRequest
+	17, // 23: gantry.v1.Access.Grant:input_type -> gantry.v1.GrantRequest
+	19, // 24: gantry.v1.Access.Revoke:input_type -> gantry.v1.RevokeRequest
+	21, // 25: gantry.v1.Access.ListPolicies:input_type -> gantry.v1.ListPoliciesRequest
+	23, // 26: gantry.v1.Access.Test:input_type -> gantry.v1.TestAccessRequest
+	4,  // 27: gantry.v1.Access.CreateUser:output_type -> gantry.v1.CreateUserResponse
+	6,  // 28: gantry.v1.Access.UpdateUser:output_type -> gantry.v1.UpdateUserResponse
+	8,  // 29: gantry.v1.Access.DeleteUser:output_type -> gantry.v1.DeleteUserResponse
+	10, // 30: gantry.v1.Access.ResealUsers:output_type -> gantry.v1.ResealUsersResponse
+	12, // 31: gantry.v1.Access.DescribeUser:output_type -> gantry.v1.DescribeUserResponse
+	14, // 32: gantry.v1.Access.ListUsers:output_type -> gantry.v1.ListUsersResponse
+	18, // 33: gantry.v1.Access.Grant:output_type -> gantry.v1.GrantResponse
+	20, // 34: gantry.v1.Access.Revoke:output_type -> gantry.v1.RevokeResponse
+	22, // 35: gantry.v1.Access.ListPolicies:output_type -> gantry.v1.ListPoliciesResponse
+	24, // 36: gantry.v1.Access.Test:output_type -> gantry.v1.TestAccessResponse
+	27, // [27:37] is the sub-list for method output_type
+	17, // [17:27] is the sub-list for method input_type
 	17, // [17:17] is the sub-list for extension type_name
 	17, // [17:17] is the sub-list for extension extendee
 	0,  // [0:17] is the sub-list for field type_name
@@ -1502,7 +1591,7 @@ func file_gantry_v1_access_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_access_proto_rawDesc), len(file_gantry_v1_access_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

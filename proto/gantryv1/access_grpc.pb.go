@@ -24,6 +24,7 @@ const (
 	Access_CreateUser_FullMethodName   = "/gantry.v1.Access/CreateUser"
 	Access_UpdateUser_FullMethodName   = "/gantry.v1.Access/UpdateUser"
 	Access_DeleteUser_FullMethodName   = "/gantry.v1.Access/DeleteUser"
+	Access_ResealUsers_FullMethodName  = "/gantry.v1.Access/ResealUsers"
 	Access_DescribeUser_FullMethodName = "/gantry.v1.Access/DescribeUser"
 	Access_ListUsers_FullMethodName    = "/gantry.v1.Access/ListUsers"
 	Access_Grant_FullMethodName        = "/gantry.v1.Access/Grant"
@@ -48,6 +49,8 @@ type AccessClient interface {
 	UpdateUser(ctx context.Context, in *UpdateUserRequest, opts ...grpc.CallOption) (*UpdateUserResponse, error)
 	// Deletes the user with all its policies.
 	DeleteUser(ctx context.Context, in *DeleteUserRequest, opts ...grpc.CallOption) (*DeleteUserResponse, error)
+	// ResealUsers seals all secrets under the master key that comes first now.
+	ResealUsers(ctx context.Context, in *ResealUsersRequest, opts ...grpc.CallOption) (*ResealUsersResponse, error)
 	DescribeUser(ctx context.Context, in *DescribeUserRequest, opts ...grpc.CallOption) (*DescribeUserResponse, error)
 	ListUsers(ctx context.Context, in *ListUsersRequest, opts ...grpc.CallOption) (*ListUsersResponse, error)
 	// Adds a policy. When the user has one that differs in its actions only, that one
@@ -91,6 +94,16 @@ func (c *accessClient) DeleteUser(ctx context.Context, in *DeleteUserRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeleteUserResponse)
 	err := c.cc.Invoke(ctx, Access_DeleteUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) ResealUsers(ctx context.Context, in *ResealUsersRequest, opts ...grpc.CallOption) (*ResealUsersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResealUsersResponse)
+	err := c.cc.Invoke(ctx, Access_ResealUsers_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -173,6 +186,8 @@ type AccessServer interface {
 	UpdateUser(context.Context, *UpdateUserRequest) (*UpdateUserResponse, error)
 	// Deletes the user with all its policies.
 	DeleteUser(context.Context, *DeleteUserRequest) (*DeleteUserResponse, error)
+	// ResealUsers seals all secrets under the master key that comes first now.
+	ResealUsers(context.Context, *ResealUsersRequest) (*ResealUsersResponse, error)
 	DescribeUser(context.Context, *DescribeUserRequest) (*DescribeUserResponse, error)
 	ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error)
 	// Adds a policy. When the user has one that differs in its actions only, that one
@@ -200,6 +215,9 @@ func (UnimplementedAccessServer) UpdateUser(context.Context, *UpdateUserRequest)
 }
 func (UnimplementedAccessServer) DeleteUser(context.Context, *DeleteUserRequest) (*DeleteUserResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteUser not implemented")
+}
+func (UnimplementedAccessServer) ResealUsers(context.Context, *ResealUsersRequest) (*ResealUsersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResealUsers not implemented")
 }
 func (UnimplementedAccessServer) DescribeUser(context.Context, *DescribeUserRequest) (*DescribeUserResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DescribeUser not implemented")
@@ -290,6 +308,24 @@ func _Access_DeleteUser_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AccessServer).DeleteUser(ctx, req.(*DeleteUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_ResealUsers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResealUsersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).ResealUsers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_ResealUsers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).ResealUsers(ctx, req.(*ResealUsersRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -420,6 +456,10 @@ var Access_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteUser",
 			Handler:    _Access_DeleteUser_Handler,
+		},
+		{
+			MethodName: "ResealUsers",
+			Handler:    _Access_ResealUsers_Handler,
 		},
 		{
 			MethodName: "DescribeUser",
