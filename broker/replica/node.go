@@ -57,7 +57,7 @@ type Timing struct {
 	Heartbeat time.Duration
 	Lease     time.Duration // without a majority for so long, a leader steps down; as Heartbeat
 	Commit    time.Duration // how late a follower may learn of the last commit when idle; 20 ms
-	Compare   time.Duration // how often a follower's log is held against the leader's; 10 s
+	Compare   time.Duration // how often a follower's log is held against those of the others; 10 s
 	Disk      time.Duration // when a write of the log takes so long, the node ends with ErrDiskHung; 15 s
 }
 

@@ -30,6 +30,7 @@ type config struct {
 	callers int
 	conns   int
 	size    int
+	idle    int
 	seconds float64
 	repeats int
 	starts  int
@@ -50,7 +51,8 @@ func main() {
 	flag.Float64Var(&c.seconds, "seconds", 8, "length of each measured phase")
 	flag.IntVar(&c.repeats, "repeats", 3, "how often each phase is measured")
 	flag.Int64Var(&c.storeMB, "store-mb", 10_000, "size of the store that is restarted, in MB")
-	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside; or overload, which is not in the page")
+	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside; or overload or idle, which are not in the page")
+	flag.IntVar(&c.idle, "idle", 10_000, "how many wait in the part idle; each takes a file of this process and one of the server")
 	flag.Func("phases", "measure only the phases of load whose name matches this `REGEXP`", func(s string) (err error) {
 		c.phases, err = regexp.Compile(s)
 		return err
@@ -96,6 +98,7 @@ func run(ctx context.Context, c config) error {
 		{"restart", measureRestart, false},
 		{"inside", measureInside, false},
 		{"overload", measureOverload, true},
+		{"idle", measureIdle, true},
 	} {
 		if c.only != part.name && (c.only != "" || part.asked) {
 			continue
