@@ -44,7 +44,7 @@ func (s *server) trimmed() *server {
 	s.t.Helper()
 	s.bootstrap()
 	eventually(s.t, "16 segments", func() bool {
-		if err := s.appendBatches(1, 700); err != nil && !errors.Is(err, ErrNotLeading) {
+		if err := s.appendBatches(1, 700); err != nil && !errors.Is(err, ErrNotLeading) && !errors.Is(err, ErrUnknown) {
 			s.t.Fatal(err)
 		}
 		return s.log.Committed() > 16*64<<10
@@ -97,7 +97,7 @@ func TestANodeJoinsAfterRetentionWhileTheLeaderIsWrittenTo(t *testing.T) {
 		defer over.Store(true)
 		writer.Go(func() {
 			for !over.Load() {
-				if err := n1.appendBatches(1, 20); err != nil && !errors.Is(err, ErrNotLeading) {
+				if err := n1.appendBatches(1, 20); err != nil && !errors.Is(err, ErrNotLeading) && !errors.Is(err, ErrUnknown) {
 					t.Error(err)
 					return
 				}

@@ -124,7 +124,7 @@ func (wire) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.Appen
 type host struct {
 	t      *testing.T
 	name   string
-	disk   uint64 // number of its directory
+	disk   atomic.Uint64 // number of its directory
 	fs     *crashtest.FS
 	stable *votes
 	snaps  raft.SnapshotStore
@@ -148,11 +148,11 @@ func newHost(t *testing.T, name string) *host {
 
 // replaceDisk makes the host forget everything.
 func (h *host) replaceDisk() {
-	h.disk++
+	h.disk.Add(1)
 	h.fs, h.snaps = crashtest.New(), raft.NewInmemSnapshotStore()
 }
 
-func (h *host) id() string { return peer.NewID(h.name, h.disk) }
+func (h *host) id() string { return peer.NewID(h.name, h.disk.Load()) }
 
 func (h *host) fatal(err error) {
 	if !h.off.Load() {

@@ -17,7 +17,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-var simsFlag = flag.Int("sims", 20, "runs of TestSimulation, each with its own seed; -seed is the first's")
+var simsFlag = flag.Int("sims", 10, "runs of TestSimulation, each with its own seed; -seed is the first's")
 
 // TestSimulation runs clusters in virtual time, on disks in memory that lose what was not
 // synced, and on a network in memory that is slow, loses calls and answers, and is cut
@@ -100,7 +100,7 @@ func (c *cluster) read(w *workload) {
 		w.mu.Lock()
 		acked := w.end
 		w.mu.Unlock()
-		at := h.log.Committed()
+		at := node.opts.Log.Committed()
 		if node.Verify() == nil && at < acked {
 			c.t.Errorf("%s leads and has %d, %d was acknowledged before", h.name, at, acked)
 		}
