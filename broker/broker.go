@@ -184,7 +184,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		access:       access.NewTable(opts.MasterKey),
 		quotas:       quota.NewTable(sinceStart()),
 		tracer:       newTracer(opts.Trace),
-		hub:          longpoll.New(MaxWaitersPerQueue, MaxWaiters),
+		hub:          longpoll.New(MaxWaitersPerGroup, MaxWaiters),
 		tableOp:      make(chan struct{}, 1),
 		deadOp:       make(chan struct{}, 1),
 		lites:        lite.NewTable(),

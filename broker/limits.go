@@ -47,7 +47,7 @@ const (
 	ReleaseDelay       = 1 * time.Second // visibility after a client vanished
 	MaxPollWait        = 20 * time.Second
 	MinPollWait        = 5 * time.Second
-	MaxWaitersPerQueue = 1024    // parked receives per (topic, group)
+	MaxWaitersPerGroup = 16_384  // parked receives per (topic, group): RocketMQ has 1,024 for each queue of it
 	MaxWaiters         = 100_000 // parked receives in all
 	MaxInFlight        = 20_000  // leases per (group, queue)
 

@@ -60,7 +60,10 @@ type Hub struct {
 }
 
 // line is the waiters of one key, longest waiting first.
-type line struct{ first, last *Waiter }
+type line struct {
+	first, last *Waiter
+	length      int
+}
 
 // New returns a hub that parks at most perKey waiters of one key, total in all.
 func New(perKey, total int) *Hub {
@@ -89,14 +92,11 @@ func (h *Hub) Register(key Key) (*Waiter, error) {
 	return w, nil
 }
 
-// length is only asked for when a receive is about to park, so walking is fine.
-func (h *Hub) length(key Key) (n int) {
+func (h *Hub) length(key Key) int {
 	if l := h.topics[key.Topic][key.reader()]; l != nil {
-		for w := l.first; w != nil && n < h.perKey; w = w.next {
-			n++
-		}
+		return l.length
 	}
-	return n
+	return 0
 }
 
 func (h *Hub) enqueue(w *Waiter) {
@@ -117,6 +117,7 @@ func (h *Hub) enqueue(w *Waiter) {
 		l.first = w
 	}
 	l.last = w
+	l.length++
 	w.queued = true
 }
 
@@ -133,6 +134,7 @@ func (h *Hub) dequeue(w *Waiter) {
 	} else {
 		l.last = w.prev
 	}
+	l.length--
 	w.prev, w.next, w.queued = nil, nil, false
 	if l.first == nil {
 		delete(readers, w.key.reader())

@@ -19,11 +19,8 @@ import (
 
 // What those cost who are there and wait.
 
-// idleGroup consumers are in a group: one parks 1,024 receives of a topic at most.
-const (
-	idleWait  = 20 * time.Second
-	idleGroup = 1000
-)
+// idleWait is how long a consumer asks to wait, again and again.
+const idleWait = 20 * time.Second
 
 // measureIdle counts the server's memory without connections, with connections that
 // did one call, and with consumers that wait for a first message.
@@ -92,7 +89,7 @@ func idle(ctx context.Context, s *server, conns, polls int) (before, after int64
 			n := i*polls + j
 			as := metadata.AppendToOutgoingContext(ctx, "x-mq-client-id", fmt.Sprint("c", n), "x-mq-language", "GO", "x-mq-protocol", "v2", "x-mq-client-version", "5.1.0")
 			req := &v2.ReceiveMessageRequest{
-				Group: &v2.Resource{Name: fmt.Sprint("idle-", n/idleGroup)}, MessageQueue: &v2.MessageQueue{Topic: &v2.Resource{Name: topicName}, Id: int32(n % queues)},
+				Group: &v2.Resource{Name: "idle"}, MessageQueue: &v2.MessageQueue{Topic: &v2.Resource{Name: topicName}, Id: int32(n % queues)},
 				FilterExpression: &v2.FilterExpression{Type: v2.FilterType_TAG, Expression: "*"}, BatchSize: 32,
 				InvisibleDuration: durationpb.New(time.Minute), LongPollingTimeout: durationpb.New(idleWait),
 			}
