@@ -302,11 +302,15 @@ func (b *Broker) wakeWaiters() {
 
 // wakeSub tells that a lease of the group has ended.
 func (b *Broker) wakeSub(k inflight.SubKey) {
+	// First, because it takes off the timer whatever is due now: a message that became so
+	// after the wake, and before this, would have none.
+	var lites []uint32
+	if s := b.inflight.Find(k); s != nil {
+		lites = s.DueLite(b.now())
+	}
 	b.hub.Wake(longpoll.Key{Topic: k.Topic, Group: k.Group})
 	b.freed(k.Group)
-	if s := b.inflight.Find(k); s != nil {
-		for _, queue := range s.DueLite(b.now()) {
-			b.wakeLite(b.hintLite(nil, record.Key(k.Topic, queue), k.Group))
-		}
+	for _, queue := range lites {
+		b.wakeLite(b.hintLite(nil, record.Key(k.Topic, queue), k.Group))
 	}
 }
