@@ -7,7 +7,7 @@ STORE_MB ?= 10000
 ROUNDS   ?= 8
 PROMTOOL ?= promtool
 HELM     ?= helm
-GORELEASER ?= goreleaser
+GORELEASER ?= $(GO) run github.com/goreleaser/goreleaser/v2@v2.12.7
 
 .DEFAULT_GOAL := help
 .PHONY: help build test race lint proto proto-check fuzz crash chaos cluster interop dashboard alerts release-check helm upgrade flights orders bench bench-smoke bench-peers
