@@ -21,7 +21,7 @@ build: ## build bin/gantry, static
 test: lint ## everything that needs Go alone: lint, all tests under the race detector, the contract, a smoke of the benchmark
 	$(GO) test -race -timeout 9m ./...
 	$(GO) test -count=1 -run 'PowerLossInside|WhateverHappens' ./broker
-	$(GO) test -count=1 -run Simulation ./broker/replica -sims 1000
+	$(GO) test -count=1 -run Simulation ./broker/replica -seed 1 -sims 1000
 	cd test/descriptors && $(GO) test ./...
 	cd bench/peers && $(GO) vet ./... && $(GO) test ./...
 	$(MAKE) --no-print-directory bench-smoke
@@ -57,7 +57,8 @@ crash: ## power loss at every write, more often than in test; then ROUNDS (8) mi
 	$(GO) test -count=5 -timeout 60m -run PowerLossInside ./broker -crash-points 0
 	$(GO) test -count=1 -v -timeout 120m ./test/history -rounds $(ROUNDS) -round-time 60s
 
-chaos: ## three nodes under faults for ROUNDS (8) minutes, judged by what clients saw
+chaos: ## a thousand new simulations of clusters; then three nodes under faults for ROUNDS (8) minutes, judged by what clients saw
+	$(GO) test -count=1 -run Simulation ./broker/replica -sims 1000
 	$(GO) test -count=1 -v -timeout 180m -run NodesFail ./test/history -cluster-rounds $(ROUNDS) -cluster-time 60s
 
 cluster: build ## three nodes on this machine until Ctrl-C, in ./gantry-cluster
