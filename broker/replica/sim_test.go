@@ -22,7 +22,7 @@ var simsFlag = flag.Int("sims", 10, "runs of TestSimulation, each with its own s
 // TestSimulation runs clusters in virtual time, on disks in memory that lose what was not
 // synced, and on a network in memory that is slow, loses calls and answers, and is cut
 // in one way and in both. Minutes of trouble take a fraction of a second, and a seed gives
-// the same run each time: the raft library takes its timeouts from it too, and one thread
+// nearly the same run each time: the raft library takes its timeouts from it too, and one thread
 // runs all goroutines.
 //
 //	go test ./broker/replica -run TestSimulation -seed 123 -sims 1 -v
