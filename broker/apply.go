@@ -300,16 +300,15 @@ func (b *Broker) wakeWaiters() {
 	b.wakes.lites = b.wakes.lites[:0]
 }
 
-// wakeSub tells that a lease of the group has ended.
+// wakeSub tells that there may be something for a group.
 func (b *Broker) wakeSub(k inflight.SubKey) {
-	// First, because it takes off the timer whatever is due now: a message that became so
-	// after the wake, and before this, would have none.
-	var lites []uint32
-	if s := b.inflight.Find(k); s != nil {
-		lites = s.DueLite(b.now())
-	}
 	b.hub.Wake(longpoll.Key{Topic: k.Topic, Group: k.Group})
 	b.freed(k.Group)
+}
+
+// leasesEnded is told by the timer of leases, with the lite queues among theirs.
+func (b *Broker) leasesEnded(k inflight.SubKey, lites []uint32) {
+	b.wakeSub(k)
 	for _, queue := range lites {
 		b.wakeLite(b.hintLite(nil, record.Key(k.Topic, queue), k.Group))
 	}

@@ -196,7 +196,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 	}
 	b.gate.Gate = admission.New(opts.SendMemory, MaxSends)
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	b.inflight = inflight.New(b.wakeSub, b.queueExists, b.liteFreed)
+	b.inflight = inflight.New(b.leasesEnded, b.queueExists, b.liteFreed)
 	b.sessions = session.New(ClientExpiry, b.clientGone)
 	if err := b.open(ctx); err != nil {
 		b.cancel()

@@ -50,11 +50,14 @@ func (s *Sub) TakeLite(queue uint32, maxAttempts int32, now int64) (ready, dead 
 	return ready, dead
 }
 
-// DueLite returns the lite queues whose lease has ended since the last call. It
-// is to be called whenever the timer wakes the Sub.
-func (s *Sub) DueLite(now int64) (queues []uint32) {
+// Fired tells the Sub that its timer has been consumed, and returns the lite queues whose
+// lease has ended since the last time. What is due at now is off the timer then, so
+// whoever waits is to be woken after this: a message that becomes due in between is
+// found, one that does so later arms the timer anew.
+func (s *Sub) Fired(now int64) (queues []uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.armed = never
 	for len(s.liteReady) > 0 && s.liteReady[0].deadline <= now {
 		queues = append(queues, heap.Pop(&s.liteReady).(*lease).q.number)
 	}

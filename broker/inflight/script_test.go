@@ -230,7 +230,7 @@ func (w *world) command(name string, args []string) {
 			w.printf("none")
 		}
 	case "due":
-		for _, q := range w.sub().DueLite(w.now) {
+		for _, q := range w.sub().Fired(w.now) {
 			w.printf("queue %d", q-w.base)
 		}
 	case "hold":
@@ -345,13 +345,13 @@ func (w *world) all(yield func(uint32) bool) {
 }
 
 func (w *world) newTracker() *inflight.Tracker {
-	return inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true }, func(_ inflight.SubKey, queue uint32) {
+	return inflight.New(func(inflight.SubKey, []uint32) {}, func(record.QueueKey) bool { return true }, func(_ inflight.SubKey, queue uint32) {
 		w.printf("queue %d is free", queue-w.base)
 	})
 }
 
 func newTracker() *inflight.Tracker {
-	return inflight.New(func(inflight.SubKey) {}, func(record.QueueKey) bool { return true }, func(inflight.SubKey, uint32) {})
+	return inflight.New(func(inflight.SubKey, []uint32) {}, func(record.QueueKey) bool { return true }, func(inflight.SubKey, uint32) {})
 }
 
 // begin does a receive up to its scans, as broker.Receive does.

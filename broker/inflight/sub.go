@@ -64,7 +64,7 @@ func (s *Sub) queue(n uint32) *queue {
 func (s *Sub) arm() { s.armAfter(math.MinInt64) }
 
 // armAfter is arm without what the timer has fired for already: it must not do
-// so again and again until somebody takes that.
+// so again and again until somebody takes that. See Fired.
 func (s *Sub) armAfter(now int64) {
 	at := int64(never)
 	for _, h := range []readyHeap{s.ready, s.liteReady} {
@@ -76,13 +76,6 @@ func (s *Sub) armAfter(now int64) {
 		s.armed = at
 		s.t.timer.set(s.key, at)
 	}
-}
-
-// fired tells the Sub that its timer has been consumed.
-func (s *Sub) fired() {
-	s.mu.Lock()
-	s.armed = never
-	s.mu.Unlock()
 }
 
 // Held is one message that a receive may hand out.

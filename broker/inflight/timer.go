@@ -13,7 +13,7 @@ const never = math.MaxInt64
 // timer calls wake for each Sub whose earliest deadline has come. One goroutine
 // serves all Subs; it sleeps until the earliest deadline of all.
 type timer struct {
-	wake func(SubKey)
+	wake func(key SubKey, now int64)
 
 	mu    sync.Mutex
 	items map[SubKey]*timerItem
@@ -27,7 +27,7 @@ type timerItem struct {
 	i   int
 }
 
-func newTimer(wake func(SubKey)) *timer {
+func newTimer(wake func(key SubKey, now int64)) *timer {
 	return &timer{wake: wake, items: map[SubKey]*timerItem{}, kick: make(chan struct{}, 1)}
 }
 
@@ -83,7 +83,7 @@ func (t *timer) run(ctx context.Context, clock func() int64) error {
 		now := clock()
 		keys, next := t.due(now)
 		for _, k := range keys {
-			t.wake(k)
+			t.wake(k, now)
 		}
 		// A jump of the clock is noticed within a second.
 		wait := time.Second

@@ -14,7 +14,7 @@ func TestEndOfALeaseWakesItsSubOnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		woken := make(chan time.Duration, 10)
-		tracker := inflight.New(func(inflight.SubKey) { woken <- time.Since(began) }, func(record.QueueKey) bool { return true }, nil)
+		tracker := inflight.New(func(inflight.SubKey, []uint32) { woken <- time.Since(began) }, func(record.QueueKey) bool { return true }, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- tracker.Run(ctx, func() int64 { return time.Now().UnixMilli() }) }()

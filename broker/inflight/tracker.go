@@ -35,15 +35,14 @@ type Tracker struct {
 
 // New returns an empty tracker. wake is called, without any lock of the
 // tracker held, when a message of the Sub may have become ready to be handed
-// out again; it must not block. exists says whether a queue of an existing topic
+// out again, with the lite queues of which that is so; it must not block. exists says whether a queue of an existing topic
 // is there; it is asked by Apply. freed is called by the apply functions, without
 // a lock, when the next message of a lite queue is up.
-func New(wake func(SubKey), exists func(record.QueueKey) bool, freed func(key SubKey, liteQueue uint32)) *Tracker {
+func New(wake func(key SubKey, lites []uint32), exists func(record.QueueKey) bool, freed func(key SubKey, liteQueue uint32)) *Tracker {
 	t := &Tracker{subs: map[SubKey]*Sub{}, exists: exists, freed: freed}
-	t.timer = newTimer(func(key SubKey) {
+	t.timer = newTimer(func(key SubKey, now int64) {
 		if s := t.Find(key); s != nil {
-			s.fired()
-			wake(key)
+			wake(key, s.Fired(now))
 		}
 	})
 	return t
