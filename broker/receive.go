@@ -196,6 +196,14 @@ func (b *Broker) waitFor(ctx context.Context, d time.Duration, stop <-chan struc
 
 func (w *patience) over() bool { return !time.Now().Before(w.until) }
 
+// ended tells that the time is over.
+func (w *patience) ended() <-chan time.Time {
+	if w.timer == nil {
+		w.timer = time.NewTimer(time.Until(w.until))
+	}
+	return w.timer.C
+}
+
 func (w *patience) end() {
 	if w.timer != nil {
 		w.timer.Stop()
@@ -208,10 +216,7 @@ func (w *patience) sleep(at *longpoll.Waiter) error {
 	if w.b.ctx.Err() != nil {
 		return Errorf(MessageNotFound, "no message: the broker is shutting down")
 	}
-	if w.timer == nil {
-		w.timer = time.NewTimer(time.Until(w.until))
-	}
-	err := at.Sleep(w.ctx, w.timer.C, w.stop)
+	err := at.Sleep(w.ctx, w.ended(), w.stop)
 	switch {
 	case errors.Is(err, longpoll.ErrOver), errors.Is(err, context.DeadlineExceeded):
 		return Errorf(MessageNotFound, "no new message")

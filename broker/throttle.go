@@ -2,10 +2,12 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"math"
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/inflight"
+	"github.com/gantry-mq/gantry/broker/longpoll"
 	"github.com/gantry-mq/gantry/broker/quota"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -50,8 +52,8 @@ func (b *Broker) throttlePack(ctx context.Context, pack *Pack) error {
 	}
 	ask := quota.Ask{Topic: pack.Topic, Client: pack.From.Client, User: pack.From.User}
 	messages, bytes := pack.count(), pack.size()
-	patience := time.NewTimer(streamPatience)
-	defer patience.Stop()
+	wait := b.waitFor(ctx, streamPatience, nil)
+	defer wait.end()
 	for {
 		short := b.quotas.Send(&ask, messages, bytes)
 		if short == nil {
@@ -60,21 +62,14 @@ func (b *Broker) throttlePack(ctx context.Context, pack *Pack) error {
 		if short.Retry >= streamPatience {
 			return b.exceeded(short)
 		}
-		again := time.NewTimer(short.Retry)
-		select {
-		case <-again.C:
-		case <-short.Changed:
-		case <-patience.C:
-			again.Stop()
+		switch err := wait.again(short); {
+		case errors.Is(err, longpoll.ErrOver):
 			return b.exceeded(short)
-		case <-ctx.Done():
-			again.Stop()
-			return ctx.Err()
-		case <-b.ctx.Done():
-			again.Stop()
+		case errors.Is(err, errClosing):
 			return Errorf(Unavailable, "the broker is shutting down")
+		case err != nil:
+			return err
 		}
-		again.Stop()
 	}
 }
 
@@ -127,28 +122,39 @@ func (b *Broker) freed(id record.GroupID) {
 // returns is as of sleep.
 func (w *patience) hold(short *quota.Excess) error {
 	w.b.quotas.Throttle(short)
-	again := time.NewTimer(short.Retry)
-	defer again.Stop()
-	if w.timer == nil {
-		w.timer = time.NewTimer(time.Until(w.until))
-	}
-	select {
-	case <-again.C:
-	case <-short.Freed:
-	case <-short.Changed:
-	case <-w.timer.C:
+	err := w.again(short)
+	switch {
+	case errors.Is(err, longpoll.ErrOver), errors.Is(err, context.DeadlineExceeded):
 		return Errorf(MessageNotFound, "no message: %w", short)
-	case <-w.stop:
-		return Errorf(MessageNotFound, "no message: %w", short)
-	case <-w.ctx.Done():
-		if w.ctx.Err() == context.DeadlineExceeded {
-			return Errorf(MessageNotFound, "no message: %w", short)
-		}
-		return w.ctx.Err()
-	case <-w.b.ctx.Done():
+	case errors.Is(err, errClosing):
 		return Errorf(MessageNotFound, "no message: the broker is shutting down")
 	}
-	return nil
+	return err
+}
+
+var errClosing = errors.New("the broker is shutting down")
+
+// again waits until there may be enough of what was short: nil. It is ErrOver when the
+// time to wait is over, errClosing, or the context's error.
+func (w *patience) again(short *quota.Excess) error {
+	again := time.NewTimer(short.Retry)
+	defer again.Stop()
+	select {
+	case <-again.C:
+		return nil
+	case <-short.Freed:
+		return nil
+	case <-short.Changed:
+		return nil
+	case <-w.ended():
+		return longpoll.ErrOver
+	case <-w.stop:
+		return longpoll.ErrOver
+	case <-w.ctx.Done():
+		return w.ctx.Err()
+	case <-w.b.ctx.Done():
+		return errClosing
+	}
 }
 
 // appliedLease is called after a record of consumption was applied.
