@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -225,5 +224,5 @@ func (s *sim) forgetSubs(g *simGroup) {
 }
 
 func (a LiteAction) String() string {
-	return fmt.Sprint([]string{"add", "remove", "replace", "clear"}[a])
+	return [...]string{"add", "remove", "replace", "clear"}[a]
 }

@@ -32,29 +32,31 @@ const simPacksKept = 5
 
 // record appends the message as a producer of packs makes it.
 func (m *simMsg) record(pack []byte) []byte {
-	pack, start := record.BeginMessage(pack)
-	for _, p := range []struct {
-		field record.Field
-		value string
-	}{
-		{record.FieldMessageID, m.id}, {record.FieldTag, m.tag}, {record.FieldKey, m.key}, {record.FieldGroup, m.group}, {record.FieldLiteTopic, m.lite},
-	} {
-		if p.value != "" {
-			pack = record.AppendField(pack, p.field, p.value)
+	return packMsg(pack, string(m.body), func(r *record.Message) {
+		r.DueTime, r.Priority = m.due, m.priority
+		if m.half {
+			r.Kind = record.KindHalf
 		}
-	}
-	if m.recovery > 0 {
-		pack = record.AppendField(pack, record.FieldRecoverySec, strconv.FormatInt(m.recovery, 10))
-	}
-	pack = record.AppendUser(pack, "n", fmt.Sprint(m.n))
-	r := record.Message{Kind: record.KindMessage, BornTime: 1, DueTime: m.due, Priority: m.priority, Body: m.body}
-	if m.half {
-		r.Kind = record.KindHalf
-	}
-	if m.prio {
-		r.Flags = record.FlagPriority
-	}
-	return record.EndMessage(pack, start, &r)
+		if m.prio {
+			r.Flags = record.FlagPriority
+		}
+		recovery := ""
+		if m.recovery > 0 {
+			recovery = strconv.FormatInt(m.recovery, 10)
+		}
+		for _, p := range []struct {
+			field record.Field
+			value string
+		}{
+			{record.FieldMessageID, m.id}, {record.FieldTag, m.tag}, {record.FieldKey, m.key}, {record.FieldGroup, m.group},
+			{record.FieldLiteTopic, m.lite}, {record.FieldRecoverySec, recovery},
+		} {
+			if p.value != "" {
+				packField(p.field, p.value)(r)
+			}
+		}
+		r.Properties = record.AppendUser(r.Properties, "n", fmt.Sprint(m.n))
+	})
 }
 
 // pack sends messages as one batch of gantry.v1, now and then with some among them

@@ -80,14 +80,12 @@ func idle(ctx context.Context, s *server, conns, polls int) (before, after int64
 		}
 		defer conn.Close()
 		m := v2.NewMessagingServiceClient(conn)
-		as := metadata.AppendToOutgoingContext(ctx, "x-mq-client-id", fmt.Sprint("c", i), "x-mq-language", "GO", "x-mq-protocol", "v2", "x-mq-client-version", "5.1.0")
-		route, err := m.QueryRoute(as, &v2.QueryRouteRequest{Topic: &v2.Resource{Name: topicName}, Endpoints: &v2.Endpoints{}})
+		route, err := m.QueryRoute(named(ctx, i), &v2.QueryRouteRequest{Topic: &v2.Resource{Name: topicName}, Endpoints: &v2.Endpoints{}})
 		if err != nil || route.GetStatus().GetCode() != v2.Code_OK {
 			return 0, 0, fmt.Errorf("connection %d: %v, %w", i, route.GetStatus(), err)
 		}
 		for j := range polls {
 			n := i*polls + j
-			as := metadata.AppendToOutgoingContext(ctx, "x-mq-client-id", fmt.Sprint("c", n), "x-mq-language", "GO", "x-mq-protocol", "v2", "x-mq-client-version", "5.1.0")
 			req := &v2.ReceiveMessageRequest{
 				Group: &v2.Resource{Name: "idle"}, MessageQueue: &v2.MessageQueue{Topic: &v2.Resource{Name: topicName}, Id: int32(n % queues)},
 				FilterExpression: &v2.FilterExpression{Type: v2.FilterType_TAG, Expression: "*"}, BatchSize: 32,
@@ -95,7 +93,7 @@ func idle(ctx context.Context, s *server, conns, polls int) (before, after int64
 			}
 			waiting.Go(func() {
 				for ctx.Err() == nil {
-					stream, err := m.ReceiveMessage(as, req)
+					stream, err := m.ReceiveMessage(named(ctx, n), req)
 					if err == nil {
 						var answer *v2.ReceiveMessageResponse
 						if answer, err = stream.Recv(); answer.GetStatus().GetCode() == v2.Code_MESSAGE_NOT_FOUND {
@@ -118,6 +116,11 @@ func idle(ctx context.Context, s *server, conns, polls int) (before, after int64
 		err = <-ended
 	}
 	return before, after, err
+}
+
+// named is a context of a client's calls.
+func named(ctx context.Context, client int) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "x-mq-client-id", fmt.Sprint("c", client), "x-mq-language", "GO", "x-mq-protocol", "v2", "x-mq-client-version", "5.1.0")
 }
 
 // anonymous is what the server has of its own: what it maps of the log can be dropped.

@@ -171,8 +171,7 @@ func publishes(ctx context.Context, s *server, c config, rate float64, length ti
 			return nil, err
 		}
 		wait.Go(func() {
-			o := openloop.Outcome{}
-			refused := map[string]int64{}
+			o := openloop.Outcome{Refused: map[string]int64{}}
 			begun := time.Now()
 			pause := time.Duration(float64(time.Second) / rate * streamConns)
 			until, cancel := context.WithTimeout(ctx, length)
@@ -196,7 +195,7 @@ func publishes(ctx context.Context, s *server, c config, rate float64, length ti
 					if err != nil {
 						mu.Lock()
 						words, _, _ := strings.Cut(err.Error(), ":")
-						refused[words]++
+						o.Refused[words]++
 						mu.Unlock()
 						return
 					}
@@ -224,13 +223,10 @@ func publishes(ctx context.Context, s *server, c config, rate float64, length ti
 			cl.Close(flush)
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil && len(refused) == 0 {
+			if err != nil && len(o.Refused) == 0 {
 				first = err
 			}
-			all.Due, all.Held = all.Due+o.Due, all.Held+o.Held
-			for k, n := range refused {
-				all.Refused[k] += n
-			}
+			all.Add(&o)
 		})
 	}
 	wait.Wait()

@@ -9,7 +9,6 @@ import (
 	"bytes"
 	"fmt"
 	"net"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/net/http2"
@@ -38,18 +37,13 @@ type conn struct {
 	settings  atomic.Bool  // to be acknowledged
 	pings     chan [8]byte // to be answered
 	next      uint32       // id of the next stream
-	initial   atomic.Int64 // bytes that it takes of a stream
 	onMessage func(stream uint32, message []byte)
 	onEnd     func(stream uint32, status string)
 	parts     map[uint32][]byte // of messages that came in pieces
 }
 
-func dial(addr, source string) (*conn, error) {
-	d := net.Dialer{}
-	if source != "" {
-		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(source)}
-	}
-	nc, err := d.Dial("tcp", addr)
+func dial(addr string) (*conn, error) {
+	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +54,6 @@ func dial(addr, source string) (*conn, error) {
 	c.in.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	c.in.SetReuseFrames()
 	c.window.Store(65535)
-	c.initial.Store(65535)
 	c.streams.Store(100)
 	c.out.WriteString(http2.ClientPreface)
 	c.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: ourWindow})
@@ -81,11 +74,8 @@ func (c *conn) read() error {
 				break
 			}
 			f.ForeachSetting(func(s http2.Setting) error {
-				switch s.ID {
-				case http2.SettingMaxConcurrentStreams:
+				if s.ID == http2.SettingMaxConcurrentStreams {
 					c.streams.Store(int64(s.Val))
-				case http2.SettingInitialWindowSize:
-					c.initial.Store(int64(s.Val))
 				}
 				return nil
 			})
@@ -187,9 +177,9 @@ func framed(message []byte) []byte {
 	return append([]byte{0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, message...)
 }
 
-// call writes a call with one message, whose end is the call's if that is wanted.
-func (c *conn) call(headers, message []byte, end bool) (stream uint32) {
-	stream = c.next
+// call writes a call with one message.
+func (c *conn) call(headers, message []byte) {
+	stream := c.next
 	c.next += 2
 	c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: headers, EndHeaders: true})
 	c.window.Add(-int64(len(message)))
@@ -197,14 +187,5 @@ func (c *conn) call(headers, message []byte, end bool) (stream uint32) {
 		c.framer.WriteData(stream, false, message[:largestFrame])
 		message = message[largestFrame:]
 	}
-	c.framer.WriteData(stream, end, message)
-	return stream
+	c.framer.WriteData(stream, true, message)
 }
-
-// once is what several goroutines may find and the first tells.
-type once struct {
-	sync.Once
-	err error
-}
-
-func (o *once) set(err error) { o.Do(func() { o.err = err }) }

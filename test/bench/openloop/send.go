@@ -2,6 +2,7 @@ package openloop
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -46,7 +47,8 @@ type Outcome struct {
 	Duration time.Duration
 }
 
-func (o *Outcome) add(p *Outcome) {
+// Add adds what another connection saw.
+func (o *Outcome) Add(p *Outcome) {
 	o.Due += p.Due
 	o.Held += p.Held
 	o.Acked += p.Acked
@@ -69,23 +71,23 @@ func (s Sends) Run(ctx context.Context) (*Outcome, error) {
 		mu    sync.Mutex
 		all   = &Outcome{Refused: map[string]int64{}, Duration: s.For}
 		wait  sync.WaitGroup
-		first once
+		first error
 	)
 	begun := time.Now().Add(200 * time.Millisecond) // when all are connected
 	for i := range s.Conns {
 		wait.Go(func() {
 			o, err := s.one(ctx, i, begun)
-			if err != nil {
-				first.set(err)
-				return
-			}
 			mu.Lock()
 			defer mu.Unlock()
-			all.add(o)
+			if err != nil {
+				first = cmp.Or(first, err)
+				return
+			}
+			all.Add(o)
 		})
 	}
 	wait.Wait()
-	return all, first.err
+	return all, first
 }
 
 // sending is one connection of Sends.
@@ -97,7 +99,7 @@ type sending struct {
 }
 
 func (s Sends) one(ctx context.Context, number int, begun time.Time) (*Outcome, error) {
-	c, err := dial(s.Addr, "")
+	c, err := dial(s.Addr)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +152,7 @@ func (s Sends) one(ctx context.Context, number int, begun time.Time) (*Outcome, 
 			w.mu.Lock()
 			w.due[c.next] = at
 			w.mu.Unlock()
-			c.call(first, message, true)
+			c.call(first, message)
 			first = later
 		}
 		c.answer()
