@@ -45,11 +45,7 @@ proto-check: ## fail when proto/ was changed and not regenerated
 	if [ "$$before" != "$$(cat proto/*/*.pb.go | cksum)" ]; then echo "proto/ was not up to date: commit what make proto wrote"; exit 1; fi
 
 fuzz: ## fuzz each decoder, and the running server, for FUZZTIME (1m)
-	@set -e; for pkg in $$($(GO) list $(FUZZPKGS)); do \
-	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$pkg; \
-	  done; \
-	done
+	GO=$(GO) test/fuzz.sh $(FUZZTIME) $(FUZZPKGS)
 
 crash: ## power loss at every write, more often than in test; then ROUNDS (8) minutes of kill -9 under load, judged by what clients saw
 	$(GO) test -count=1 -timeout 60m -run PowerLoss ./commitlog -images 4
