@@ -36,6 +36,7 @@ func (m *management) ServerInfo(context.Context, *gantryv1.ServerInfoRequest) (*
 		DataDir:       m.options.DataDir,
 		Durability:    m.options.Durability,
 		FormatVersion: m.options.FormatVersion,
+		Auth:          m.options.Auth != nil,
 	}
 	if m.options.Advertise != "" {
 		info.AdvertisedEndpoints = []string{m.options.Advertise}

@@ -3091,6 +3091,8 @@ type ServerInfoResponse struct {
 	AdvertisedEndpoints []string `protobuf:"bytes,7,rep,name=advertised_endpoints,json=advertisedEndpoints,proto3" json:"advertised_endpoints,omitempty"`
 	// Of the commit log on disk.
 	FormatVersion uint32 `protobuf:"varint,8,opt,name=format_version,json=formatVersion,proto3" json:"format_version,omitempty"`
+	// It asks who calls. False: everybody may do everything, whatever policies say.
+	Auth          bool `protobuf:"varint,9,opt,name=auth,proto3" json:"auth,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3179,6 +3181,13 @@ func (x *ServerInfoResponse) GetFormatVersion() uint32 {
 		return x.FormatVersion
 	}
 	return 0
+}
+
+func (x *ServerInfoResponse) GetAuth() bool {
+	if x != nil {
+		return x.Auth
+	}
+	return false
 }
 
 var File_gantry_v1_admin_proto protoreflect.FileDescriptor
@@ -3420,7 +3429,7 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x16\n" +
 	"\x06handle\x18\x02 \x01(\tR\x06handle\"\x13\n" +
-	"\x11ServerInfoRequest\"\xa2\x02\n" +
+	"\x11ServerInfoRequest\"\xb6\x02\n" +
 	"\x12ServerInfoResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -3431,7 +3440,8 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"durability\x18\x06 \x01(\tR\n" +
 	"durability\x121\n" +
 	"\x14advertised_endpoints\x18\a \x03(\tR\x13advertisedEndpoints\x12%\n" +
-	"\x0eformat_version\x18\b \x01(\rR\rformatVersion*|\n" +
+	"\x0eformat_version\x18\b \x01(\rR\rformatVersion\x12\x12\n" +
+	"\x04auth\x18\t \x01(\bR\x04auth*|\n" +
 	"\tTopicType\x12\x1a\n" +
 	"\x16TOPIC_TYPE_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +

@@ -283,6 +283,13 @@ func TestAnOperatorClicksThroughEveryPage(t *testing.T) {
 	b.answer("Commit")
 	b.waitFor("three transactions", `document.querySelectorAll("tbody tr").length === 3`)
 
+	for _, page := range []string{"Users", "Policies"} {
+		b.click(page)
+		b.title(page)
+		b.sees("This broker runs without --auth.")
+	}
+	b.waitFor("no way to grant anything to nobody", `[...document.querySelectorAll("main button")].find(x => x.innerText === "Grant …").disabled`)
+
 	// Keys, and both colours of the two pages that show most.
 	b.key("1")
 	b.title("Overview")

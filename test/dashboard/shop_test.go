@@ -27,11 +27,11 @@ import (
 )
 
 // server is a gantry process.
-type server struct{ addr, web string }
+type server struct{ binary, addr, web string }
 
 // startServer builds gantry and runs it on a directory of its own until the test is
 // over.
-func startServer(t *testing.T) server {
+func startServer(t *testing.T, flags ...string) server {
 	t.Helper()
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "gantry")
@@ -47,6 +47,7 @@ func startServer(t *testing.T) server {
 	}
 	t.Cleanup(func() { os.RemoveAll(data) })
 	cmd := exec.Command(binary, "serve", "--data", data, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--segment-size", "16MiB", "--log-level", "warn")
+	cmd.Args = append(cmd.Args, flags...)
 	cmd.Stderr = t.Output()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -61,7 +62,7 @@ func startServer(t *testing.T) server {
 			t.Errorf("gantry serve: %v", err)
 		}
 	})
-	var s server
+	s := server{binary: binary}
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		switch f := strings.Fields(lines.Text()); {

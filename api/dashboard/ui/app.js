@@ -1,6 +1,6 @@
 // The frame: which page is shown, when it is brought up to date, keys and colours.
 
-import { call, h, setText, CallError, span, seconds } from "./lib.js";
+import { call, h, setText, tellBox, CallError, span, seconds } from "./lib.js";
 import * as overview from "./overview.js";
 import * as topics from "./topics.js";
 import * as groups from "./groups.js";
@@ -9,6 +9,10 @@ import * as messages from "./messages.js";
 import * as letters from "./letters.js";
 import * as timers from "./timers.js";
 import * as transactions from "./transactions.js";
+import * as users from "./users.js";
+import * as policies from "./policies.js";
+import * as quotas from "./quotas.js";
+import * as namespaces from "./namespaces.js";
 
 // A page is made by page(params, refresh), which returns {node, update()}; update is
 // called at once and then every two seconds while the page is looked at.
@@ -21,7 +25,12 @@ const pages = [
   ["letters", "Dead letters", letters.page],
   ["timers", "Timers", timers.page],
   ["transactions", "Transactions", transactions.page],
+  ["users", "Users", users.page],
+  ["policies", "Policies", policies.page],
+  ["quotas", "Quotas", quotas.page],
+  ["namespaces", "Namespaces", namespaces.page],
 ];
+const pageKeys = "1234567890qn"; // the digits are fewer than the pages
 const details = {
   topic: ["topics", topics.detail], group: ["groups", groups.detail], client: ["clients", clients.detail], message: ["messages", messages.detail],
 };
@@ -31,7 +40,7 @@ const main = document.getElementById("main");
 let current = null, live = true, timer = 0, turn = 0;
 
 document.getElementById("pages").append(...pages.map(([name, title], i) =>
-  h("li", {}, h("a", { href: "#/" + name, "data-page": name }, title, h("kbd", {}, i + 1)))));
+  h("li", {}, h("a", { href: "#/" + name, "data-page": name }, title, h("kbd", {}, pageKeys[i])))));
 
 function open() {
   const [path, query] = location.hash.replace(/^#\//, "").split("?");
@@ -129,7 +138,7 @@ const keys = {
   t: ["change the theme", nextTheme],
   "?": ["this list", help],
 };
-pages.forEach(([name, title], i) => { keys[i + 1] = [title, () => { location.hash = "#/" + name; }]; });
+pages.forEach(([name, title], i) => { keys[pageKeys[i]] = [title, () => { location.hash = "#/" + name; }]; });
 
 document.addEventListener("keydown", e => {
   if (e.ctrlKey || e.metaKey || e.altKey) return;
@@ -144,12 +153,7 @@ document.addEventListener("keydown", e => {
 });
 
 function help() {
-  const d = h("dialog", { "aria-label": "Keys" }, h("h2", {}, "Keys"),
-    h("dl", { class: "facts" }, Object.entries(keys).map(([k, [what]]) => [h("dt", {}, h("kbd", {}, k)), h("dd", {}, what)])),
-    h("form", { method: "dialog", class: "row" }, h("button", { class: "main" }, "Close")));
-  d.addEventListener("close", () => d.remove());
-  document.body.append(d);
-  d.showModal();
+  tellBox("Keys", h("dl", { class: "facts" }, Object.entries(keys).map(([k, [what]]) => [h("dt", {}, h("kbd", {}, k)), h("dd", {}, what)])));
 }
 
 addEventListener("hashchange", open);

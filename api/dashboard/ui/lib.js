@@ -88,17 +88,34 @@ export function toast(text, bad = false) {
 export const tag = (text, kind = "") => h("span", { class: "tag " + kind }, text);
 
 // confirmBox asks before something happens, and returns what the form holds, or null.
+// Cancel submits nothing: Enter in a field must not mean it.
 export function confirmBox({ title, body = [], action, danger = false }) {
   return new Promise(done => {
     const form = h("form", { method: "dialog" }, h("h2", {}, title), body,
-      h("div", { class: "row" }, h("button", { value: "", formnovalidate: true }, "Cancel"),
+      h("div", { class: "row" }, h("button", { type: "button", onclick: () => d.close() }, "Cancel"),
         h("button", { value: "yes", class: danger ? "danger" : "main" }, action)));
-    const d = h("dialog", { "aria-label": title }, form);
-    d.addEventListener("close", () => { done(d.returnValue === "yes" ? new FormData(form) : null); d.remove(); });
-    document.body.append(d);
-    d.showModal();
+    const d = openBox(title, form, () => done(d.returnValue === "yes" ? new FormData(form) : null));
   });
 }
+
+// tellBox shows something until it is closed.
+export function tellBox(title, ...body) {
+  return new Promise(done => openBox(title, h("form", { method: "dialog" }, h("h2", {}, title), body,
+    h("div", { class: "row" }, h("button", { class: "main" }, "Close"))), done));
+}
+
+function openBox(title, form, closed) {
+  const d = h("dialog", { "aria-label": title }, form);
+  d.addEventListener("close", () => { closed(); d.remove(); });
+  document.body.append(d);
+  d.showModal();
+  return d;
+}
+
+// field is a label above an input of a dialog; choice a select of [value, text].
+export const field = (label, input) => h("p", {}, h("label", {}, label, input));
+export const check = (name, label, checked = false) => h("p", {}, h("label", { class: "inline" }, h("input", { type: "checkbox", name, checked }), label));
+export const choice = (props, options) => h("select", props, options.map(([value, text = value]) => h("option", { value }, text)));
 
 // act does something, tells the outcome, and calls then.
 export async function act(work, then) {

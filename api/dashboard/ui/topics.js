@@ -2,9 +2,9 @@ import { call, h, table, tiles, chart, facts, rates, link, full, num, int, short
 
 const type = t => words(t.type, "TOPIC_TYPE_");
 
-export function list() {
+export function list(params) {
   const perSecond = rates();
-  const find = h("input", { type: "search", placeholder: "filter by name", "aria-label": "filter by name", oninput: () => show() });
+  const find = h("input", { type: "search", value: params.find ?? "", placeholder: "filter by name", "aria-label": "filter by name", oninput: () => show() });
   const t = table([
     { title: "Topic", wrap: true, cell: r => link("topic", { name: r.topic.name, ns: r.topic.namespace }, r.name), sort: r => r.name },
     { title: "Type", cell: r => type(r.topic), sort: r => r.topic.type },
