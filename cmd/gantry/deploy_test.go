@@ -184,6 +184,27 @@ func TestComposedNodesOnANetworkAreTaken(t *testing.T) {
 	}
 }
 
+// Nobody gives a container's health check a user, nor where another port is.
+func TestTheImageChecksItsHealth(t *testing.T) {
+	check := regexp.MustCompile(`(?m)^HEALTHCHECK .*CMD (\[.*\])$`).FindStringSubmatch(read(t, deploy+"Dockerfile"))
+	if check == nil {
+		t.Fatal("the image has no health check")
+	}
+	var args []string
+	if err := json.Unmarshal([]byte(check[1]), &args); err != nil || args[0] != "/gantry" {
+		t.Fatal(check[1], err)
+	}
+	for _, flags := range [][]string{nil, {"--auth"}, {"--node", "n1", "--bootstrap", "--peer", "127.0.0.1:0"}} {
+		s := serve(t, t.TempDir()+"/data", flags...)
+		t.Setenv(serverEnv, s.server)
+		ok(t, args[1:]...)
+		s.stop()
+		if code, _, errOut := cli(t, args[1:]...); code != exitFailed {
+			t.Errorf("%v: of a broker that is gone: exit %d: %s", flags, code, errOut)
+		}
+	}
+}
+
 // What is shipped to start a broker must be taken by the broker.
 func TestShippedSettingsAreTaken(t *testing.T) {
 	ok(t, "config", "show", "--config", deploy+"gantry.yaml")

@@ -79,7 +79,7 @@ func newRoot() *cobra.Command {
 	}
 	root.SetVersionTemplate("gantry {{.Version}}\n")
 	root.AddCommand(newServe(), newConfig(), newDemo(), newTopic(), newGroup(), newUser(), newACL(), newQuota(), newNamespace(), newClient(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(),
-		newWhy(), newTop(), newDoctor(), newCluster(), newCert(), newLog(), newBench(), newMan())
+		newWhy(), newTop(), newHealth(), newDoctor(), newCluster(), newCert(), newLog(), newBench(), newMan())
 	explainArgs(root)
 	return root
 }
