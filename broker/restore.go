@@ -117,6 +117,10 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found bool, indexDir string) (r
 		if n := len(cp.Sections); n < sectionsBefore || n > sectionCount {
 			return false, fmt.Errorf("broker: the checkpoint has %d sections, want %d to %d", n, sectionsBefore, sectionCount)
 		}
+		// Before the index is looked at, for one that does not fit is thrown away.
+		if err := scheduler.CheckSnapshot(cp.Sections[sectionTimers]); err != nil {
+			return false, fmt.Errorf("broker: checkpoint %d: %w", cp.Position, err)
+		}
 		for _, load := range []struct {
 			section int
 			restore func(*record.Decoder)

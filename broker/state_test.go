@@ -2,13 +2,19 @@ package broker
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/gantry-mq/gantry/broker/dispatch"
+	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
+	"github.com/gantry-mq/gantry/scheduler"
 )
 
 // copyOf returns a copy of the directory of a running broker, without one of its
@@ -24,6 +30,46 @@ func copyOf(t *testing.T, from, without string) string {
 		}
 	}
 	return dir
+}
+
+// A directory that is refused is one that the build which wrote it can go on with.
+func TestTimersOfTheLayoutBeforeAreRefusedBeforeAnythingIsThrownAway(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir)
+	makeTopic(t, b, "t", topic.Normal, 1)
+	send(t, b, "t", msg("a", "body"))
+	closeBroker(t, b)
+	o := Options{Dir: dir, SegmentSize: 1 << 20}
+	cp, found, _, err := dispatch.ReadCheckpoint(mmapfile.OS, o.stateDir())
+	if !found || err != nil {
+		t.Fatal(found, err)
+	}
+	// One minute of 2026 with three timers, and arenas that had no floor in their heads.
+	cp.Sections[sectionTimers] = append(binary.AppendUvarint([]byte{1}, 29928908), 3, 100, 0, 0, 0)
+	if err := dispatch.WriteCheckpoint(mmapfile.OS, o.stateDir(), cp, cp.Position); err != nil {
+		t.Fatal(err)
+	}
+	arenas, err := filepath.Glob(filepath.Join(dir, "consumequeue", "*.arena"))
+	if err != nil || len(arenas) == 0 {
+		t.Fatal(arenas, err)
+	}
+	for _, name := range arenas {
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte{1}, 8); err != nil || f.Close() != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := Open(t.Context(), o); !errors.Is(err, scheduler.ErrOldLayout) {
+		t.Errorf("opened: %v, %v", b, err)
+	}
+	for _, name := range arenas {
+		if _, err := os.Stat(name); err != nil {
+			t.Errorf("the index is gone: %v", err)
+		}
+	}
 }
 
 func copySparse(t *testing.T, from, to string) {

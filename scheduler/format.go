@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -154,6 +155,9 @@ func ParseDelayed(pos record.Position, rec []byte) (Timer, error) {
 		}
 		return true
 	})
+	if err == nil && t.Place == record.NoOffset {
+		return t, ErrOldLayout
+	}
 	if err == nil && (!validDue(t.Due) || t.Place < 0 || t.Place > maxPlace || t.To.Queue() > maxTimerQueue) {
 		err = fmt.Errorf("%w: a message for queue %v due at %d, place %d", record.ErrMalformed, t.To, t.Due, t.Place)
 	}
@@ -303,6 +307,25 @@ func ParseMove(rec []byte) (Change, error) {
 	}
 	return c, nil
 }
+
+// ErrOldLayout is of timers that have no place: builds before commit 290621d gave none.
+// There is no telling which of their records belong together, so they are not read.
+var ErrOldLayout = errors.New("there are delayed messages in the layout of builds before commit 290621d, which this one cannot read: " +
+	"let the build that wrote them deliver them, consume all messages, and start this one with an empty directory")
+
+// CheckSnapshot returns ErrOldLayout for a snapshot whose buckets are of the layout
+// before, which were minutes: the first minute of 2026 would be a bucket of the year 2948.
+// Another layout must not be read as this one by chance.
+func CheckSnapshot(b []byte) error {
+	d := record.NewDecoder(b)
+	if d.Count(6) > 0 && int64(d.Uint32()) >= firstMinute {
+		return ErrOldLayout
+	}
+	return nil // Restore says what else is wrong with it
+}
+
+// firstMinute is a time before there was a build, in minutes since 1970.
+const firstMinute = 1767225600 / 60
 
 // AppendSnapshot appends the state. Equal states give equal bytes.
 func (s *Scheduler) AppendSnapshot(dst []byte) []byte {

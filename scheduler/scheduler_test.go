@@ -3,6 +3,7 @@ package scheduler
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -104,6 +105,32 @@ func delayed(to record.QueueKey, at record.QueueOffset, due int64, tag string) [
 }
 
 const origin = int64(1_600_000) * bucketMs // the tests' beginning of time
+
+func TestTimersOfTheLayoutBeforeAreRefused(t *testing.T) {
+	due := time.Date(2026, 11, 26, 23, 0, 0, 0, time.UTC).UnixMilli()
+	s := New(newMemory(), time.Now)
+	if err := s.ApplyAdd(1, delayed(record.Key(7, 0), record.NoOffset, due, "")); !errors.Is(err, ErrOldLayout) {
+		t.Errorf("a record without a place: %v", err)
+	}
+	// One minute with three timers, the last record at 5000, none settled.
+	old := binary.AppendUvarint([]byte{1}, uint64(due/60_000))
+	old = append(binary.AppendUvarint(append(old, 3), 5000), 0, 0, 0)
+	if err := CheckSnapshot(old); !errors.Is(err, ErrOldLayout) {
+		t.Errorf("its snapshot: %v", err)
+	}
+	for name, rec := range map[string][]byte{"one": delayed(record.Key(7, 0), 0, due, ""), "one in 366 days": delayed(record.Key(7, 0), 0, due+366*86_400_000, "")} {
+		s := New(newMemory(), time.Now)
+		if err := CheckSnapshot(s.AppendSnapshot(nil)); err != nil {
+			t.Errorf("the snapshot of none: %v", err)
+		}
+		if err := s.ApplyAdd(1, rec); err != nil {
+			t.Fatal(err)
+		}
+		if err := CheckSnapshot(s.AppendSnapshot(nil)); err != nil {
+			t.Errorf("the snapshot of %s: %v", name, err)
+		}
+	}
+}
 
 // The state machine against a map, with everything that may happen to its
 // index and snapshot in between.
