@@ -39,7 +39,7 @@ type config struct {
 	queues       int           // of the phase with many of them
 	rated        int           // messages of an open-loop phase
 	quick        bool
-	touch        bool
+	fill         bool
 	extend       bool
 	render       bool
 	results      string // JSON
@@ -59,7 +59,7 @@ func main() {
 	flag.DurationVar(&c.length, "length", c.length, "length of a measured phase")
 	flag.IntVar(&c.queues, "queues", c.queues, "how many there are where there are many")
 	flag.BoolVar(&c.quick, "quick", false, "one short repetition with fewer queues: shows that it works")
-	flag.BoolVar(&c.touch, "touch", true, "touch all free memory before anything: a new virtual machine is slow the first time")
+	flag.BoolVar(&c.fill, "fill", true, "fill the page cache before each start: memory that is free may cost a virtual machine 5 to 10 times what memory in use does")
 	flag.BoolVar(&c.extend, "extend", false, "add the repetitions to the results that are there")
 	flag.BoolVar(&c.render, "render", false, "measure nothing: write the page and the plots from the results that are there")
 	flag.StringVar(&c.results, "results", "", "JSON `FILE` of raw results (default: docs/benchmarks-peers.json)")
@@ -135,9 +135,6 @@ func run(ctx context.Context, c config) error {
 				return err
 			}
 		}
-	}
-	if c.touch {
-		touchMemory(ctx)
 	}
 	if err := measureAll(ctx, c, systems, results); err != nil {
 		return err

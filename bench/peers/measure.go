@@ -116,6 +116,13 @@ func measureAll(ctx context.Context, c config, systems []system, r *results) err
 	if err := r.measureDisk(work); err != nil {
 		return err
 	}
+	var cache *filler
+	if c.fill {
+		if cache, err = newFiller(work); err != nil {
+			return err
+		}
+		defer cache.close()
+	}
 	first := r.reps()
 	for rep := range c.reps {
 		for _, durability := range c.durabilities {
@@ -123,6 +130,11 @@ func measureAll(ctx context.Context, c config, systems []system, r *results) err
 				dir := filepath.Join(work, fmt.Sprintf("%s-%s-%d", s.name(), durability, rep))
 				if err := os.Mkdir(dir, 0o755); err != nil {
 					return err
+				}
+				if cache != nil {
+					if err := cache.fill(ctx); err != nil {
+						return err
+					}
 				}
 				m := measurement{config: c, system: s, rep: first + rep, durability: durability, results: r, warmed: map[string]bool{}}
 				if err := m.run(ctx, dir); err != nil {
