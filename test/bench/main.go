@@ -35,11 +35,13 @@ type config struct {
 	repeats int
 	starts  int
 	storeMB int64
-	settle  time.Duration
-	only    string
-	smoke   bool
-	phases  *regexp.Regexp
-	profile string
+
+	backlogMB int64
+	settle    time.Duration
+	only      string
+	smoke     bool
+	phases    *regexp.Regexp
+	profile   string
 }
 
 func main() {
@@ -51,7 +53,8 @@ func main() {
 	flag.Float64Var(&c.seconds, "seconds", 8, "length of each measured phase")
 	flag.IntVar(&c.repeats, "repeats", 3, "how often each phase is measured")
 	flag.Int64Var(&c.storeMB, "store-mb", 10_000, "size of the store that is restarted, in MB")
-	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside; or overload or idle, which are not in the page")
+	flag.Int64Var(&c.backlogMB, "backlog-mb", 50_000, "size of the backlog in the part backlog, in MB")
+	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside; or overload, idle or backlog, which are not in the page")
 	flag.IntVar(&c.idle, "idle", 10_000, "how many wait in the part idle; each takes a file of this process and one of the server")
 	flag.Func("phases", "measure only the phases of load whose name matches this `REGEXP`", func(s string) (err error) {
 		c.phases, err = regexp.Compile(s)
@@ -99,6 +102,7 @@ func run(ctx context.Context, c config) error {
 		{"inside", measureInside, false},
 		{"overload", measureOverload, true},
 		{"idle", measureIdle, true},
+		{"backlog", measureBacklog, true},
 	} {
 		if c.only != part.name && (c.only != "" || part.asked) {
 			continue
