@@ -43,7 +43,17 @@ type publishStream interface {
 	Recv() (*gantryv1.PublishRequest, error)
 	RecvMsg(any) error
 	Send(*gantryv1.PublishResponse) error
+	SendLater(any) error // Send, which may wait for Flush
+	Flush() error
 }
+
+// publishOverHTTP2 is gRPC's stream, which gathers small messages itself.
+type publishOverHTTP2 struct {
+	grpc.BidiStreamingServer[gantryv1.PublishRequest, gantryv1.PublishResponse]
+}
+
+func (s publishOverHTTP2) SendLater(m any) error { return s.SendMsg(m) }
+func (publishOverHTTP2) Flush() error            { return nil }
 
 // publishing is one Publish call.
 type publishing struct {
@@ -75,7 +85,7 @@ type answer struct {
 
 // Publish takes batches, in order, and answers them, in order.
 func (s *streams) Publish(st grpc.BidiStreamingServer[gantryv1.PublishRequest, gantryv1.PublishResponse]) error {
-	return s.publish(st)
+	return s.publish(publishOverHTTP2{st})
 }
 
 func (s *streams) publish(st publishStream) error {
@@ -166,7 +176,9 @@ func (p *publishing) write(id string) error {
 			if !ok {
 				return p.finish()
 			}
-			err = p.answer(a)
+			if err = p.answer(a); err == nil && len(p.answers) == 0 {
+				err = p.stream.Flush()
+			}
 		case d := <-p.done:
 			err = p.sendDone(d)
 		case c := <-p.checks:
@@ -218,15 +230,22 @@ func (p *publishing) drain() error {
 	}
 }
 
-// answer waits for the outcome of a batch and tells it.
+// answer waits for the outcome of a batch and tells it, together with those of others
+// whose outcomes are there.
 func (p *publishing) answer(a answer) error {
 	r := &gantryv1.PublishResult{Sequence: a.sequence}
+	if a.batch != nil && !a.batch.Stored() {
+		if err := p.stream.Flush(); err != nil {
+			p.outcome(&a)
+			return err
+		}
+	}
 	done := p.outcome(&a)
 	p.fill(r, &done)
 	r.Status = p.told(p.client.ID, "Publish", a.err)
 	p.flying.Add(-a.bytes)
 	p.batches.Add(-1)
-	return p.stream.Send(&gantryv1.PublishResponse{Content: &gantryv1.PublishResponse_Result{Result: r}})
+	return p.stream.SendLater(&gantryv1.PublishResponse{Content: &gantryv1.PublishResponse_Result{Result: r}})
 }
 
 // outcome waits for what became of a batch, and gives its memory back.

@@ -395,6 +395,10 @@ func (p *Publishing) addRun(pieces [][]byte, stored int) (size int) {
 	return size
 }
 
+// Stored reports that Wait will hardly wait: the pack is as durable as it must be,
+// or was never sent to the log.
+func (p *Publishing) Stored() bool { return p.earlier != 0 || p.none || p.batch.Over() }
+
 // Wait returns what became of the pack, when that is as durable as the broker's
 // mode says, and can be received. It is called once; afterwards the records are
 // the caller's again.

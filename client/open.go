@@ -17,8 +17,16 @@ import (
 // duplex is a stream of messages both ways: gRPC's, or one without HTTP/2.
 type duplex interface {
 	SendMsg(m any) error
+	SendLater(m any) error // SendMsg, which may wait for Flush
+	Flush() error
 	RecvMsg(m any) error
 }
+
+// overHTTP2 is gRPC's. It gathers small messages itself.
+type overHTTP2 struct{ grpc.ClientStream }
+
+func (s overHTTP2) SendLater(m any) error { return s.SendMsg(m) }
+func (overHTTP2) Flush() error            { return nil }
 
 var (
 	publishDesc = &gantryv1.Streams_ServiceDesc.Streams[0]
@@ -50,7 +58,11 @@ func (c *Client) call(ctx context.Context, m stream.Method, desc *grpc.StreamDes
 			c.log.Info("gantry: messages come over gRPC: something before the broker, or the broker, takes nothing else", "error", err)
 		}
 	}
-	return c.conn.NewStream(ctx, desc, name)
+	s, err := c.conn.NewStream(ctx, desc, name)
+	if err != nil {
+		return nil, err
+	}
+	return overHTTP2{s}, nil
 }
 
 // plain opens a call without HTTP/2. Which address to dial is gRPC's to know.

@@ -84,10 +84,13 @@ func (p *Producer) write(ctx context.Context, s duplex) error {
 	for {
 		wait, ok := p.next(&req)
 		if ok {
-			if err := s.SendMsg(&req); err != nil {
+			if err := s.SendLater(&req); err != nil {
 				return err
 			}
 			continue
+		}
+		if err := s.Flush(); err != nil {
+			return err
 		}
 		if wait > 0 {
 			timer.Reset(wait)

@@ -117,5 +117,9 @@ func (b *Batch) Wait(ctx context.Context) error {
 	}
 }
 
+// Over reports that the outcome is there, and Wait returns at once. It is for the
+// goroutine that will call Wait.
+func (b *Batch) Over() bool { return !b.waiting || len(b.done) > 0 }
+
 // finish hands the batch back.
 func (b *Batch) finish(err error) { b.done <- err }

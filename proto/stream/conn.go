@@ -41,8 +41,12 @@ type Conn struct {
 	in    *bufio.Reader
 	limit int // bytes of a message received
 	claim int // and of memory it gets before it came
-	head  [headLen]byte
+
+	// What SendLater holds back: for each message its head and then its pieces.
 	vec   [][]byte
+	heads []byte
+	data  []mem.BufferSlice
+	held  int // bytes
 }
 
 // Method is what a call does.
@@ -76,6 +80,10 @@ const (
 	// is the broker's to say. A producer's usual batch gets its memory at once.
 	PublishLimit = 20 << 20
 	publishClaim = 512 << 10
+
+	// holdBytes and holdVecs end what SendLater holds back; one writev takes 1,024.
+	holdBytes = 256 << 10
+	holdVecs  = 512
 )
 
 // Keepalive of both sides: a connection whose other end is silent, or takes
@@ -141,39 +149,75 @@ func newConn(c net.Conn, limit, claim int) *Conn {
 	return &Conn{c: c, in: bufio.NewReaderSize(c, readAhead), limit: limit, claim: claim}
 }
 
-// SendMsg sends a message as a gRPC stream does.
+// SendMsg sends a message as a gRPC stream does, behind those that are held back.
 func (c *Conn) SendMsg(m any) error {
-	data, err := wire.Codec{}.Marshal(m)
-	if err != nil {
+	if err := c.hold(m); err != nil {
 		return err
 	}
-	defer data.Free()
-	return c.send(kindMessage, data)
+	return c.Flush()
+}
+
+// SendLater is SendMsg for one message of many: it may be held back until the next
+// SendMsg or Flush, so that small ones share a system call, and a wake-up of who
+// reads them. A sender that runs out of messages must Flush.
+func (c *Conn) SendLater(m any) error {
+	if err := c.hold(m); err != nil {
+		return err
+	}
+	if c.held < holdBytes && len(c.vec) < holdVecs {
+		return nil
+	}
+	return c.Flush()
+}
+
+// Flush sends what is held back.
+func (c *Conn) Flush() error {
+	if c.held == 0 {
+		return nil
+	}
+	v := net.Buffers(c.vec)
+	_, err := v.WriteTo(c.c)
+	for _, d := range c.data {
+		d.Free()
+	}
+	clear(c.vec)
+	clear(c.data)
+	c.vec, c.heads, c.data, c.held = c.vec[:0], c.heads[:0], c.data[:0], 0
+	return err
 }
 
 // End tells the client with which error the call ends; nil is none.
 func (c *Conn) End(err error) error {
 	if err == nil {
-		return nil
+		return c.Flush()
 	}
 	b, err := proto.Marshal(status.Convert(err).Proto())
 	if err != nil {
 		return err
 	}
-	return c.send(kindEnd, mem.BufferSlice{mem.SliceBuffer(b)})
+	c.put(kindEnd, mem.BufferSlice{mem.SliceBuffer(b)})
+	return c.Flush()
 }
 
-func (c *Conn) send(kind byte, data mem.BufferSlice) error {
-	c.head[0] = kind
-	binary.BigEndian.PutUint32(c.head[1:], uint32(data.Len()))
-	c.vec = append(c.vec[:0], c.head[:])
+func (c *Conn) hold(m any) error {
+	data, err := wire.Codec{}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	c.put(kindMessage, data)
+	return nil
+}
+
+// put holds a message back. Its head stays where it is when heads grows.
+func (c *Conn) put(kind byte, data mem.BufferSlice) {
+	n := len(c.heads)
+	c.heads = binary.BigEndian.AppendUint32(append(c.heads, kind), uint32(data.Len()))
+	c.vec = append(c.vec, c.heads[n:])
 	for _, b := range data {
 		c.vec = append(c.vec, b.ReadOnlyData())
 	}
-	v := net.Buffers(c.vec)
-	_, err := v.WriteTo(c.c)
-	clear(c.vec)
-	return err
+	c.data = append(c.data, data)
+	c.held += headLen + data.Len()
 }
 
 // RecvMsg receives a message as a gRPC stream does. io.EOF: the other side has

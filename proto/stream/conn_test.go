@@ -58,6 +58,72 @@ func TestMessagesOfAnySizePassBothWays(t *testing.T) {
 	}
 }
 
+// counted counts the writes to a connection, each of which is a system call.
+type counted struct {
+	net.Conn
+	writes int
+	sent   bytes.Buffer
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	c.writes++
+	return c.sent.Write(b)
+}
+
+func TestMessagesThatMayWaitAreSentInOrder(t *testing.T) {
+	window := func(n int) *gantryv1.PublishResponse {
+		return &gantryv1.PublishResponse{Content: &gantryv1.PublishResponse_Window{Window: &gantryv1.PublishWindow{Bytes: uint64(n)}}}
+	}
+	for _, last := range []string{"another", "Flush", "End"} {
+		to := &counted{}
+		c := newConn(to, 0, 0)
+		const several = 100
+		for i := range several {
+			if err := c.SendLater(window(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if to.writes != 0 {
+			t.Errorf("%d writes of a few small messages that may wait", to.writes)
+		}
+		want := several
+		switch last {
+		case "another":
+			c.SendMsg(window(several))
+			want++
+		case "Flush":
+			c.Flush()
+		case "End":
+			c.End(nil)
+		}
+		in := newConn(&played{Reader: bytes.NewReader(to.sent.Bytes())}, 1<<20, 1<<20)
+		for i := range want {
+			var m gantryv1.PublishResponse
+			if err := in.RecvMsg(&m); err != nil || m.GetWindow().Bytes != uint64(i) {
+				t.Fatalf("%s: message %d: %v, %v", last, i, &m, err)
+			}
+		}
+		if err := in.RecvMsg(new(gantryv1.PublishResponse)); err != io.EOF {
+			t.Errorf("%s: then %v", last, err)
+		}
+	}
+}
+
+func TestMessagesThatMayWaitDoNotPileUp(t *testing.T) {
+	to := &counted{}
+	c := newConn(to, 0, 0)
+	held := 0
+	for range 100 {
+		if err := c.SendLater(&gantryv1.PublishResponse{Content: &gantryv1.PublishResponse_Check{Check: &gantryv1.CheckTransaction{Record: make([]byte, 10_000)}}}); err != nil {
+			t.Fatal(err)
+		}
+		held = max(held, c.held)
+	}
+	if held >= holdBytes || to.sent.Len() < 100*10_000-holdBytes {
+		t.Errorf("up to %d bytes were held back, %d were sent", held, to.sent.Len())
+	}
+}
+
 func TestAClientHearsHowItsCallEnds(t *testing.T) {
 	for name, end := range map[string]error{"well": nil, "with a status": status.Error(codes.NotFound, "no topic"), "with another error": errors.New("odd")} {
 		client, server := calls(t)
