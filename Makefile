@@ -10,7 +10,7 @@ HELM     ?= helm
 GORELEASER ?= $(GO) run github.com/goreleaser/goreleaser/v2@v2.12.7
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint proto proto-check fuzz crash chaos cluster interop dashboard alerts release-check helm upgrade flights orders bench bench-smoke bench-peers
+.PHONY: help build test race lint proto proto-check fuzz crash chaos cluster interop dashboard alerts release-check helm image upgrade flights orders bench bench-smoke bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ release-check: ## what goreleaser makes of .goreleaser.yaml (GORELEASER)
 
 helm: build ## the chart by HELM's own lint and template, and its settings by the broker
 	HELM=$(HELM) GANTRY=$(abspath bin/gantry) deploy/helm/check.sh
+
+image: build ## the container image gantry of bin/gantry by buildah, without a registry; and a broker that asks who calls, in a container of it
+	deploy/image.sh
 
 upgrade: ## a data directory, and then a cluster under load, from the binary of OLD (a commit) to this one
 	test/upgrade/run.sh $(OLD)
