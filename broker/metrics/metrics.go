@@ -14,6 +14,7 @@ package metrics
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +22,7 @@ import (
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/quota"
 	"github.com/gantry-mq/gantry/broker/session"
+	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/tally"
 )
 
@@ -35,6 +37,20 @@ const (
 // Other stands for all topics or groups beyond the limit. No name can be equal
 // to it: a tilde is not allowed in names.
 const Other = "~other"
+
+// label is a topic or group as series are labelled with it: namespace%name, as RocketMQ
+// has it. Two resources must not be one label, or there is no scrape at all. So a name
+// without a namespace that would read as one with is ~a%orders, and a % in a namespace %~:
+// names have no tilde, so of those with a namespace the first % that none follows ends it.
+func label(r record.Resource) string {
+	switch {
+	case r.Namespace != "":
+		return strings.ReplaceAll(r.Namespace, "%", "%~") + "%" + r.Name
+	case strings.IndexByte(r.Name, '%') > 0: // %DLQ%group reads as what it is
+		return "~" + r.Name
+	}
+	return r.Name
+}
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(name, help, labels, nil)
@@ -291,7 +307,7 @@ func foldTopics(all []broker.TopicStats) []topicSeries {
 	all = slices.SortedFunc(slices.Values(all), func(a, b broker.TopicStats) int { return cmp.Compare(a.ID, b.ID) })
 	var series []topicSeries
 	for i, t := range all {
-		one := topicSeries{t.Name.String(), t.MessagesIn, t.BytesIn, t.Committed, t.RolledBack, t.Delayed, t.Fired, t.Half}
+		one := topicSeries{label(t.Name), t.MessagesIn, t.BytesIn, t.Committed, t.RolledBack, t.Delayed, t.Fired, t.Half}
 		switch {
 		case i < maxTopics:
 			series = append(series, one)
@@ -323,7 +339,7 @@ type groupSeries struct {
 func foldGroups(all []broker.GroupStats) []groupSeries {
 	series := make([]groupSeries, 0, len(all))
 	for _, g := range all {
-		series = append(series, groupSeries{g.Group.String(), g.Topic.String(), g.MessagesOut, g.DeadLetters, g.Lag, int64(g.Ready), int64(g.InFlight), g.Oldest, g.Unsettled, g.Paused})
+		series = append(series, groupSeries{label(g.Group), label(g.Topic), g.MessagesOut, g.DeadLetters, g.Lag, int64(g.Ready), int64(g.InFlight), g.Oldest, g.Unsettled, g.Paused})
 	}
 	slices.SortFunc(series, func(a, b groupSeries) int {
 		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.topic, b.topic))
@@ -364,7 +380,7 @@ func foldConnections(all []broker.Connections) []connectionSeries {
 	type kind struct{ group, language, version, mode string }
 	count := map[kind]int{}
 	for _, c := range all {
-		k := kind{c.Group.String(), c.Language, c.Version, "push"}
+		k := kind{label(c.Group), c.Language, c.Version, "push"}
 		switch c.Role {
 		case session.Producer:
 			k.group, k.mode = "", ""

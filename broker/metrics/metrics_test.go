@@ -187,6 +187,52 @@ func TestSeriesAreBoundedAndTheRestIsAddedUp(t *testing.T) {
 	}
 }
 
+// Every way of writing a few letters and % as a namespace and a name is a series of its
+// own, and the usual ones are labelled as RocketMQ labels them.
+func TestLabelsTellNamespacesApart(t *testing.T) {
+	s := broker.Stats{Serves: true}
+	add := func(r record.Resource) {
+		one := topicStats(len(s.Topics)+1, "", uint64(len(s.Topics)+1))
+		one.Name = r
+		s.Topics = append(s.Topics, one)
+		s.Groups = append(s.Groups, broker.GroupStats{Group: r, Topic: r, MessagesOut: one.MessagesIn})
+		s.Connections = append(s.Connections, broker.Connections{Role: session.PushConsumer, Group: r, Count: int(one.MessagesIn)})
+	}
+	for _, r := range []record.Resource{{Name: "orders"}, {Namespace: "a", Name: "orders"}, {Name: "a%orders"}, {Name: "%DLQ%g"}, {Namespace: "a", Name: "%DLQ%g"}} {
+		add(r)
+	}
+	var spell func(text string)
+	spell = func(text string) {
+		for i := range text {
+			add(record.Resource{Namespace: text[:i], Name: text[i:]})
+		}
+		for _, c := range "x%" {
+			if len(text) < 5 {
+				spell(text + string(c))
+			}
+		}
+	}
+	spell("")
+	got := gather(t, NewCollector(func() broker.Stats { return s }))
+	for i, want := range []string{"orders", "a%orders", "~a%orders", "%DLQ%g", "a%%DLQ%g"} {
+		for _, series := range []string{"rocketmq_messages_in_total topic=" + want, "rocketmq_messages_out_total consumer_group=" + want + " topic=" + want,
+			"rocketmq_consumer_connections consume_mode=push consumer_group=" + want + " language= protocol_type=grpc version="} {
+			if got[series] != float64(i+1) {
+				t.Errorf("%s is %v, want %d", series, got[series], i+1)
+			}
+		}
+	}
+	topics := 0
+	for name := range got {
+		if strings.HasPrefix(name, "rocketmq_messages_in_total ") {
+			topics++
+		}
+	}
+	if topics != len(s.Topics) {
+		t.Errorf("%d series of %d topics", topics, len(s.Topics))
+	}
+}
+
 func TestANodeThatFollowsDoesNotRepeatWhatTheLeaderTells(t *testing.T) {
 	s := broker.Stats{Topics: []broker.TopicStats{topicStats(1, "t", 2)}}
 	for name := range gather(t, NewCollector(func() broker.Stats { return s })) {
