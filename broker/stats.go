@@ -84,6 +84,7 @@ type TopicStats struct {
 	Half       int    // nobody has decided about
 	Delayed    uint64 // messages that came to wait for their time
 	Fired      uint64 // and those whose time came
+	Timing     int64  // that wait now
 }
 
 // GroupStats is one group's consumption of one topic.
@@ -220,10 +221,14 @@ func (b *Broker) Stats() Stats {
 	timers := b.timers.Stats()
 	st.Delayed, st.Lateness = timers.Pending, timers.Lateness
 	half := b.transactions.ByTopic()
+	var timing map[record.TopicID]int64
+	if st.Serves {
+		timing, _ = b.timers.ByTopic() // an index that cannot be read ends the broker, and says so there
+	}
 	for _, tp := range b.topics.List() {
 		n := c.topic(tp.ID)
 		st.Topics = append(st.Topics, TopicStats{TopicStatus: b.topicStatus(tp), MessagesIn: n.messages, BytesIn: n.bytes, Committed: n.committed, RolledBack: n.rolledBack,
-			Half: half[tp.ID], Delayed: n.delayed, Fired: n.fired})
+			Half: half[tp.ID], Delayed: n.delayed, Fired: n.fired, Timing: timing[tp.ID]})
 	}
 	for _, s := range b.inflight.Subs() {
 		g, ok := b.groups.ByID(s.Key().Group)

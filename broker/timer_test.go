@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,6 +121,48 @@ func TestRecallIsTruthful(t *testing.T) {
 	}
 	want(t, []Delivered{receiveNext(t, b, "D", "G")}, "kept#1")
 	want(t, receive(t, b, "D", "G"))
+}
+
+func TestDelayedMessagesAreCountedByTopic(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir)
+	for _, s := range []string{"D", "E", "gone"} {
+		makeTopic(t, b, s, topic.Delay, 2)
+		for i := range 5 {
+			send(t, b, s, delayed(fmt.Sprint(s, i), "later", time.Now().Add(time.Duration(1+20*i)*time.Minute)))
+		}
+	}
+	send(t, b, "D", delayed("soon", "soon", time.Now().Add(50*time.Millisecond)))
+	recalled := send(t, b, "E", delayed("recalled", "recalled", time.Now().Add(time.Hour)))[0]
+	moved := send(t, b, "E", delayed("moved", "moved", time.Now().Add(time.Hour)))[0]
+	if _, err := b.Recall(t.Context(), name("E"), recalled.RecallHandle); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.Reschedule(t.Context(), name("E"), moved.RecallHandle, time.Now().Add(3*time.Hour).UnixMilli()); err != nil {
+		t.Fatal(err)
+	}
+	want(t, []Delivered{receiveNext(t, b, "D", "G")}, "soon#1")
+	if err := b.DeleteTopic(t.Context(), name("gone")); err != nil {
+		t.Fatal(err)
+	}
+	check := func(when string) {
+		t.Helper()
+		got := map[string]int64{}
+		for _, tp := range b.Stats().Topics {
+			got[tp.Name.Name] = tp.Timing
+		}
+		if !maps.Equal(got, map[string]int64{"D": 5, "E": 6}) {
+			t.Errorf("%s: %v", when, got)
+		}
+	}
+	check("as they came")
+	closeBroker(t, b)
+	b = open(t, dir)
+	check("after a restart")
+	if _, err := b.Recall(t.Context(), name("D"), send(t, b, "D", delayed("late", "late", time.Now().Add(time.Hour)))[0].RecallHandle); err != nil {
+		t.Fatal(err)
+	}
+	check("after one that came and went")
 }
 
 // Many recalls against the timers' own firing: every message is either

@@ -32,6 +32,7 @@ func (s *Scheduler) add(t *Timer) {
 	}
 	b.pending++
 	s.pending++
+	b.count(t.To.Topic(), 1)
 	s.plan(bucketOf(t.Due), b, t.Due, t.Place, t.To)
 }
 
@@ -39,7 +40,7 @@ func (s *Scheduler) add(t *Timer) {
 func (s *Scheduler) give(n uint32, at record.QueueOffset) *bucket {
 	b := s.buckets[n]
 	if b == nil {
-		b = &bucket{begin: at, next: startOf(n)}
+		b = &bucket{begin: at, next: startOf(n), byTopic: map[record.TopicID]int64{}}
 		b.settled.below(at)
 		s.insert(n, b)
 	}
@@ -92,15 +93,22 @@ func (f *Fired) Entries(index Index, dst []consumequeue.Entry) error {
 
 // ApplyFired settles timers whose messages were put into their queue. now is the
 // record's time.
-func (s *Scheduler) ApplyFired(f *Fired, now int64) { s.settle(f.Bucket, f.Places, now, false) }
+func (s *Scheduler) ApplyFired(f *Fired, now int64) {
+	s.settle(f.Bucket, f.Places, f.To.Topic(), now, false)
+}
 
 // ApplyCancel applies a verified timer-cancel record.
 func (s *Scheduler) ApplyCancel(rec []byte, now int64) error {
 	c, err := ParseCancel(rec)
-	if err == nil {
-		s.settle(c.Bucket, []record.QueueOffset{c.Place}, now, true)
+	if err != nil {
+		return err
 	}
-	return err
+	t, err := s.timerAt(c.Bucket, c.Place)
+	s.settle(c.Bucket, []record.QueueOffset{c.Place}, t.To.Topic(), now, true)
+	if err != nil || t.Position == 0 { // a rebuild did not find its record: whose it was is not known
+		s.uncount(c.Bucket)
+	}
+	return nil
 }
 
 // ApplyMove applies a verified timer-move record.
@@ -116,7 +124,7 @@ func (s *Scheduler) ApplyMove(rec []byte, now int64) error {
 	if err := s.index.Put(t.Key(), t.Place, t.Entry()); err != nil {
 		return err
 	}
-	s.settle(c.Bucket, []record.QueueOffset{c.Place}, now, true)
+	s.settle(c.Bucket, []record.QueueOffset{c.Place}, t.To.Topic(), now, true)
 	s.add(&t)
 	return nil
 }
@@ -132,24 +140,23 @@ func (c *Change) Moved(index Index) (Timer, error) {
 	return t, nil
 }
 
-// settle makes decisions part of the state. Who took a decision had reserved the
+// settle makes decisions about timers of a topic part of the state. Who took a decision had reserved the
 // timer, so there is one of each; a second would change nothing.
-func (s *Scheduler) settle(n uint32, places []record.QueueOffset, now int64, cancelled bool) {
+func (s *Scheduler) settle(n uint32, places []record.QueueOffset, of record.TopicID, now int64, cancelled bool) {
 	s.mu.Lock()
 	b := s.buckets[n]
 	if b == nil {
 		s.mu.Unlock()
 		return
 	}
+	before := b.pending
 	for _, at := range places {
-		if !b.settle(at) {
-			continue
-		}
-		s.pending--
-		if cancelled {
+		if b.settle(at) && cancelled {
 			b.cancelled.set(at)
 		}
 	}
+	s.pending += b.pending - before
+	b.count(of, b.pending-before)
 	gone := b.pending == 0 && startOf(n+1) <= now
 	if gone {
 		s.remove(n, b)

@@ -24,6 +24,19 @@ type bucket struct {
 	// the bucket's beginning.
 	next   int64
 	wheels int
+
+	// pending by topic; nil when that is not known, and ByTopic reads the entries.
+	byTopic map[record.TopicID]int64
+}
+
+// count notes that timers of a topic came, or were settled.
+func (b *bucket) count(id record.TopicID, n int64) {
+	if b.byTopic == nil || n == 0 {
+		return
+	}
+	if b.byTopic[id] += n; b.byTopic[id] == 0 {
+		delete(b.byTopic, id)
+	}
 }
 
 // idle reports whether nobody would miss the bucket's timers: all are settled or

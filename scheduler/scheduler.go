@@ -40,6 +40,8 @@ type Scheduler struct {
 	moves   int // timers that were moved in the life of the process
 
 	lateness tally.Histogram // ms
+
+	counting sync.Mutex // held by ByTopic, before mu
 }
 
 // gone is what is remembered of buckets that were let go of, so that a place is

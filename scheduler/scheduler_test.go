@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -129,6 +130,60 @@ func TestTimersOfTheLayoutBeforeAreRefused(t *testing.T) {
 		if err := CheckSnapshot(s.AppendSnapshot(nil)); err != nil {
 			t.Errorf("the snapshot of %s: %v", name, err)
 		}
+	}
+}
+
+// What comes and goes while the entries are read is counted once.
+func TestTimersAreCountedByTopicWhileTheyComeAndGo(t *testing.T) {
+	const topics, each = 3, 20_000
+	before := New(newMemory(), time.Now)
+	now := time.UnixMilli(origin)
+	in := func(s *Scheduler, id record.TopicID, minute int64) Timer {
+		due := origin + minute*60_000
+		at := s.Next(KeyFor(due))
+		if err := s.ApplyAdd(record.Position(100+at), delayed(record.Key(id, 0), at, due, "")); err != nil {
+			t.Error(err)
+		}
+		return Timer{Due: due, Place: at, Position: 64}
+	}
+	var there []Timer
+	for i := range int64(topics * each) {
+		there = append(there, in(before, record.TopicID(1+i%topics), 1+i%40))
+	}
+	s := New(before.index, func() time.Time { return now })
+	s.Restore(record.NewDecoder(before.AppendSnapshot(nil)))
+	var reading sync.WaitGroup
+	stop := make(chan struct{})
+	for range 2 {
+		reading.Go(func() {
+			for {
+				if _, err := s.ByTopic(); err != nil {
+					t.Error(err)
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for i, timer := range there { // topic 1 is fired, 2 cancelled but for each 10th, 3 grows
+		switch {
+		case i%topics == 0:
+			s.ApplyFired(&Fired{Bucket: bucketOf(timer.Due), To: record.Key(1, 0), Places: []record.QueueOffset{timer.Place}}, origin)
+		case i%topics == 1 && i/topics%10 != 0:
+			if err := s.ApplyCancel(AppendCancel(nil, &timer, 64), origin); err != nil {
+				t.Fatal(err)
+			}
+		case i%topics == 2:
+			in(s, 3, int64(i%90))
+		}
+	}
+	close(stop)
+	reading.Wait()
+	if got, err := s.ByTopic(); err != nil || !maps.Equal(got, map[record.TopicID]int64{2: each / 10, 3: 2 * each}) {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 
@@ -349,6 +404,13 @@ func (m *model) check() {
 	})
 	if want := m.pending(); err != nil || !slices.Equal(got, want) {
 		m.t.Fatalf("pending %v, %v\nwant %v", got, err, want)
+	}
+	byTopic := map[record.TopicID]int64{}
+	for _, t := range m.live {
+		byTopic[t.To.Topic()]++
+	}
+	if got, err := m.s.ByTopic(); err != nil || !maps.Equal(got, byTopic) {
+		m.t.Fatalf("pending by topic %v, %v, want %v", got, err, byTopic)
 	}
 	limit := m.pos / 2
 	n := 0

@@ -64,6 +64,7 @@ var (
 	half       = desc("rocketmq_half_messages", "Transactional messages that nobody has decided on.", "topic")
 	timersIn   = desc("rocketmq_timer_enqueue_total", "Delayed messages stored.", "topic")
 	timersOut  = desc("rocketmq_timer_dequeue_total", "Delayed messages whose time came.", "topic")
+	timing     = desc("rocketmq_timing_messages", "Delayed messages that are not due yet.", "topic")
 	bodyBytes  = desc("gantry_body_bytes_in_total", "Bytes of the bodies of messages stored.", "topic")
 
 	// Per group and topic. As in RocketMQ, lag = ready + in flight.
@@ -201,6 +202,9 @@ func collectServed(out chan<- prometheus.Metric, s *broker.Stats, now int64) {
 		if t.half > 0 || t.committed+t.rolledBack > 0 {
 			gauge(half, float64(t.half), t.topic)
 		}
+		if t.timing > 0 || t.delayed+t.fired > 0 {
+			gauge(timing, float64(t.timing), t.topic)
+		}
 		if t.delayed+t.fired > 0 {
 			counter(timersIn, float64(t.delayed), t.topic)
 			counter(timersOut, float64(t.fired), t.topic)
@@ -299,6 +303,7 @@ type topicSeries struct {
 	topic                                                  string
 	messages, bytes, committed, rolledBack, delayed, fired uint64
 	half                                                   int
+	timing                                                 int64
 }
 
 // foldTopics keeps the oldest topics apart, so that which they are does not
@@ -307,7 +312,7 @@ func foldTopics(all []broker.TopicStats) []topicSeries {
 	all = slices.SortedFunc(slices.Values(all), func(a, b broker.TopicStats) int { return cmp.Compare(a.ID, b.ID) })
 	var series []topicSeries
 	for i, t := range all {
-		one := topicSeries{label(t.Name), t.MessagesIn, t.BytesIn, t.Committed, t.RolledBack, t.Delayed, t.Fired, t.Half}
+		one := topicSeries{label(t.Name), t.MessagesIn, t.BytesIn, t.Committed, t.RolledBack, t.Delayed, t.Fired, t.Half, t.Timing}
 		switch {
 		case i < maxTopics:
 			series = append(series, one)
@@ -323,6 +328,7 @@ func foldTopics(all []broker.TopicStats) []topicSeries {
 			rest.delayed += one.delayed
 			rest.fired += one.fired
 			rest.half += one.half
+			rest.timing += one.timing
 		}
 	}
 	return series

@@ -22,11 +22,13 @@ func topicStats(id int, name string, messages uint64) broker.TopicStats {
 	}
 }
 
-func TestLagIsReadyPlusInFlightAsInRocketMQ(t *testing.T) {
+func TestCountsAreWhatRocketMQCallsThem(t *testing.T) {
 	c := NewCollector(func() broker.Stats {
+		orders := topicStats(1, "orders", 12)
+		orders.Timing = 7
 		return broker.Stats{
 			Serves: true,
-			Topics: []broker.TopicStats{topicStats(1, "orders", 12)},
+			Topics: []broker.TopicStats{orders},
 			Groups: []broker.GroupStats{{
 				Group: record.Resource{Name: "billing"}, Topic: record.Resource{Namespace: "eu", Name: "orders"},
 				MessagesOut: 9, Lag: 5, Ready: 2, InFlight: 3,
@@ -36,6 +38,7 @@ func TestLagIsReadyPlusInFlightAsInRocketMQ(t *testing.T) {
 	got := gather(t, c)
 	for series, want := range map[string]float64{
 		"rocketmq_messages_in_total topic=orders":                                    12,
+		"rocketmq_timing_messages topic=orders":                                      7,
 		"rocketmq_messages_out_total consumer_group=billing topic=eu%orders":         9,
 		"rocketmq_consumer_lag_messages consumer_group=billing topic=eu%orders":      10,
 		"rocketmq_consumer_ready_messages consumer_group=billing topic=eu%orders":    7,
