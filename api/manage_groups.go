@@ -31,9 +31,6 @@ func (m *management) CreateGroup(ctx context.Context, req *gantryv1.CreateGroupR
 	if g.Retry, err = retryOf(req.GetSteps(), req.GetExponential()); err != nil {
 		return nil, rpcError(m.log, err)
 	}
-	if _, taken := m.broker.Group(g.Name); taken {
-		return nil, rpcError(m.log, broker.Errorf(broker.AlreadyExists, "the group %q exists", g.Name))
-	}
 	if g, err = m.broker.CreateGroup(ctx, g); err != nil {
 		return nil, rpcError(m.log, err)
 	}

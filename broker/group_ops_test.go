@@ -298,9 +298,6 @@ func TestAPausedGroupIsHandedNothingUntilItIsResumed(t *testing.T) {
 	if g, err := b.UpdateGroup(t.Context(), name("G"), GroupChange{MaxAttempts: &attempts}); err != nil || !g.Paused || g.MaxAttempts != 3 {
 		t.Fatalf("%+v, %v", g, err)
 	}
-	if g, err := b.CreateGroup(t.Context(), group.Group{Name: name("G")}); err != nil || !g.Paused {
-		t.Fatalf("%+v, %v", g, err)
-	}
 	closeBroker(t, b)
 	b = open(t, dir)
 	want(t, receive(t, b, "T", "G", now))

@@ -206,8 +206,7 @@ func (b *Broker) topicStatus(tp topic.Topic) TopicStatus {
 	return st
 }
 
-// CreateGroup makes a group, or changes the retry policy of one that exists.
-// Whether a group is ordered cannot change: PreconditionFailed.
+// CreateGroup makes a group: AlreadyExists when there is one of that name.
 func (b *Broker) CreateGroup(ctx context.Context, g group.Group) (group.Group, error) {
 	if err := checkGroupName(g.Name); err != nil {
 		return group.Group{}, err
@@ -216,15 +215,10 @@ func (b *Broker) CreateGroup(ctx context.Context, g group.Group) (group.Group, e
 		return group.Group{}, err
 	}
 	err := b.changeTables(ctx, func() ([]byte, error) {
-		old, ok := b.groups.Lookup(g.Name)
-		if ok && old.FIFO != g.FIFO {
-			return nil, Errorf(PreconditionFailed, "the group %q exists and its order cannot change: delete it first", g.Name)
+		if _, ok := b.groups.Lookup(g.Name); ok {
+			return nil, Errorf(AlreadyExists, "the group %q exists", g.Name)
 		}
-		if ok {
-			g.ID, g.Created, g.Paused = old.ID, old.Created, old.Paused
-		} else {
-			g.ID, g.Created = b.groups.NextID(), b.now()
-		}
+		g.ID, g.Created = b.groups.NextID(), b.now()
 		return group.AppendPut(nil, g), nil
 	})
 	return g, err
