@@ -83,6 +83,15 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		return refusal(info.FullMethod, st), nil
 	}
 	resp, err = handle(ctx, req)
+	if cluster := s.messaging.cluster; cluster != nil && rules[info.FullMethod].verified {
+		if v := cluster.Verify(); v != nil {
+			why := broker.Errorf(broker.Unavailable, "this node does not lead any more; what was asked for may have been done: %w", v)
+			if !messaging {
+				return nil, rpcError(s.log, why)
+			}
+			resp, err = refusal(info.FullMethod, statusFor(s.log, why)), nil
+		}
+	}
 	if told, ok := resp.(interface{ GetStatus() *v2.Status }); ok && messaging { // the others note it themselves
 		s.messaging.refused(ctx, info.FullMethod, told.GetStatus())
 	}

@@ -21,6 +21,10 @@ type Cluster interface {
 	// Route is where clients find the leader now and after it: the host:port of all
 	// nodes, this one first.
 	Route() []string
+	// Verify asks a majority whether this node still leads, as it has since the server
+	// began. After nil, what was read before the call was not out of date when it was
+	// read.
+	Verify() error
 	Remove(ctx context.Context, name string) error
 	// Transfer hands the leadership over: to whom, or for "" to who is furthest.
 	Transfer(ctx context.Context, name string) error

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"strings"
+
 	"github.com/gantry-mq/gantry/broker/access"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	gantryv1 "github.com/gantry-mq/gantry/proto/gantryv1"
@@ -19,6 +21,10 @@ type rule struct {
 	anonymous bool
 	// operator's calls that change something are written to the log.
 	operator bool
+	// verified calls read what others may have changed: they are answered when this node
+	// has asked whether it still leads. A process that was stopped goes on where it was,
+	// and knows nothing of the leader after it.
+	verified bool
 }
 
 // rules has every method of every service: a method without a rule is refused, and
@@ -89,8 +95,12 @@ func init() {
 	}))
 	messaging("PullMessage", needs(func(a *asking, r *v2.PullMessageRequest) { both(a, r.GetGroup(), r.GetMessageQueue().GetTopic()) }))
 	messaging("UpdateOffset", needs(func(a *asking, r *v2.UpdateOffsetRequest) { both(a, r.GetGroup(), r.GetMessageQueue().GetTopic()) }))
-	messaging("GetOffset", needs(func(a *asking, r *v2.GetOffsetRequest) { both(a, r.GetGroup(), r.GetMessageQueue().GetTopic()) }))
-	messaging("QueryOffset", needs(func(a *asking, r *v2.QueryOffsetRequest) { a.topic(resource(r.GetMessageQueue().GetTopic()), sub) }))
+	messaging("GetOffset", verified(needs(func(a *asking, r *v2.GetOffsetRequest) {
+		both(a, r.GetGroup(), r.GetMessageQueue().GetTopic())
+	})))
+	messaging("QueryOffset", verified(needs(func(a *asking, r *v2.QueryOffsetRequest) {
+		a.topic(resource(r.GetMessageQueue().GetTopic()), sub)
+	})))
 	messaging("EndTransaction", needs(func(a *asking, r *v2.EndTransactionRequest) { a.topic(resource(r.GetTopic()), pub) }))
 	messaging("RecallMessage", needs(func(a *asking, r *v2.RecallMessageRequest) { a.topic(resource(r.GetTopic()), pub) }))
 
@@ -112,6 +122,7 @@ func init() {
 
 	operator := func(name string, r rule) {
 		r.operator = true
+		r.verified = !strings.HasPrefix(name, "Cluster/") // which may end the leadership
 		rules["/gantry.v1."+name] = r
 	}
 	known := rule{}
@@ -192,7 +203,7 @@ func init() {
 	operator("Access/Test", aboutSelf((*gantryv1.TestAccessRequest).GetUser))
 
 	contract := func(name string, r rule) {
-		r.operator = true
+		r.operator, r.verified = true, true
 		rules["/apache.rocketmq.v2.Admin/"+name] = r
 	}
 	topic := func(a *asking, r interface{ GetTopic() *v2.Resource }, action access.Actions) {
@@ -259,6 +270,11 @@ func init() {
 // needs is a rule about requests of one type.
 func needs[R any](f func(*asking, R)) rule {
 	return rule{needs: func(a *asking, req any) { f(a, req.(R)) }}
+}
+
+func verified(r rule) rule {
+	r.verified = true
+	return r
 }
 
 // The resource of a request is in its name, topic or group.

@@ -131,7 +131,7 @@ func (l *life) term(ctx context.Context) (err error) {
 		}
 	}
 	o := l.Server
-	o.Cluster = members{l.node, b}
+	o.Cluster = members{l.node, b, t}
 	server := api.New(b, o)
 	served := make(chan error, 1)
 	handed := l.front.lead()
@@ -206,6 +206,23 @@ func (l *life) digest(ctx context.Context, at record.Position) (out replica.Dige
 type members struct {
 	*replica.Node
 	broker *broker.Broker // which leads
+	term   *replica.Term
+}
+
+// Verify is about this term: the node may have led in two, and another between them.
+func (m members) Verify() error {
+	if err := m.Node.Verify(); err != nil {
+		return err
+	}
+	if m.State().Term != m.term.Number() {
+		return replica.ErrNotLeading
+	}
+	select {
+	case <-m.term.Over(): // of one of raft's terms there may be several
+		return replica.ErrNotLeading
+	default:
+		return nil
+	}
 }
 
 func (m members) Digest(ctx context.Context) (at record.Position, out []api.NodeDigest, err error) {
