@@ -62,6 +62,7 @@ var onlyIn = []struct {
 	{"go.opentelemetry.io", []string{"cmd", "client/oteltrace"}, "the broker and the client tell a function of the steps of a message; who makes spans of them is cmd's business, or a program's that wants them"},
 	{"github.com/hashicorp", []string{"broker/replica"}, "raft, and what its interfaces name, end where the log is replicated"},
 	{"github.com/HdrHistogram", []string{"cmd/gantry/bench"}, "latencies are measured by the benchmark"},
+	{"github.com/anishathalye/porcupine", []string{"test/history/linear"}, "what clients saw is judged by tests alone"},
 
 	{module + "/proto", []string{"proto", "api", "client", "cmd", "test", "examples", "internal/brokertest"}, "wire types stop at api"},
 	{module + "/commitlog", []string{"commitlog", "broker", "cmd", "test"}, "api converts to records and calls broker, it does not touch the log"},
