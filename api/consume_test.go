@@ -313,7 +313,8 @@ func TestOneGroupConsumesThroughBothDoors(t *testing.T) {
 // inFlight returns how many messages a group holds.
 func (f *fixture) inFlight(name string) (n int) {
 	f.t.Helper()
-	f.group(group.Group{Name: record.Resource{Name: "barrier"}}) // what was durable before is applied after it
+	f.barriers++
+	f.group(group.Group{Name: record.Resource{Name: fmt.Sprint("barrier", f.barriers)}}) // what was durable before is applied after it
 	_, queues, err := f.broker.GroupStatus(record.Resource{Name: name})
 	if err != nil {
 		f.t.Fatal(err)

@@ -53,13 +53,14 @@ func leaked(buf []byte) string {
 // fixture is a broker in a directory of its own behind a server, and a client.
 type fixture struct {
 	v2.MessagingServiceClient
-	t      testing.TB
-	broker *broker.Broker
-	server *Server
-	addr   string
-	plain  bool // consume without HTTP/2
-	admin  gantryv1.ManagementClient
-	dial   func(...grpc.DialOption) *grpc.ClientConn
+	t        testing.TB
+	broker   *broker.Broker
+	server   *Server
+	addr     string
+	plain    bool // consume without HTTP/2
+	barriers int  // see inFlight
+	admin    gantryv1.ManagementClient
+	dial     func(...grpc.DialOption) *grpc.ClientConn
 }
 
 // start serves on a port of the loopback interface.
