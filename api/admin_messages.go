@@ -130,6 +130,14 @@ func (s *messageSearch) wants(f *broker.FoundMessage) bool {
 	return (s.queue < 0 || s.queue == int64(f.Queue)) && (s.tags == nil || s.tags.Match([]byte(f.Tag)))
 }
 
+// sizeBound is what a message's body is at most when it is decompressed.
+func sizeBound(f *broker.FoundMessage) int {
+	if f.Packed {
+		return broker.MaxBodyBytes
+	}
+	return f.BodySize
+}
+
 // fitting is how many messages of a page there is room for.
 func (s *messageSearch) fitting(page []broker.FoundMessage) int {
 	bytes, some, skip := s.bytes, len(s.found) > 0, s.skip
@@ -141,7 +149,7 @@ func (s *messageSearch) fitting(page []broker.FoundMessage) int {
 			skip--
 			continue
 		}
-		if bytes += page[i].BodySize; bytes > adminBytes && some {
+		if bytes += sizeBound(&page[i]); bytes > adminBytes && some {
 			return i
 		}
 		some = true
@@ -165,14 +173,14 @@ func (s *messageSearch) take(ctx context.Context, f *broker.FoundMessage) error 
 		return err
 	}
 	s.found = append(s.found, m)
-	s.bytes += f.BodySize
+	s.bytes += sizeBound(f)
 	return nil
 }
 
 // wholeMessage reads a message that was found, as a delivery without a receipt.
 func wholeMessage(ctx context.Context, b *broker.Broker, topic record.Resource, f *broker.FoundMessage, host string) (m *v2.Message, err error) {
 	read := func(f broker.FoundMessage, r *record.Message) (err error) {
-		m, err = delivered(&broker.Delivered{Message: *r, Topic: topic, Queue: f.Queue, Offset: f.Offset, ID: f.ID}, host)
+		m, err = unpacked(ctx, b, &broker.Delivered{Message: *r, Topic: topic, Queue: f.Queue, Offset: f.Offset, ID: f.ID}, host)
 		return err
 	}
 	if f.Offset != record.NoOffset {

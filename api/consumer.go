@@ -34,7 +34,7 @@ func (m *messaging) receiveMessage(req *receiveRequest, stream grpc.ServerStream
 		return sendDeliveryTime(stream)
 	}
 	defer d.Release()
-	if err := sendDelivery(stream, d); err != nil {
+	if err := m.sendDelivery(stream, d); err != nil {
 		// From the first, not from where it broke: SDKs collect a stream to its
 		// end before they look at it, so of a broken one they keep nothing.
 		m.broker.GiveBack(d, 0)
@@ -85,11 +85,11 @@ var okContent = func() fixed {
 	return fixed{mem.SliceBuffer(appendStatus(nil, contentStatus, statusOK))}
 }()
 
-func sendDelivery(stream grpc.ServerStream, d *broker.Delivery) error {
+func (m *messaging) sendDelivery(stream grpc.ServerStream, d *broker.Delivery) error {
 	if err := stream.SendMsg(okContent); err != nil {
 		return err
 	}
-	if err := sendMessages(stream, d); err != nil {
+	if err := m.sendMessages(stream, d); err != nil {
 		return err
 	}
 	if err := sendDeliveryTime(stream); err != nil {
@@ -99,13 +99,21 @@ func sendDelivery(stream grpc.ServerStream, d *broker.Delivery) error {
 }
 
 // sendMessages sends the messages of a receive or of a pull.
-func sendMessages(stream grpc.ServerStream, d *broker.Delivery) error {
+func (m *messaging) sendMessages(stream grpc.ServerStream, d *broker.Delivery) error {
 	host := localAddr(stream.Context())
 	for i := range d.Messages {
+		leave, err := m.broker.Unpack(stream.Context(), &d.Messages[i])
+		if err != nil {
+			return rpcError(m.log, err)
+		}
 		r, err := deliver(&d.Messages[i], host)
 		if err != nil {
+			if leave != nil {
+				leave()
+			}
 			return err
 		}
+		r.kept.leave = leave
 		if err := stream.SendMsg(r); err != nil {
 			return err
 		}

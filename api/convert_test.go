@@ -44,7 +44,7 @@ func TestOutgoingReadsEveryField(t *testing.T) {
 	}
 	got := outgoing(t, m)
 	want := broker.Outgoing{
-		Topic: record.Resource{Namespace: "ns", Name: "t"}, ID: "id", Body: m.Body, Gzip: true, Tag: "tag",
+		Topic: record.Resource{Namespace: "ns", Name: "t"}, ID: "id", Body: m.Body, Packing: record.FlagGzip, Tag: "tag",
 		Keys: []string{"a b", "c"}, User: []broker.Property{{Key: "k", Value: "v"}}, Group: "mg", HasGroup: true,
 		BornTime: at.UnixMilli(), BornHost: "host", Trace: "trace", DueTime: at.Add(time.Minute).UnixMilli(),
 		HasPriority: true, Priority: 4, LiteTopic: "lite", Transaction: true, RecoverySeconds: 2,
@@ -138,7 +138,7 @@ func encode(t testing.TB, o broker.Outgoing, withSum bool) broker.Delivered {
 		Kind: record.KindMessage, Topic: 9, Queue: 2, Offset: 41, BornTime: o.BornTime, DueTime: o.DueTime,
 		StoreTime: 1700000009000, Priority: o.Priority, Properties: p, Body: o.Body,
 	}
-	if o.Gzip {
+	if o.Packing != 0 {
 		m.Flags |= record.FlagGzip
 	}
 	if o.HasPriority {

@@ -61,7 +61,7 @@ func (s *deadLetters) List(ctx context.Context, req *gantryv1.ListDeadLettersReq
 
 func (s *deadLetters) Show(ctx context.Context, req *gantryv1.ShowDeadLetterRequest) (resp *gantryv1.DeadLetterMessage, err error) {
 	err = s.broker.DeadLetter(ctx, groupOf(req), record.QueueOffset(req.GetOffset()), func(dl *broker.DeadLetter, m *record.Message) error {
-		resp, err = wireDeadMessage(dl, m)
+		resp, err = s.wireDeadMessage(ctx, dl, m)
 		return err
 	})
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *deadLetters) Discard(req *gantryv1.DiscardRequest, stream gantryv1.Dead
 
 func (s *deadLetters) Export(req *gantryv1.ExportDeadLettersRequest, stream gantryv1.DeadLetters_ExportServer) error {
 	err := s.broker.ExportDeadLetters(stream.Context(), groupOf(req), deadFilter(req.GetFilter()), func(dl *broker.DeadLetter, m *record.Message) error {
-		w, err := wireDeadMessage(dl, m)
+		w, err := s.wireDeadMessage(stream.Context(), dl, m)
 		if err != nil {
 			return err
 		}
@@ -131,13 +131,16 @@ func wireDeadLetter(dl *broker.DeadLetter) *gantryv1.DeadLetter {
 
 // wireDeadMessage copies the body: a stream may hold what it was given after
 // Send, and m is valid only now.
-func wireDeadMessage(dl *broker.DeadLetter, m *record.Message) (*gantryv1.DeadLetterMessage, error) {
+func (s *deadLetters) wireDeadMessage(ctx context.Context, dl *broker.DeadLetter, m *record.Message) (*gantryv1.DeadLetterMessage, error) {
 	w := &gantryv1.DeadLetterMessage{DeadLetter: wireDeadLetter(dl), History: wireAttempts(dl.History)}
 	if m == nil {
 		return w, nil
 	}
-	w.Body = append([]byte(nil), m.Body...)
-	w.Gzip = m.Flags&record.FlagGzip != 0
+	var err error
+	if w.Body, w.Unreadable, err = s.broker.PlainBody(ctx, m); err != nil {
+		return nil, err
+	}
+	w.Compression = m.Flags.PackingName()
 	w.Born, w.Stored = wireTime(m.BornTime), wireTime(m.StoreTime)
 	return w, m.Properties.Each(func(f record.Field, key, value []byte) bool {
 		switch f {

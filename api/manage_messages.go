@@ -23,8 +23,11 @@ func (s *messages) Get(ctx context.Context, req *gantryv1.GetMessageRequest) (*g
 	resp := &gantryv1.GetMessageResponse{}
 	read := func(f broker.FoundMessage, m *record.Message) error {
 		resp.Message = wireFound(&f)
-		resp.Body = append([]byte(nil), m.Body...)
-		resp.Gzip = m.Flags&record.FlagGzip != 0
+		var err error
+		if resp.Body, resp.Unreadable, err = s.broker.PlainBody(ctx, m); err != nil {
+			return err
+		}
+		resp.Compression = m.Flags.PackingName()
 		return m.Properties.Each(func(f record.Field, key, value []byte) bool {
 			switch f {
 			case record.FieldUser:

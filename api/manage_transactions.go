@@ -67,8 +67,12 @@ func (m *management) DescribeTransaction(ctx context.Context, req *gantryv1.Desc
 	if err != nil {
 		return nil, rpcError(m.log, err)
 	}
-	resp.BodySize = int64(len(msg.Body))
-	resp.Body = append([]byte(nil), msg.Body[:min(len(msg.Body), shownBody)]...)
+	body, _, err := m.broker.PlainBody(ctx, msg)
+	if err != nil {
+		return nil, rpcError(m.log, err)
+	}
+	resp.BodySize = int64(len(body))
+	resp.Body = body[:min(len(body), shownBody)]
 	return resp, nil
 }
 

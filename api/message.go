@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/sha1"
 	"time"
 
@@ -24,9 +25,12 @@ func deliver(d *broker.Delivered, storeHost string) (*reply, error) {
 		return nil, err
 	}
 	size := len(b) - replyRoom + len(d.Message.Body)
-	if len(d.Message.Body) < sliceBody {
+	switch {
+	case len(d.Message.Body) < sliceBody:
 		b = append(b, d.Message.Body...)
-	} else {
+	case d.Unpacked:
+		r.kept.body = d.Message.Body
+	default:
 		r.kept.view = d.Hold()
 		r.kept.body = d.Message.Body
 	}
@@ -34,6 +38,18 @@ func deliver(d *broker.Delivered, storeHost string) (*reply, error) {
 	protowire.AppendVarint(protowire.AppendTag(b[:r.start], contentMessage, protowire.BytesType), uint64(size))
 	r.buf = b
 	return r, nil
+}
+
+// unpacked is delivered for a client, which may not know how the body is compressed.
+func unpacked(ctx context.Context, b *broker.Broker, d *broker.Delivered, storeHost string) (*v2.Message, error) {
+	leave, err := b.Unpack(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	if leave != nil {
+		defer leave()
+	}
+	return delivered(d, storeHost)
 }
 
 // delivered is d's message as an object, for the calls that have one in
@@ -111,7 +127,7 @@ func appendSystem(b []byte, d *broker.Delivered, storeHost string) (_ []byte, us
 	if err != nil {
 		return nil, false, err
 	}
-	if len(sum) != sha1.Size {
+	if len(sum) != sha1.Size || d.Unpacked {
 		// Clients throw away a message whose digest is absent or wrong.
 		computed := sha1.Sum(m.Body)
 		sum = computed[:]

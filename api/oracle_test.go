@@ -23,7 +23,6 @@ func outgoingByProto(ctx context.Context, m *v2.Message) broker.Outgoing {
 		Topic:       resource(m.GetTopic()),
 		ID:          p.GetMessageId(),
 		Body:        m.GetBody(),
-		Gzip:        p.GetBodyEncoding() == v2.Encoding_GZIP,
 		Tag:         p.GetTag(),
 		Keys:        p.GetKeys(),
 		Group:       p.GetMessageGroup(),
@@ -34,6 +33,9 @@ func outgoingByProto(ctx context.Context, m *v2.Message) broker.Outgoing {
 		Priority:    p.GetPriority(),
 		LiteTopic:   p.GetLiteTopic(),
 		Transaction: p.GetMessageType() == v2.MessageType_TRANSACTION,
+	}
+	if p.GetBodyEncoding() == v2.Encoding_GZIP {
+		out.Packing = record.FlagGzip
 	}
 	if len(m.GetUserProperties()) > 0 {
 		out.User = make([]broker.Property, 0, len(m.GetUserProperties()))

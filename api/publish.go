@@ -354,11 +354,7 @@ func (p *publishing) batch(b *stream.Batch) error {
 	}
 	if a.err = p.mayPublish(b); a.err == nil {
 		pack.Topic = p.topic(&gantryv1.StreamResource{Namespace: b.Namespace, Name: b.Topic})
-		if b.Compression == gantryv1.Compression_COMPRESSION_NONE {
-			a.batch, a.err = p.broker.Publish(p.stream.Context(), &pack)
-		} else {
-			a.err = broker.Errorf(broker.Unsupported, "compressed batches are not supported")
-		}
+		a.batch, a.err = p.broker.Publish(p.stream.Context(), &pack)
 	}
 	p.answers <- a
 	return nil

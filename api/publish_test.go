@@ -160,7 +160,6 @@ func TestABatchThatIsNoneIsRefusedAsAWhole(t *testing.T) {
 		{"no such queue", stream.Batch{Sequence: 1, Queue: 2, Records: whole}, v2.Code_BAD_REQUEST},
 		{"no such topic", stream.Batch{Sequence: 1, Topic: "nowhere", Queue: stream.AnyQueue, Records: whole}, v2.Code_TOPIC_NOT_FOUND},
 		{"no topic", stream.Batch{Sequence: 1, Topic: "a b", Queue: stream.AnyQueue, Records: whole}, v2.Code_ILLEGAL_TOPIC},
-		{"compressed", stream.Batch{Sequence: 1, Queue: stream.AnyQueue, Compression: gantryv1.Compression_COMPRESSION_ZSTD, Records: whole}, v2.Code_NOT_IMPLEMENTED},
 		{"too large", stream.Batch{Sequence: 1, Queue: stream.AnyQueue, Records: make([]byte, broker.MaxPackBytes+8)}, v2.Code_MESSAGE_BODY_TOO_LARGE},
 	} {
 		c.b.Buffer = stream.GetBuffer(len(c.b.Records))

@@ -30,7 +30,7 @@ func (m *messaging) PullMessage(req *v2.PullMessageRequest, stream grpc.ServerSt
 	if d == nil {
 		return nil
 	}
-	if err := sendMessages(stream, d); err != nil {
+	if err := m.sendMessages(stream, d); err != nil {
 		return err
 	}
 	r := newReply()

@@ -49,13 +49,21 @@ type reply struct {
 // worse for that, but a view would pin its segment for ever. So when the garbage
 // collector finds that nobody can send a reply any more, it gives the view back.
 type kept struct {
-	body []byte
-	view broker.View
+	body  []byte
+	view  broker.View
+	leave func() // nil, or gives back the room that body takes
+}
+
+func (k *kept) release() {
+	k.view.Release()
+	if k.leave != nil {
+		k.leave()
+	}
 }
 
 var replies = sync.Pool{New: func() any {
 	r := &reply{buf: make([]byte, 0, replyBytes), kept: &kept{}}
-	runtime.AddCleanup(r, func(k *kept) { k.view.Release() }, r.kept)
+	runtime.AddCleanup(r, (*kept).release, r.kept)
 	return r
 }}
 
@@ -76,7 +84,7 @@ func (r *reply) MarshalWire() (mem.BufferSlice, error) {
 
 // free gives the reply back. gRPC's part of it must be over.
 func (r *reply) free() {
-	r.kept.view.Release()
+	r.kept.release()
 	*r.kept = kept{}
 	r.parts = [2]mem.Buffer{}
 	r.start = 0

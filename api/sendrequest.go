@@ -288,7 +288,10 @@ func (r *sendRequest) readSystem(m *broker.Outgoing, times *messageTimes, b []by
 			}
 		case 5:
 			if v, ok := f.Varint(); ok {
-				m.Gzip = v2.Encoding(int32(v)) == v2.Encoding_GZIP
+				m.Packing = 0
+				if v2.Encoding(int32(v)) == v2.Encoding_GZIP {
+					m.Packing = record.FlagGzip
+				}
 			}
 		case 6:
 			if v, ok := f.Varint(); ok {

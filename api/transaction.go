@@ -41,7 +41,7 @@ func (m *messaging) sendRecover(stream telemetryStream, id string) error {
 		return nil
 	}
 	defer d.Release()
-	msg, err := delivered(&d.Messages[0], localAddr(stream.Context()))
+	msg, err := unpacked(stream.Context(), m.broker, &d.Messages[0], localAddr(stream.Context()))
 	if err != nil {
 		m.log.Error("a half message cannot be checked", "transaction", id, "error", err)
 		return nil

@@ -133,7 +133,7 @@ func ackErrs(t testing.TB, b *Broker, topic, group string, ms ...Delivered) []er
 func TestMessageGoesThroughUnchanged(t *testing.T) {
 	b := open(t, t.TempDir())
 	makeTopic(t, b, "T", topic.Normal, 4)
-	sent := Outgoing{ID: "id-1", Body: bytes.Repeat([]byte("x"), 100_000), Gzip: true, Tag: "航班", Keys: []string{"k1", "k 2"},
+	sent := Outgoing{ID: "id-1", Body: bytes.Repeat([]byte("x"), 100_000), Packing: record.FlagGzip, Tag: "航班", Keys: []string{"k1", "k 2"},
 		User: []Property{{"a", "1"}, {"empty", ""}}, BornTime: 1234, BornHost: "h", Trace: "00-ab"}
 	send(t, b, "T", sent)
 	got := receive(t, b, "T", "G")

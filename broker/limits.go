@@ -1,14 +1,18 @@
 package broker
 
-import "time"
+import (
+	"time"
+
+	"github.com/gantry-mq/gantry/commitlog/record"
+)
 
 // Limits of the public contract, in one place. Sources: wire-contract 2.3 (send),
 // 2.5 and 2.6 (receive), 4.4 (properties).
 const (
-	MaxBodyBytes       = 4 << 20  // body as transmitted
-	MaxPropertyCount   = 128      // user properties of one message
-	MaxPropertyBytes   = 16 << 10 // user keys + user values + tag + keys, UTF-8
-	MaxMessageGroupLen = 63       // bytes
+	MaxBodyBytes       = record.MaxBody // as transmitted, and decompressed
+	MaxPropertyCount   = 128            // user properties of one message
+	MaxPropertyBytes   = 16 << 10       // user keys + user values + tag + keys, UTF-8
+	MaxMessageGroupLen = 63             // bytes
 	MaxTopicLen        = 127
 	MaxGroupLen        = 120
 	MaxLiteTopicLen    = 64
@@ -20,6 +24,11 @@ const (
 	MaxPackRecords     = 1 << 16
 	DefaultMaxDelay    = 366 * 24 * time.Hour
 	MaxTimerList       = 1000 // delayed messages in one listing
+
+	// Bodies that the broker decompresses for those that cannot, together, until they
+	// are sent; and how long a delivery waits for room.
+	MaxUnpacked = 64 << 20
+	UnpackWait  = 3 * time.Second
 
 	// Sends and batches that are under way at once, and their bytes. So many share
 	// their syncs as well as more would, and each is answered before its client gives up.

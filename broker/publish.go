@@ -559,14 +559,17 @@ func (p *Publishing) free() {
 func (o *Outgoing) read(m *record.Message) error {
 	*o = Outgoing{
 		Unnamed: true, Body: m.Body, BornTime: m.BornTime, DueTime: m.DueTime,
-		Gzip: m.Flags&record.FlagGzip != 0, HasPriority: m.Flags&record.FlagPriority != 0, Priority: m.Priority,
+		Packing: m.Flags.Packing(), HasPriority: m.Flags&record.FlagPriority != 0, Priority: m.Priority,
 		Transaction: m.Kind == record.KindHalf, Keys: o.Keys[:0], User: o.User[:0],
 	}
 	if m.Kind != record.KindMessage && m.Kind != record.KindHalf {
 		return Errorf(BadRequest, "a %v record cannot be sent", m.Kind)
 	}
-	if unknown := m.Flags &^ (record.FlagGzip | record.FlagPriority | record.FlagFIFO); unknown != 0 {
+	if unknown := m.Flags &^ (record.FlagsPacked | record.FlagPriority | record.FlagFIFO); unknown != 0 {
 		return Errorf(BadRequest, "the record has flags %#x, which are not known", unknown)
+	}
+	if p := m.Flags.Packing(); p&(p-1) != 0 {
+		return Errorf(BadRequest, "the record has flags %#x: a body is compressed in one way", p)
 	}
 	var seen uint32
 	var bad error

@@ -213,9 +213,7 @@ func placeMessage(m *Outgoing, tp *topic.Topic, now int64, spread uint32) (kind 
 	case m.DueTime > now:
 		kind = record.KindDelayed
 	}
-	if m.Gzip {
-		flags |= record.FlagGzip
-	}
+	flags = m.Packing
 	if tp.DedupWindow > 0 {
 		flags |= record.FlagDedup
 	}

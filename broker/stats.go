@@ -27,6 +27,8 @@ type Stats struct {
 	Duplicates  uint64 // messages sent again and answered with the first result
 	Deliveries  uint64 // messages handed out, each attempt counted
 	Acks        uint64
+	Unpacked    uint64 // bodies decompressed for those that cannot
+	Unreadable  uint64 // and those of which nothing could be made
 	DeadLetters uint64
 	Waiting     int // parked receives and pulls
 	Clients     int
@@ -106,7 +108,7 @@ type GroupStats struct {
 // counters are what Stats counts by itself.
 type counters struct {
 	sends, deliveries, acks, deadLetters atomic.Uint64
-	duplicates                           atomic.Uint64
+	duplicates, unpacked, unreadable     atomic.Uint64
 	checkpoints                          atomic.Uint64
 	checkpointNanos                      atomic.Int64
 
@@ -208,7 +210,7 @@ func (b *Broker) Stats() Stats {
 	c := &b.counters
 	st := Stats{
 		Uptime: time.Since(b.opened), Serves: b.live.Load(), Sends: c.sends.Load(), Duplicates: c.duplicates.Load(), Deliveries: c.deliveries.Load(),
-		Acks: c.acks.Load(), DeadLetters: c.deadLetters.Load(),
+		Acks: c.acks.Load(), Unpacked: c.unpacked.Load(), Unreadable: c.unreadable.Load(), DeadLetters: c.deadLetters.Load(),
 		Waiting: b.hub.Waiting(), Applied: b.dispatcher.Applied(),
 		Checkpoints: c.checkpoints.Load(), CheckpointTime: time.Duration(c.checkpointNanos.Load()),
 		Log: b.wal.Stats(), Index: b.index.Stats(),

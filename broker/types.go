@@ -19,8 +19,8 @@ type Outgoing struct {
 	ID              string
 	Unnamed         bool // has no id: its position names it
 	Body            []byte
-	Gzip            bool
-	Tag             string // "" = none
+	Packing         record.Flags // how the body is compressed: one of record.FlagsPacked, or 0
+	Tag             string       // "" = none
 	Keys            []string
 	User            []Property
 	Group           string // message group; "" = none
@@ -82,6 +82,7 @@ type Delivered struct {
 	Handle   string // "" when pulled
 	Attempt  int32  // from 1; 0 when pulled
 	Origin   *Origin
+	Unpacked bool // Message's body was replaced by Unpack, and is not in the log
 	view     View
 	leaseRef leaseRef
 }

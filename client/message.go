@@ -58,8 +58,9 @@ func (r Result) MessageID() string {
 	return record.PositionID(r.store, r.pos)
 }
 
-// pack appends the message to a pack of records.
-func (m *Message) pack(b []byte, kind record.Kind, now int64, recover time.Duration) []byte {
+// pack appends the message to a pack of records, with body, packed as flags say, as
+// its body.
+func (m *Message) pack(b []byte, kind record.Kind, now int64, recover time.Duration, body []byte, flags record.Flags) []byte {
 	b, start := record.BeginMessage(b)
 	if m.ID != "" {
 		b = record.AppendField(b, record.FieldMessageID, m.ID)
@@ -87,7 +88,7 @@ func (m *Message) pack(b []byte, kind record.Kind, now int64, recover time.Durat
 			b = record.AppendUser(b, k, v)
 		}
 	}
-	r := record.Message{Kind: kind, BornTime: now, Body: m.Body}
+	r := record.Message{Kind: kind, Flags: flags, BornTime: now, Body: body}
 	if m.Priority != nil {
 		r.Flags |= record.FlagPriority
 		r.Priority = *m.Priority
@@ -122,6 +123,7 @@ type view struct {
 	offset  int64
 	attempt uint32
 	origin  *Origin
+	packed  *packedBody // nil: the producer did not compress the body
 }
 
 // Origin says where a dead letter came from.
@@ -130,12 +132,33 @@ type Origin struct {
 	MessageID string
 }
 
-// Body is the message's body. It must not be changed.
-func (v *view) Body() []byte { return v.msg.Body }
+// Body is the message's body as its producer had it. One that was compressed is
+// decompressed by the first call, into memory of its own, and is nil when it cannot
+// be: then BodyErr says why. It must not be changed.
+func (v *view) Body() []byte {
+	if v.packed == nil {
+		return v.msg.Body
+	}
+	body, _ := v.packed.read()
+	return body
+}
 
-// Gzip reports whether the producer compressed the body, which the broker keeps
-// as it came.
-func (v *view) Gzip() bool { return v.msg.Flags&record.FlagGzip != 0 }
+// BodyErr is why Body is nil: a producer's compressed body that does not decompress, or
+// to more than 4 MiB. It decompresses the body, as Body does.
+func (v *view) BodyErr() error {
+	if v.packed == nil {
+		return nil
+	}
+	_, err := v.packed.read()
+	return err
+}
+
+// Compression is how the producer compressed the body: "gzip", "zstd", "lz4" or "s2",
+// and "" when it did not.
+func (v *view) Compression() string { return v.msg.Flags.PackingName() }
+
+// StoredBody is the body as the broker keeps it: compressed, if the producer did that.
+func (v *view) StoredBody() []byte { return v.msg.Body }
 
 // ID is the message's id: the producer's, or the broker's.
 func (v *view) ID() string { return v.msg.ID(v.store, v.pos) }

@@ -32,6 +32,13 @@ type ProducerOptions struct {
 	// reached. 0 = 2 minutes.
 	Timeout time.Duration
 
+	// Compression of bodies, each by itself. Zero: none. Those below CompressFrom bytes
+	// (0 = 512), and those that would not become smaller, are sent as they are. Consumers of
+	// gantry.v1 decompress them; for those of apache.rocketmq.v2 the broker does, which costs
+	// it CPU for each delivery.
+	Compression  Compression
+	CompressFrom int
+
 	// Check decides on transactions that this producer, or another of the topic
 	// that is gone, has left open. Nil: the broker is not answered.
 	Check func(ctx context.Context, m *Open) Decision
@@ -44,6 +51,7 @@ const (
 	defaultLinger        = 2 * time.Millisecond
 	defaultMaxBuffered   = 32 << 20
 	defaultTimeout       = 2 * time.Minute
+	defaultCompressFrom  = 512
 )
 
 // Producer sends messages. Messages to one topic are stored in the order in which
@@ -86,7 +94,11 @@ func (c *Client) NewProducer(opts ProducerOptions) (*Producer, error) {
 	opts.Linger = cmp.Or(opts.Linger, defaultLinger)
 	opts.MaxBuffered = cmp.Or(opts.MaxBuffered, defaultMaxBuffered)
 	opts.Timeout = cmp.Or(opts.Timeout, defaultTimeout)
-	if opts.BatchBytes < 0 || opts.BatchMessages < 0 || opts.MaxBuffered < 0 || opts.Timeout < 0 {
+	opts.CompressFrom = cmp.Or(opts.CompressFrom, defaultCompressFrom)
+	if opts.Compression < 0 || opts.Compression >= compressions {
+		return nil, fmt.Errorf("gantry: producer options: there is no compression %d", opts.Compression)
+	}
+	if opts.BatchBytes < 0 || opts.BatchMessages < 0 || opts.MaxBuffered < 0 || opts.CompressFrom < 0 || opts.Timeout < 0 {
 		return nil, errors.New("gantry: producer options: a size or the timeout is negative")
 	}
 	p := &Producer{
@@ -161,7 +173,13 @@ func (p *Producer) hooked(ctx context.Context, m Message, kind record.Kind, reco
 
 // add puts the message into the open batch of its topic.
 func (p *Producer) add(ctx context.Context, m *Message, kind record.Kind, recover time.Duration, done func(Result, error)) error {
-	size := m.size()
+	body, flags := m.Body, record.Flags(0)
+	if p.opts.Compression != 0 {
+		s := spaces.Get().(*space)
+		defer spaces.Put(s)
+		body, flags = s.compress(p.opts.Compression, p.opts.CompressFrom, m.Body)
+	}
+	size := m.size() - len(m.Body) + len(body)
 	topic := cmp.Or(m.Topic, p.opts.Topic)
 	if topic == "" {
 		return &Error{CodeIllegalTopic, "neither the message nor the producer names a topic"}
@@ -179,7 +197,7 @@ func (p *Producer) add(ctx context.Context, m *Message, kind record.Kind, recove
 	if len(b.starts)%16 == 1 || p.inFlight == 0 {
 		b.now = time.Now().UnixMilli()
 	}
-	b.buf.B = m.pack(b.buf.B, kind, b.now, recover)
+	b.buf.B = m.pack(b.buf.B, kind, b.now, recover, body, flags)
 	p.buffered += b.size() - before
 	if done != nil {
 		b.waiting = append(b.waiting, waiting{entry: uint32(len(b.starts) - 1), id: m.ID, done: done})

@@ -29,7 +29,8 @@ type RunOptions struct {
 //
 // A message whose handler returns nil is done with. One whose handler returns an
 // error or panics is handed out again, when the group's retry policy says or as
-// [RetryAfter] does; after [Discard] it is a dead letter.
+// [RetryAfter] does; after [Discard] it is a dead letter. So is one whose body does not
+// decompress, without a call.
 func (co *Consumer) Run(ctx context.Context, handle func(context.Context, *Delivery) error, opts RunOptions) error {
 	if opts.Concurrency <= 0 {
 		opts.Concurrency = 16
@@ -83,7 +84,12 @@ func (v *view) orderKey() []byte {
 }
 
 func (co *Consumer) handle(ctx context.Context, d *Delivery, handle func(context.Context, *Delivery) error) {
-	err := call(ctx, co.feed.c.opts.Hooks.Receive, d, handle)
+	err := d.BodyErr()
+	if err != nil {
+		err = Discard(err)
+	} else {
+		err = call(ctx, co.feed.c.opts.Hooks.Receive, d, handle)
+	}
 	s := settle{d: d, action: gantryv1.SettleAction_SETTLE_ACK, done: func(err error) {
 		if err != nil && !errors.Is(err, ErrClosed) {
 			co.feed.c.log.Warn("gantry: a message was handled and not settled", "topic", d.topic, "queue", d.queue, "offset", d.offset, "error", err)

@@ -150,7 +150,7 @@ func (p *Producer) check(ctx context.Context, c *gantryv1.CheckTransaction) {
 		p.c.log.Error("gantry: a transaction to be checked cannot be read", "error", err)
 		return
 	}
-	open := &Open{view: view{msg: msg, topic: c.Topic.GetName(), offset: -1}, id: c.MessageId}
+	open := &Open{view: view{msg: msg, packed: packedBodyOf(&msg), topic: c.Topic.GetName(), offset: -1}, id: c.MessageId}
 	p.checks.Go(func() {
 		if d := p.opts.Check(ctx, open); d != Undecided {
 			p.enqueue(endRequest(c.Topic, c.TransactionId, d == Commit)) // an error: the producer ends

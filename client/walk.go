@@ -39,6 +39,7 @@ func (w *walk) next(v *view) bool {
 		return false
 	}
 	v.pos, v.offset, v.attempt, v.origin = w.pos, offset, run.Attempt, nil
+	v.packed = packedBodyOf(&v.msg)
 	if run.Origin != nil {
 		v.origin = &Origin{Topic: run.Origin.Topic, MessageID: run.Origin.MessageId}
 	}

@@ -101,6 +101,17 @@ func (g *Gate) Enter(ctx context.Context, door Door, n int, patience time.Durati
 	}
 }
 
+// Shrink makes p, which was let in with more, one of n bytes.
+func (g *Gate) Shrink(p Pass, n int) Pass {
+	to := p
+	to.bytes = min(int64(n)+CallBytes, p.bytes)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held[p.door] -= p.bytes - to.bytes
+	g.wake()
+	return to
+}
+
 // Leave gives back what p was let in with. The zero Pass gives back nothing.
 func (g *Gate) Leave(p Pass) {
 	if p.bytes == 0 {
@@ -112,6 +123,11 @@ func (g *Gate) Leave(p Pass) {
 	defer g.mu.Unlock()
 	g.held[p.door] -= p.bytes
 	g.under[p.door]--
+	g.wake()
+}
+
+// wake has everybody look who waits for room. Called with mu held.
+func (g *Gate) wake() {
 	if g.room != nil {
 		close(g.room)
 		g.room = nil

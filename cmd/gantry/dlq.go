@@ -56,11 +56,13 @@ type deadMessageView struct {
 	Group      string            `json:"group,omitempty"`
 	LiteTopic  string            `json:"lite_topic,omitempty"`
 	Properties map[string]string `json:"properties,omitempty"`
-	Encoding   string            `json:"encoding,omitempty"`
-	Born       string            `json:"born"`
-	Stored     string            `json:"stored"`
-	History    []attemptView     `json:"history,omitempty"`
-	Body       text              `json:"body"`
+	// How its producer compressed the body, and why it is shown as it was stored.
+	Compression string        `json:"compression,omitempty"`
+	Unreadable  string        `json:"unreadable,omitempty"`
+	Born        string        `json:"born"`
+	Stored      string        `json:"stored"`
+	History     []attemptView `json:"history,omitempty"`
+	Body        text          `json:"body"`
 }
 
 func viewDead(d *gantryv1.DeadLetter) deadView {
@@ -91,9 +93,7 @@ func viewDeadMessage(m *gantryv1.DeadLetterMessage) deadMessageView {
 		deadView: viewDead(m.GetDeadLetter()), Group: m.GetMessageGroup(), LiteTopic: m.GetLiteTopic(),
 		Born: stamp(m.GetBorn()), Stored: stamp(m.GetStored()), History: viewAttempts(m.GetHistory()), Body: m.GetBody(),
 	}
-	if m.GetGzip() {
-		v.Encoding = "gzip"
-	}
+	v.Compression, v.Unreadable = m.GetCompression(), m.GetUnreadable()
 	v.Properties = properties(m.GetProperties())
 	return v
 }
@@ -305,7 +305,8 @@ func printDead(w io.Writer, m *gantryv1.DeadLetterMessage, v deadMessageView) er
 	line("lite topic", v.LiteTopic)
 	line("born", v.Born)
 	line("stored", v.Stored)
-	line("encoding", v.Encoding)
+	line("compression", v.Compression)
+	line("unreadable", v.Unreadable)
 	for _, p := range m.GetProperties() {
 		line("property", p.GetKey()+"="+p.GetValue())
 	}

@@ -58,8 +58,10 @@ type storedMessageView struct {
 	Group      string            `json:"message_group,omitempty"`
 	LiteTopic  string            `json:"lite_topic,omitempty"`
 	Properties map[string]string `json:"properties,omitempty"`
-	Encoding   string            `json:"encoding,omitempty"`
-	Body       text              `json:"body"`
+	// How its producer compressed the body, and why it is shown as it was stored.
+	Compression string `json:"compression,omitempty"`
+	Unreadable  string `json:"unreadable,omitempty"`
+	Body        text   `json:"body"`
 }
 
 func viewStored(m *gantryv1.StoredMessage) storedView {
@@ -166,9 +168,7 @@ func newMessageGet() *cobra.Command {
 		v := storedMessageView{
 			storedView: viewStored(r.GetMessage()), Group: r.GetMessageGroup(), LiteTopic: r.GetLiteTopic(), Body: r.GetBody(),
 		}
-		if r.GetGzip() {
-			v.Encoding = "gzip"
-		}
+		v.Compression, v.Unreadable = r.GetCompression(), r.GetUnreadable()
 		v.Properties = properties(r.GetProperties())
 		if c.json {
 			return printJSON(cmd.OutOrStdout(), v)
@@ -192,7 +192,7 @@ func printStored(cmd *cobra.Command, v storedMessageView, properties []*gantryv1
 	}
 	for _, f := range [][]string{
 		{"stored", v.Stored}, {"born", v.Born}, {"due", v.Due}, {"tag", v.Tag}, {"keys", strings.Join(v.Keys, ", ")},
-		{"message group", v.Group}, {"lite topic", v.LiteTopic}, {"encoding", v.Encoding},
+		{"message group", v.Group}, {"lite topic", v.LiteTopic}, {"compression", v.Compression}, {"unreadable", v.Unreadable},
 	} {
 		if f[1] != "" {
 			rows = append(rows, f)
@@ -213,7 +213,7 @@ func printStored(cmd *cobra.Command, v storedMessageView, properties []*gantryv1
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(out, "\nbody, %d bytes:\n%s\n", v.Size, clean(string(v.Body)))
+	_, err := fmt.Fprintf(out, "\nbody, %d bytes:\n%s\n", len(v.Body), clean(string(v.Body)))
 	return err
 }
 

@@ -89,8 +89,8 @@ func viewRead(m *gantry.Record) messageView {
 		Topic: m.Topic(), Queue: int32(m.Queue()), Offset: m.Offset(), ID: m.ID(), Tag: m.Tag(), Keys: m.Keys(), Group: m.Group(),
 		Properties: maps.Collect(m.Properties()), Born: stamp(timestamppb.New(m.BornAt())), Stored: stamp(timestamppb.New(m.StoredAt())), Body: m.Body(),
 	}
-	if m.Gzip() {
-		v.Encoding = "gzip"
+	if m.BodyErr() != nil {
+		v.Encoding, v.Body = m.Compression(), m.StoredBody()
 	}
 	return v
 }
@@ -134,8 +134,8 @@ replay', and for what it gave up 'gantry dlq redrive'; both copy nothing.`,
 		if r.GetLiteTopic() != "" {
 			m.SystemProperties.LiteTopic, m.SystemProperties.MessageType = &r.LiteTopic, rocketmqv2.MessageType_LITE
 		}
-		if r.GetGzip() {
-			m.SystemProperties.BodyEncoding = rocketmqv2.Encoding_GZIP
+		if r.GetUnreadable() != "" {
+			return fmt.Errorf("%s is not sent again, its body is unreadable: %s", clean(args[0]), clean(r.GetUnreadable()))
 		}
 		s := &sender{client: c, out: cmd.OutOrStdout(), topic: to, template: m}
 		if err := s.bodies(ctx, []string{string(r.GetBody())}, 1); err != nil {

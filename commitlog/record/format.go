@@ -75,7 +75,11 @@ const (
 	offPriority  = 60
 )
 
-// MaxSize bounds one record: the largest body (4 MiB), the largest properties,
+// MaxBody bounds a body in bytes: as it is stored, and what comes out of one that
+// its producer compressed.
+const MaxBody = 4 << 20
+
+// MaxSize bounds one record: the largest body, the largest properties,
 // and room for what the broker adds. Decoders refuse more before they allocate.
 const MaxSize = 8 << 20
 
@@ -256,7 +260,37 @@ const (
 	FlagFIFO     Flags = 1 << 2 // a message group was given
 	FlagDelayed  Flags = 1 << 3 // of a copy: the message was a KindDelayed
 	FlagDedup    Flags = 1 << 6 // to be remembered, so that the same one sent again is not stored
+
+	// Or with one of these.
+	FlagZstd Flags = 1 << 8
+	FlagLZ4  Flags = 1 << 9
+	FlagS2   Flags = 1 << 10
+
+	// FlagsPacked are those that say how a body was compressed. At most one is set.
+	FlagsPacked = FlagGzip | FlagZstd | FlagLZ4 | FlagS2
 )
+
+// Packing returns how the producer compressed the body: one of FlagsPacked, or 0
+// when it did not. More than one is refused when it is sent, and returned as it is.
+func (f Flags) Packing() Flags { return f & FlagsPacked }
+
+// PackingName returns "gzip", "zstd", "lz4" or "s2", and "" for a body that its
+// producer did not compress.
+func (f Flags) PackingName() string {
+	switch f.Packing() {
+	case 0:
+		return ""
+	case FlagGzip:
+		return "gzip"
+	case FlagZstd:
+		return "zstd"
+	case FlagLZ4:
+		return "lz4"
+	case FlagS2:
+		return "s2"
+	}
+	return "several"
+}
 
 // Decoding failures. They say what was found, the caller says where.
 var (

@@ -19,10 +19,11 @@ var layers = map[string]int{
 	"proto":            0,
 	"scheduler/wheel":  0,
 
-	"commitlog":    1,
-	"filter":       1,
-	"proto/stream": 1, // beside the generated messages, over them
-	"consumequeue": 1,
+	"commitlog":         1,
+	"internal/compress": 1, // bodies of records
+	"filter":            1,
+	"proto/stream":      1, // beside the generated messages, over them
+	"consumequeue":      1,
 
 	"scheduler": 2, // its timers are entries of a consume queue
 	"broker/":   2, // the children of broker
@@ -61,6 +62,8 @@ var onlyIn = []struct {
 	{"github.com/goccy/go-yaml", []string{"cmd"}, "and so is the file that may be in their place"},
 	{"go.opentelemetry.io", []string{"cmd", "client/oteltrace"}, "the broker and the client tell a function of the steps of a message; who makes spans of them is cmd's business, or a program's that wants them"},
 	{"github.com/hashicorp", []string{"broker/replica"}, "raft, and what its interfaces name, end where the log is replicated"},
+	{"github.com/klauspost/compress", []string{"internal/compress"}, "bodies are compressed and decompressed in one place, within its bounds"},
+	{"github.com/pierrec/lz4", []string{"internal/compress"}, "and so are these"},
 	{"github.com/HdrHistogram", []string{"cmd/gantry/bench"}, "latencies are measured by the benchmark"},
 	{"github.com/anishathalye/porcupine", []string{"test/history/linear"}, "what clients saw is judged by tests alone"},
 

@@ -2288,7 +2288,7 @@ type DescribeTransactionResponse struct {
 	Keys         []string          `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
 	MessageGroup string            `protobuf:"bytes,4,opt,name=message_group,json=messageGroup,proto3" json:"message_group,omitempty"`
 	Properties   map[string]string `protobuf:"bytes,5,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// The body as it was sent, up to 64 KiB of it.
+	// The body as its producer had it before it was compressed, up to 64 KiB of it.
 	Body []byte `protobuf:"bytes,6,opt,name=body,proto3" json:"body,omitempty"`
 	// Of the whole body.
 	BodySize      int64 `protobuf:"varint,7,opt,name=body_size,json=bodySize,proto3" json:"body_size,omitempty"`

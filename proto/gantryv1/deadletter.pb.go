@@ -389,9 +389,8 @@ func (x *DeadLetterOrigin) GetOffset() int64 {
 type DeadLetterMessage struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	DeadLetter *DeadLetter            `protobuf:"bytes,1,opt,name=dead_letter,json=deadLetter,proto3" json:"dead_letter,omitempty"`
-	Body       []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
-	// The body was compressed with gzip by its producer.
-	Gzip bool `protobuf:"varint,3,opt,name=gzip,proto3" json:"gzip,omitempty"`
+	// As its producer had it: decompressed, unless unreadable says that it cannot be.
+	Body []byte `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
 	// In the producer's order.
 	Properties   []*DeadLetterProperty  `protobuf:"bytes,4,rep,name=properties,proto3" json:"properties,omitempty"`
 	MessageGroup string                 `protobuf:"bytes,5,opt,name=message_group,json=messageGroup,proto3" json:"message_group,omitempty"`
@@ -401,7 +400,11 @@ type DeadLetterMessage struct {
 	Stored *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=stored,proto3" json:"stored,omitempty"`
 	// Its deliveries, the oldest first; of many the newest 17. Empty when it was
 	// never handed out, or died before this was recorded.
-	History       []*DeliveryAttempt `protobuf:"bytes,9,rep,name=history,proto3" json:"history,omitempty"`
+	History []*DeliveryAttempt `protobuf:"bytes,9,rep,name=history,proto3" json:"history,omitempty"`
+	// "gzip", "zstd", "lz4" or "s2": how the producer compressed the body; "": not.
+	Compression string `protobuf:"bytes,10,opt,name=compression,proto3" json:"compression,omitempty"`
+	// Why the body could not be decompressed and is as it was stored.
+	Unreadable    string `protobuf:"bytes,11,opt,name=unreadable,proto3" json:"unreadable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -450,13 +453,6 @@ func (x *DeadLetterMessage) GetBody() []byte {
 	return nil
 }
 
-func (x *DeadLetterMessage) GetGzip() bool {
-	if x != nil {
-		return x.Gzip
-	}
-	return false
-}
-
 func (x *DeadLetterMessage) GetProperties() []*DeadLetterProperty {
 	if x != nil {
 		return x.Properties
@@ -497,6 +493,20 @@ func (x *DeadLetterMessage) GetHistory() []*DeliveryAttempt {
 		return x.History
 	}
 	return nil
+}
+
+func (x *DeadLetterMessage) GetCompression() string {
+	if x != nil {
+		return x.Compression
+	}
+	return ""
+}
+
+func (x *DeadLetterMessage) GetUnreadable() string {
+	if x != nil {
+		return x.Unreadable
+	}
+	return ""
 }
 
 type DeadLetterProperty struct {
@@ -1066,12 +1076,11 @@ const file_gantry_v1_deadletter_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
 	"\x05queue\x18\x03 \x01(\rR\x05queue\x12\x16\n" +
-	"\x06offset\x18\x04 \x01(\x03R\x06offset\"\x90\x03\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\"\xca\x03\n" +
 	"\x11DeadLetterMessage\x126\n" +
 	"\vdead_letter\x18\x01 \x01(\v2\x15.gantry.v1.DeadLetterR\n" +
 	"deadLetter\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\x12\x12\n" +
-	"\x04gzip\x18\x03 \x01(\bR\x04gzip\x12=\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\x12=\n" +
 	"\n" +
 	"properties\x18\x04 \x03(\v2\x1d.gantry.v1.DeadLetterPropertyR\n" +
 	"properties\x12#\n" +
@@ -1080,7 +1089,12 @@ const file_gantry_v1_deadletter_proto_rawDesc = "" +
 	"lite_topic\x18\x06 \x01(\tR\tliteTopic\x12.\n" +
 	"\x04born\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x04born\x122\n" +
 	"\x06stored\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06stored\x124\n" +
-	"\ahistory\x18\t \x03(\v2\x1a.gantry.v1.DeliveryAttemptR\ahistory\"<\n" +
+	"\ahistory\x18\t \x03(\v2\x1a.gantry.v1.DeliveryAttemptR\ahistory\x12 \n" +
+	"\vcompression\x18\n" +
+	" \x01(\tR\vcompression\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\v \x01(\tR\n" +
+	"unreadableJ\x04\b\x03\x10\x04R\x04gzip\"<\n" +
 	"\x12DeadLetterProperty\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xab\x01\n" +

@@ -881,13 +881,16 @@ func (x *QueueOffset) GetOffset() int64 {
 type GetMessageResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Message *StoredMessage         `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
-	Body    []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
-	// The body was compressed with gzip by its producer.
-	Gzip bool `protobuf:"varint,3,opt,name=gzip,proto3" json:"gzip,omitempty"`
+	// As its producer had it: decompressed, unless unreadable says that it cannot be.
+	Body []byte `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
 	// In the producer's order.
-	Properties    []*MessageProperty `protobuf:"bytes,4,rep,name=properties,proto3" json:"properties,omitempty"`
-	MessageGroup  string             `protobuf:"bytes,5,opt,name=message_group,json=messageGroup,proto3" json:"message_group,omitempty"`
-	LiteTopic     string             `protobuf:"bytes,6,opt,name=lite_topic,json=liteTopic,proto3" json:"lite_topic,omitempty"`
+	Properties   []*MessageProperty `protobuf:"bytes,4,rep,name=properties,proto3" json:"properties,omitempty"`
+	MessageGroup string             `protobuf:"bytes,5,opt,name=message_group,json=messageGroup,proto3" json:"message_group,omitempty"`
+	LiteTopic    string             `protobuf:"bytes,6,opt,name=lite_topic,json=liteTopic,proto3" json:"lite_topic,omitempty"`
+	// "gzip", "zstd", "lz4" or "s2": how the producer compressed the body; "": not.
+	Compression string `protobuf:"bytes,7,opt,name=compression,proto3" json:"compression,omitempty"`
+	// Why the body could not be decompressed and is as it was stored.
+	Unreadable    string `protobuf:"bytes,8,opt,name=unreadable,proto3" json:"unreadable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -936,13 +939,6 @@ func (x *GetMessageResponse) GetBody() []byte {
 	return nil
 }
 
-func (x *GetMessageResponse) GetGzip() bool {
-	if x != nil {
-		return x.Gzip
-	}
-	return false
-}
-
 func (x *GetMessageResponse) GetProperties() []*MessageProperty {
 	if x != nil {
 		return x.Properties
@@ -960,6 +956,20 @@ func (x *GetMessageResponse) GetMessageGroup() string {
 func (x *GetMessageResponse) GetLiteTopic() string {
 	if x != nil {
 		return x.LiteTopic
+	}
+	return ""
+}
+
+func (x *GetMessageResponse) GetCompression() string {
+	if x != nil {
+		return x.Compression
+	}
+	return ""
+}
+
+func (x *GetMessageResponse) GetUnreadable() string {
+	if x != nil {
+		return x.Unreadable
 	}
 	return ""
 }
@@ -1203,17 +1213,20 @@ const file_gantry_v1_message_proto_rawDesc = "" +
 	"\x02by\";\n" +
 	"\vQueueOffset\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\rR\x05queue\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\xf0\x01\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\xaa\x02\n" +
 	"\x12GetMessageResponse\x122\n" +
 	"\amessage\x18\x01 \x01(\v2\x18.gantry.v1.StoredMessageR\amessage\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\x12\x12\n" +
-	"\x04gzip\x18\x03 \x01(\bR\x04gzip\x12:\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\x12:\n" +
 	"\n" +
 	"properties\x18\x04 \x03(\v2\x1a.gantry.v1.MessagePropertyR\n" +
 	"properties\x12#\n" +
 	"\rmessage_group\x18\x05 \x01(\tR\fmessageGroup\x12\x1d\n" +
 	"\n" +
-	"lite_topic\x18\x06 \x01(\tR\tliteTopic\"\xc8\x02\n" +
+	"lite_topic\x18\x06 \x01(\tR\tliteTopic\x12 \n" +
+	"\vcompression\x18\a \x01(\tR\vcompression\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\b \x01(\tR\n" +
+	"unreadableJ\x04\b\x03\x10\x04R\x04gzip\"\xc8\x02\n" +
 	"\x14QueryMessagesRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1d\n" +

@@ -30,60 +30,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type Compression int32
-
-const (
-	Compression_COMPRESSION_NONE Compression = 0
-	// Room for batches that are stored as they came. Refused with NOT_IMPLEMENTED
-	// today.
-	Compression_COMPRESSION_ZSTD Compression = 1
-	Compression_COMPRESSION_LZ4  Compression = 2
-	Compression_COMPRESSION_S2   Compression = 3
-)
-
-// Enum value maps for Compression.
-var (
-	Compression_name = map[int32]string{
-		0: "COMPRESSION_NONE",
-		1: "COMPRESSION_ZSTD",
-		2: "COMPRESSION_LZ4",
-		3: "COMPRESSION_S2",
-	}
-	Compression_value = map[string]int32{
-		"COMPRESSION_NONE": 0,
-		"COMPRESSION_ZSTD": 1,
-		"COMPRESSION_LZ4":  2,
-		"COMPRESSION_S2":   3,
-	}
-)
-
-func (x Compression) Enum() *Compression {
-	p := new(Compression)
-	*p = x
-	return p
-}
-
-func (x Compression) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Compression) Descriptor() protoreflect.EnumDescriptor {
-	return file_gantry_v1_stream_proto_enumTypes[0].Descriptor()
-}
-
-func (Compression) Type() protoreflect.EnumType {
-	return &file_gantry_v1_stream_proto_enumTypes[0]
-}
-
-func (x Compression) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Compression.Descriptor instead.
-func (Compression) EnumDescriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{0}
-}
-
 type StartPolicy int32
 
 const (
@@ -118,11 +64,11 @@ func (x StartPolicy) String() string {
 }
 
 func (StartPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_gantry_v1_stream_proto_enumTypes[1].Descriptor()
+	return file_gantry_v1_stream_proto_enumTypes[0].Descriptor()
 }
 
 func (StartPolicy) Type() protoreflect.EnumType {
-	return &file_gantry_v1_stream_proto_enumTypes[1]
+	return &file_gantry_v1_stream_proto_enumTypes[0]
 }
 
 func (x StartPolicy) Number() protoreflect.EnumNumber {
@@ -131,7 +77,7 @@ func (x StartPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StartPolicy.Descriptor instead.
 func (StartPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{1}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{0}
 }
 
 type SettleAction int32
@@ -175,11 +121,11 @@ func (x SettleAction) String() string {
 }
 
 func (SettleAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_gantry_v1_stream_proto_enumTypes[2].Descriptor()
+	return file_gantry_v1_stream_proto_enumTypes[1].Descriptor()
 }
 
 func (SettleAction) Type() protoreflect.EnumType {
-	return &file_gantry_v1_stream_proto_enumTypes[2]
+	return &file_gantry_v1_stream_proto_enumTypes[1]
 }
 
 func (x SettleAction) Number() protoreflect.EnumNumber {
@@ -188,7 +134,7 @@ func (x SettleAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SettleAction.Descriptor instead.
 func (SettleAction) EnumDescriptor() ([]byte, []int) {
-	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{2}
+	return file_gantry_v1_stream_proto_rawDescGZIP(), []int{1}
 }
 
 // Why something was refused. code is that of apache.rocketmq.v2.Code, so that
@@ -575,8 +521,7 @@ type PublishBatch struct {
 	Topic *StreamResource `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
 	// Of the messages that have neither a message group, a priority nor a lite
 	// topic, which have a queue by that. Absent: one queue of the broker's choice.
-	Queue       *uint32     `protobuf:"varint,3,opt,name=queue,proto3,oneof" json:"queue,omitempty"`
-	Compression Compression `protobuf:"varint,4,opt,name=compression,proto3,enum=gantry.v1.Compression" json:"compression,omitempty"`
+	Queue *uint32 `protobuf:"varint,3,opt,name=queue,proto3,oneof" json:"queue,omitempty"`
 	// The last field on the wire. Message records, each padded to 8 bytes: see
 	// docs/stream.md.
 	Records       []byte `protobuf:"bytes,15,opt,name=records,proto3" json:"records,omitempty"`
@@ -633,13 +578,6 @@ func (x *PublishBatch) GetQueue() uint32 {
 		return *x.Queue
 	}
 	return 0
-}
-
-func (x *PublishBatch) GetCompression() Compression {
-	if x != nil {
-		return x.Compression
-	}
-	return Compression_COMPRESSION_NONE
 }
 
 func (x *PublishBatch) GetRecords() []byte {
@@ -3064,14 +3002,13 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\vClientAgent\x12\x1a\n" +
 	"\blanguage\x18\x01 \x01(\tR\blanguage\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
-	"\x04host\x18\x03 \x01(\tR\x04host\"\xd4\x01\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\"\xa0\x01\n" +
 	"\fPublishBatch\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05topic\x18\x02 \x01(\v2\x19.gantry.v1.StreamResourceR\x05topic\x12\x19\n" +
-	"\x05queue\x18\x03 \x01(\rH\x00R\x05queue\x88\x01\x01\x128\n" +
-	"\vcompression\x18\x04 \x01(\x0e2\x16.gantry.v1.CompressionR\vcompression\x12\x18\n" +
+	"\x05queue\x18\x03 \x01(\rH\x00R\x05queue\x88\x01\x01\x12\x18\n" +
 	"\arecords\x18\x0f \x01(\fR\arecordsB\b\n" +
-	"\x06_queue\"\x90\x01\n" +
+	"\x06_queueJ\x04\b\x04\x10\x05\"\x90\x01\n" +
 	"\x0eEndTransaction\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
 	"\x05topic\x18\x02 \x01(\v2\x19.gantry.v1.StreamResourceR\x05topic\x12%\n" +
@@ -3237,12 +3174,7 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\x06queues\x18\x02 \x03(\v2\x16.gantry.v1.QueueOffsetR\x06queues\"O\n" +
 	"\fCommitResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
-	"\x06status\x18\x02 \x01(\v2\x17.gantry.v1.StreamStatusR\x06status*b\n" +
-	"\vCompression\x12\x14\n" +
-	"\x10COMPRESSION_NONE\x10\x00\x12\x14\n" +
-	"\x10COMPRESSION_ZSTD\x10\x01\x12\x13\n" +
-	"\x0fCOMPRESSION_LZ4\x10\x02\x12\x12\n" +
-	"\x0eCOMPRESSION_S2\x10\x03*H\n" +
+	"\x06status\x18\x02 \x01(\v2\x17.gantry.v1.StreamStatusR\x06status*H\n" +
 	"\vStartPolicy\x12\x13\n" +
 	"\x0fSTART_COMMITTED\x10\x00\x12\x12\n" +
 	"\x0eSTART_EARLIEST\x10\x01\x12\x10\n" +
@@ -3269,120 +3201,118 @@ func file_gantry_v1_stream_proto_rawDescGZIP() []byte {
 	return file_gantry_v1_stream_proto_rawDescData
 }
 
-var file_gantry_v1_stream_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_gantry_v1_stream_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_gantry_v1_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_gantry_v1_stream_proto_goTypes = []any{
-	(Compression)(0),              // 0: gantry.v1.Compression
-	(StartPolicy)(0),              // 1: gantry.v1.StartPolicy
-	(SettleAction)(0),             // 2: gantry.v1.SettleAction
-	(*StreamStatus)(nil),          // 3: gantry.v1.StreamStatus
-	(*StreamResource)(nil),        // 4: gantry.v1.StreamResource
-	(*PublishRequest)(nil),        // 5: gantry.v1.PublishRequest
-	(*PublishOpen)(nil),           // 6: gantry.v1.PublishOpen
-	(*ClientAgent)(nil),           // 7: gantry.v1.ClientAgent
-	(*PublishBatch)(nil),          // 8: gantry.v1.PublishBatch
-	(*EndTransaction)(nil),        // 9: gantry.v1.EndTransaction
-	(*RecallMessage)(nil),         // 10: gantry.v1.RecallMessage
-	(*PublishResponse)(nil),       // 11: gantry.v1.PublishResponse
-	(*PublishDone)(nil),           // 12: gantry.v1.PublishDone
-	(*CheckTransaction)(nil),      // 13: gantry.v1.CheckTransaction
-	(*PublishOpened)(nil),         // 14: gantry.v1.PublishOpened
-	(*PublishWindow)(nil),         // 15: gantry.v1.PublishWindow
-	(*PublishResult)(nil),         // 16: gantry.v1.PublishResult
-	(*PublishRun)(nil),            // 17: gantry.v1.PublishRun
-	(*RepeatedEntry)(nil),         // 18: gantry.v1.RepeatedEntry
-	(*RefusedEntry)(nil),          // 19: gantry.v1.RefusedEntry
-	(*PendingEntry)(nil),          // 20: gantry.v1.PendingEntry
-	(*ConsumeRequest)(nil),        // 21: gantry.v1.ConsumeRequest
-	(*Subscribe)(nil),             // 22: gantry.v1.Subscribe
-	(*LeaseMode)(nil),             // 23: gantry.v1.LeaseMode
-	(*OffsetMode)(nil),            // 24: gantry.v1.OffsetMode
-	(*QueueStart)(nil),            // 25: gantry.v1.QueueStart
-	(*StartAt)(nil),               // 26: gantry.v1.StartAt
-	(*ConsumeCredit)(nil),         // 27: gantry.v1.ConsumeCredit
-	(*StopConsuming)(nil),         // 28: gantry.v1.StopConsuming
-	(*ConsumeResponse)(nil),       // 29: gantry.v1.ConsumeResponse
-	(*Subscribed)(nil),            // 30: gantry.v1.Subscribed
-	(*ConsumeFrame)(nil),          // 31: gantry.v1.ConsumeFrame
-	(*ConsumeRun)(nil),            // 32: gantry.v1.ConsumeRun
-	(*StreamOrigin)(nil),          // 33: gantry.v1.StreamOrigin
-	(*Settle)(nil),                // 34: gantry.v1.Settle
-	(*SettleEntry)(nil),           // 35: gantry.v1.SettleEntry
-	(*SettleResult)(nil),          // 36: gantry.v1.SettleResult
-	(*SettleFailure)(nil),         // 37: gantry.v1.SettleFailure
-	(*CommitOffset)(nil),          // 38: gantry.v1.CommitOffset
-	(*CommitResult)(nil),          // 39: gantry.v1.CommitResult
-	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
-	(*QueueOffset)(nil),           // 42: gantry.v1.QueueOffset
+	(StartPolicy)(0),              // 0: gantry.v1.StartPolicy
+	(SettleAction)(0),             // 1: gantry.v1.SettleAction
+	(*StreamStatus)(nil),          // 2: gantry.v1.StreamStatus
+	(*StreamResource)(nil),        // 3: gantry.v1.StreamResource
+	(*PublishRequest)(nil),        // 4: gantry.v1.PublishRequest
+	(*PublishOpen)(nil),           // 5: gantry.v1.PublishOpen
+	(*ClientAgent)(nil),           // 6: gantry.v1.ClientAgent
+	(*PublishBatch)(nil),          // 7: gantry.v1.PublishBatch
+	(*EndTransaction)(nil),        // 8: gantry.v1.EndTransaction
+	(*RecallMessage)(nil),         // 9: gantry.v1.RecallMessage
+	(*PublishResponse)(nil),       // 10: gantry.v1.PublishResponse
+	(*PublishDone)(nil),           // 11: gantry.v1.PublishDone
+	(*CheckTransaction)(nil),      // 12: gantry.v1.CheckTransaction
+	(*PublishOpened)(nil),         // 13: gantry.v1.PublishOpened
+	(*PublishWindow)(nil),         // 14: gantry.v1.PublishWindow
+	(*PublishResult)(nil),         // 15: gantry.v1.PublishResult
+	(*PublishRun)(nil),            // 16: gantry.v1.PublishRun
+	(*RepeatedEntry)(nil),         // 17: gantry.v1.RepeatedEntry
+	(*RefusedEntry)(nil),          // 18: gantry.v1.RefusedEntry
+	(*PendingEntry)(nil),          // 19: gantry.v1.PendingEntry
+	(*ConsumeRequest)(nil),        // 20: gantry.v1.ConsumeRequest
+	(*Subscribe)(nil),             // 21: gantry.v1.Subscribe
+	(*LeaseMode)(nil),             // 22: gantry.v1.LeaseMode
+	(*OffsetMode)(nil),            // 23: gantry.v1.OffsetMode
+	(*QueueStart)(nil),            // 24: gantry.v1.QueueStart
+	(*StartAt)(nil),               // 25: gantry.v1.StartAt
+	(*ConsumeCredit)(nil),         // 26: gantry.v1.ConsumeCredit
+	(*StopConsuming)(nil),         // 27: gantry.v1.StopConsuming
+	(*ConsumeResponse)(nil),       // 28: gantry.v1.ConsumeResponse
+	(*Subscribed)(nil),            // 29: gantry.v1.Subscribed
+	(*ConsumeFrame)(nil),          // 30: gantry.v1.ConsumeFrame
+	(*ConsumeRun)(nil),            // 31: gantry.v1.ConsumeRun
+	(*StreamOrigin)(nil),          // 32: gantry.v1.StreamOrigin
+	(*Settle)(nil),                // 33: gantry.v1.Settle
+	(*SettleEntry)(nil),           // 34: gantry.v1.SettleEntry
+	(*SettleResult)(nil),          // 35: gantry.v1.SettleResult
+	(*SettleFailure)(nil),         // 36: gantry.v1.SettleFailure
+	(*CommitOffset)(nil),          // 37: gantry.v1.CommitOffset
+	(*CommitResult)(nil),          // 38: gantry.v1.CommitResult
+	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*QueueOffset)(nil),           // 41: gantry.v1.QueueOffset
 }
 var file_gantry_v1_stream_proto_depIdxs = []int32{
-	6,  // 0: gantry.v1.PublishRequest.open:type_name -> gantry.v1.PublishOpen
-	8,  // 1: gantry.v1.PublishRequest.batch:type_name -> gantry.v1.PublishBatch
-	9,  // 2: gantry.v1.PublishRequest.end:type_name -> gantry.v1.EndTransaction
-	10, // 3: gantry.v1.PublishRequest.recall:type_name -> gantry.v1.RecallMessage
-	4,  // 4: gantry.v1.PublishOpen.topic:type_name -> gantry.v1.StreamResource
-	7,  // 5: gantry.v1.PublishOpen.agent:type_name -> gantry.v1.ClientAgent
-	4,  // 6: gantry.v1.PublishBatch.topic:type_name -> gantry.v1.StreamResource
-	0,  // 7: gantry.v1.PublishBatch.compression:type_name -> gantry.v1.Compression
-	4,  // 8: gantry.v1.EndTransaction.topic:type_name -> gantry.v1.StreamResource
-	4,  // 9: gantry.v1.RecallMessage.topic:type_name -> gantry.v1.StreamResource
-	14, // 10: gantry.v1.PublishResponse.opened:type_name -> gantry.v1.PublishOpened
-	16, // 11: gantry.v1.PublishResponse.result:type_name -> gantry.v1.PublishResult
-	15, // 12: gantry.v1.PublishResponse.window:type_name -> gantry.v1.PublishWindow
-	12, // 13: gantry.v1.PublishResponse.done:type_name -> gantry.v1.PublishDone
-	13, // 14: gantry.v1.PublishResponse.check:type_name -> gantry.v1.CheckTransaction
-	3,  // 15: gantry.v1.PublishDone.status:type_name -> gantry.v1.StreamStatus
-	4,  // 16: gantry.v1.CheckTransaction.topic:type_name -> gantry.v1.StreamResource
-	15, // 17: gantry.v1.PublishOpened.window:type_name -> gantry.v1.PublishWindow
-	3,  // 18: gantry.v1.PublishResult.status:type_name -> gantry.v1.StreamStatus
-	17, // 19: gantry.v1.PublishResult.runs:type_name -> gantry.v1.PublishRun
-	19, // 20: gantry.v1.PublishResult.refused:type_name -> gantry.v1.RefusedEntry
-	20, // 21: gantry.v1.PublishResult.pending:type_name -> gantry.v1.PendingEntry
-	18, // 22: gantry.v1.PublishResult.repeated_entries:type_name -> gantry.v1.RepeatedEntry
-	3,  // 23: gantry.v1.RefusedEntry.status:type_name -> gantry.v1.StreamStatus
-	22, // 24: gantry.v1.ConsumeRequest.subscribe:type_name -> gantry.v1.Subscribe
-	27, // 25: gantry.v1.ConsumeRequest.credit:type_name -> gantry.v1.ConsumeCredit
-	34, // 26: gantry.v1.ConsumeRequest.settle:type_name -> gantry.v1.Settle
-	38, // 27: gantry.v1.ConsumeRequest.commit:type_name -> gantry.v1.CommitOffset
-	28, // 28: gantry.v1.ConsumeRequest.stop:type_name -> gantry.v1.StopConsuming
-	4,  // 29: gantry.v1.Subscribe.group:type_name -> gantry.v1.StreamResource
-	4,  // 30: gantry.v1.Subscribe.topic:type_name -> gantry.v1.StreamResource
-	23, // 31: gantry.v1.Subscribe.lease:type_name -> gantry.v1.LeaseMode
-	24, // 32: gantry.v1.Subscribe.offsets:type_name -> gantry.v1.OffsetMode
-	27, // 33: gantry.v1.Subscribe.credit:type_name -> gantry.v1.ConsumeCredit
-	7,  // 34: gantry.v1.Subscribe.agent:type_name -> gantry.v1.ClientAgent
-	40, // 35: gantry.v1.LeaseMode.invisible:type_name -> google.protobuf.Duration
-	25, // 36: gantry.v1.OffsetMode.queues:type_name -> gantry.v1.QueueStart
-	26, // 37: gantry.v1.OffsetMode.start:type_name -> gantry.v1.StartAt
-	26, // 38: gantry.v1.QueueStart.start:type_name -> gantry.v1.StartAt
-	1,  // 39: gantry.v1.StartAt.policy:type_name -> gantry.v1.StartPolicy
-	41, // 40: gantry.v1.StartAt.time:type_name -> google.protobuf.Timestamp
-	30, // 41: gantry.v1.ConsumeResponse.subscribed:type_name -> gantry.v1.Subscribed
-	31, // 42: gantry.v1.ConsumeResponse.frame:type_name -> gantry.v1.ConsumeFrame
-	36, // 43: gantry.v1.ConsumeResponse.settled:type_name -> gantry.v1.SettleResult
-	39, // 44: gantry.v1.ConsumeResponse.committed:type_name -> gantry.v1.CommitResult
-	3,  // 45: gantry.v1.ConsumeResponse.status:type_name -> gantry.v1.StreamStatus
-	42, // 46: gantry.v1.Subscribed.queues:type_name -> gantry.v1.QueueOffset
-	32, // 47: gantry.v1.ConsumeFrame.runs:type_name -> gantry.v1.ConsumeRun
-	33, // 48: gantry.v1.ConsumeRun.origin:type_name -> gantry.v1.StreamOrigin
-	35, // 49: gantry.v1.Settle.entries:type_name -> gantry.v1.SettleEntry
-	2,  // 50: gantry.v1.SettleEntry.action:type_name -> gantry.v1.SettleAction
-	40, // 51: gantry.v1.SettleEntry.delay:type_name -> google.protobuf.Duration
-	37, // 52: gantry.v1.SettleResult.failures:type_name -> gantry.v1.SettleFailure
-	3,  // 53: gantry.v1.SettleResult.status:type_name -> gantry.v1.StreamStatus
-	3,  // 54: gantry.v1.SettleFailure.status:type_name -> gantry.v1.StreamStatus
-	42, // 55: gantry.v1.CommitOffset.queues:type_name -> gantry.v1.QueueOffset
-	3,  // 56: gantry.v1.CommitResult.status:type_name -> gantry.v1.StreamStatus
-	5,  // 57: gantry.v1.Streams.Publish:input_type -> gantry.v1.PublishRequest
-	21, // 58: gantry.v1.Streams.Consume:input_type -> gantry.v1.ConsumeRequest
-	11, // 59: gantry.v1.Streams.Publish:output_type -> gantry.v1.PublishResponse
-	29, // 60: gantry.v1.Streams.Consume:output_type -> gantry.v1.ConsumeResponse
-	59, // [59:61] is the sub-list for method output_type
-	57, // [57:59] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	5,  // 0: gantry.v1.PublishRequest.open:type_name -> gantry.v1.PublishOpen
+	7,  // 1: gantry.v1.PublishRequest.batch:type_name -> gantry.v1.PublishBatch
+	8,  // 2: gantry.v1.PublishRequest.end:type_name -> gantry.v1.EndTransaction
+	9,  // 3: gantry.v1.PublishRequest.recall:type_name -> gantry.v1.RecallMessage
+	3,  // 4: gantry.v1.PublishOpen.topic:type_name -> gantry.v1.StreamResource
+	6,  // 5: gantry.v1.PublishOpen.agent:type_name -> gantry.v1.ClientAgent
+	3,  // 6: gantry.v1.PublishBatch.topic:type_name -> gantry.v1.StreamResource
+	3,  // 7: gantry.v1.EndTransaction.topic:type_name -> gantry.v1.StreamResource
+	3,  // 8: gantry.v1.RecallMessage.topic:type_name -> gantry.v1.StreamResource
+	13, // 9: gantry.v1.PublishResponse.opened:type_name -> gantry.v1.PublishOpened
+	15, // 10: gantry.v1.PublishResponse.result:type_name -> gantry.v1.PublishResult
+	14, // 11: gantry.v1.PublishResponse.window:type_name -> gantry.v1.PublishWindow
+	11, // 12: gantry.v1.PublishResponse.done:type_name -> gantry.v1.PublishDone
+	12, // 13: gantry.v1.PublishResponse.check:type_name -> gantry.v1.CheckTransaction
+	2,  // 14: gantry.v1.PublishDone.status:type_name -> gantry.v1.StreamStatus
+	3,  // 15: gantry.v1.CheckTransaction.topic:type_name -> gantry.v1.StreamResource
+	14, // 16: gantry.v1.PublishOpened.window:type_name -> gantry.v1.PublishWindow
+	2,  // 17: gantry.v1.PublishResult.status:type_name -> gantry.v1.StreamStatus
+	16, // 18: gantry.v1.PublishResult.runs:type_name -> gantry.v1.PublishRun
+	18, // 19: gantry.v1.PublishResult.refused:type_name -> gantry.v1.RefusedEntry
+	19, // 20: gantry.v1.PublishResult.pending:type_name -> gantry.v1.PendingEntry
+	17, // 21: gantry.v1.PublishResult.repeated_entries:type_name -> gantry.v1.RepeatedEntry
+	2,  // 22: gantry.v1.RefusedEntry.status:type_name -> gantry.v1.StreamStatus
+	21, // 23: gantry.v1.ConsumeRequest.subscribe:type_name -> gantry.v1.Subscribe
+	26, // 24: gantry.v1.ConsumeRequest.credit:type_name -> gantry.v1.ConsumeCredit
+	33, // 25: gantry.v1.ConsumeRequest.settle:type_name -> gantry.v1.Settle
+	37, // 26: gantry.v1.ConsumeRequest.commit:type_name -> gantry.v1.CommitOffset
+	27, // 27: gantry.v1.ConsumeRequest.stop:type_name -> gantry.v1.StopConsuming
+	3,  // 28: gantry.v1.Subscribe.group:type_name -> gantry.v1.StreamResource
+	3,  // 29: gantry.v1.Subscribe.topic:type_name -> gantry.v1.StreamResource
+	22, // 30: gantry.v1.Subscribe.lease:type_name -> gantry.v1.LeaseMode
+	23, // 31: gantry.v1.Subscribe.offsets:type_name -> gantry.v1.OffsetMode
+	26, // 32: gantry.v1.Subscribe.credit:type_name -> gantry.v1.ConsumeCredit
+	6,  // 33: gantry.v1.Subscribe.agent:type_name -> gantry.v1.ClientAgent
+	39, // 34: gantry.v1.LeaseMode.invisible:type_name -> google.protobuf.Duration
+	24, // 35: gantry.v1.OffsetMode.queues:type_name -> gantry.v1.QueueStart
+	25, // 36: gantry.v1.OffsetMode.start:type_name -> gantry.v1.StartAt
+	25, // 37: gantry.v1.QueueStart.start:type_name -> gantry.v1.StartAt
+	0,  // 38: gantry.v1.StartAt.policy:type_name -> gantry.v1.StartPolicy
+	40, // 39: gantry.v1.StartAt.time:type_name -> google.protobuf.Timestamp
+	29, // 40: gantry.v1.ConsumeResponse.subscribed:type_name -> gantry.v1.Subscribed
+	30, // 41: gantry.v1.ConsumeResponse.frame:type_name -> gantry.v1.ConsumeFrame
+	35, // 42: gantry.v1.ConsumeResponse.settled:type_name -> gantry.v1.SettleResult
+	38, // 43: gantry.v1.ConsumeResponse.committed:type_name -> gantry.v1.CommitResult
+	2,  // 44: gantry.v1.ConsumeResponse.status:type_name -> gantry.v1.StreamStatus
+	41, // 45: gantry.v1.Subscribed.queues:type_name -> gantry.v1.QueueOffset
+	31, // 46: gantry.v1.ConsumeFrame.runs:type_name -> gantry.v1.ConsumeRun
+	32, // 47: gantry.v1.ConsumeRun.origin:type_name -> gantry.v1.StreamOrigin
+	34, // 48: gantry.v1.Settle.entries:type_name -> gantry.v1.SettleEntry
+	1,  // 49: gantry.v1.SettleEntry.action:type_name -> gantry.v1.SettleAction
+	39, // 50: gantry.v1.SettleEntry.delay:type_name -> google.protobuf.Duration
+	36, // 51: gantry.v1.SettleResult.failures:type_name -> gantry.v1.SettleFailure
+	2,  // 52: gantry.v1.SettleResult.status:type_name -> gantry.v1.StreamStatus
+	2,  // 53: gantry.v1.SettleFailure.status:type_name -> gantry.v1.StreamStatus
+	41, // 54: gantry.v1.CommitOffset.queues:type_name -> gantry.v1.QueueOffset
+	2,  // 55: gantry.v1.CommitResult.status:type_name -> gantry.v1.StreamStatus
+	4,  // 56: gantry.v1.Streams.Publish:input_type -> gantry.v1.PublishRequest
+	20, // 57: gantry.v1.Streams.Consume:input_type -> gantry.v1.ConsumeRequest
+	10, // 58: gantry.v1.Streams.Publish:output_type -> gantry.v1.PublishResponse
+	28, // 59: gantry.v1.Streams.Consume:output_type -> gantry.v1.ConsumeResponse
+	58, // [58:60] is the sub-list for method output_type
+	56, // [56:58] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_gantry_v1_stream_proto_init() }
@@ -3435,7 +3365,7 @@ func file_gantry_v1_stream_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_stream_proto_rawDesc), len(file_gantry_v1_stream_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      2,
 			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,

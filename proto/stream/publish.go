@@ -27,11 +27,10 @@ type PublishRequest struct {
 
 // Batch is gantry.v1.PublishBatch.
 type Batch struct {
-	Sequence    uint64
-	Namespace   string // of the topic
-	Topic       string // "" = that of the open request
-	Queue       int64  // 0 to 2^32-1, or AnyQueue
-	Compression gantryv1.Compression
+	Sequence  uint64
+	Namespace string // of the topic
+	Topic     string // "" = that of the open request
+	Queue     int64  // 0 to 2^32-1, or AnyQueue
 	// Records are what is sent: all of Buffer.
 	Records []byte
 	Buffer  *Buffer
@@ -52,11 +51,10 @@ func (r *PublishRequest) Release() {
 const (
 	publishBatch = 2
 
-	batchSequence    = 1
-	batchTopic       = 2
-	batchQueue       = 3
-	batchCompression = 4
-	batchRecords     = 15
+	batchSequence = 1
+	batchTopic    = 2
+	batchQueue    = 3
+	batchRecords  = 15
 
 	resourceNamespace = 1
 	resourceName      = 2
@@ -79,7 +77,6 @@ func (r *PublishRequest) MarshalWire() (mem.BufferSlice, error) {
 		h = protowire.AppendTag(h, batchQueue, protowire.VarintType)
 		h = protowire.AppendVarint(h, uint64(b.Queue))
 	}
-	h = appendUint(h, batchCompression, uint64(b.Compression))
 	h = protowire.AppendTag(h, batchRecords, protowire.BytesType)
 	h = protowire.AppendVarint(h, uint64(len(b.Records)))
 	return mem.BufferSlice{mem.SliceBuffer(envelop(h, publishBatch, len(b.Records))), b.Buffer.lent(b.Records)}, nil
@@ -120,7 +117,7 @@ func (r *PublishRequest) unusual(b []byte) error {
 	if b := m.GetBatch(); b != nil {
 		*r = PublishRequest{Batch: Batch{
 			Sequence: b.Sequence, Namespace: b.Topic.GetNamespace(), Topic: b.Topic.GetName(),
-			Queue: AnyQueue, Compression: b.Compression, Pieces: [][]byte{b.Records},
+			Queue: AnyQueue, Pieces: [][]byte{b.Records},
 		}}
 		if b.Queue != nil {
 			r.Batch.Queue = int64(*b.Queue)
@@ -184,8 +181,6 @@ func (b *Batch) read(p []byte) bool {
 			b.Sequence = v
 		case num == batchQueue && v <= math.MaxUint32:
 			b.Queue = int64(v)
-		case num == batchCompression && v <= math.MaxInt32:
-			b.Compression = gantryv1.Compression(v)
 		default:
 			return false
 		}

@@ -13,7 +13,7 @@ import (
 func TestABatchIsWhatProtobufSaysItIs(t *testing.T) {
 	large := bytes.Repeat([]byte("12345678"), 5000)
 	for name, b := range map[string]Batch{
-		"all fields": {Sequence: 1 << 40, Namespace: "ns", Topic: "orders", Queue: 1023, Compression: gantryv1.Compression_COMPRESSION_S2, Records: large},
+		"all fields": {Sequence: 1 << 40, Namespace: "ns", Topic: "orders", Queue: 1023, Records: large},
 		"queue 0":    {Sequence: 1, Topic: "orders", Records: large[:8]},
 		"no topic":   {Sequence: 1, Queue: AnyQueue, Records: large[:2000]},
 		"empty":      {Queue: AnyQueue},
@@ -23,7 +23,7 @@ func TestABatchIsWhatProtobufSaysItIs(t *testing.T) {
 			buf.B = append(buf.B, b.Records...)
 			b.Buffer, b.Records = buf, buf.B
 			raw := wireBytes(t, &PublishRequest{Batch: b})
-			want := &gantryv1.PublishBatch{Sequence: b.Sequence, Compression: b.Compression, Records: b.Records}
+			want := &gantryv1.PublishBatch{Sequence: b.Sequence, Records: b.Records}
 			if b.Topic != "" {
 				want.Topic = &gantryv1.StreamResource{Namespace: b.Namespace, Name: b.Topic}
 			}
@@ -59,8 +59,8 @@ func TestABatchIsWhatProtobufSaysItIs(t *testing.T) {
 func sameBatch(t *testing.T, got, want *Batch) {
 	t.Helper()
 	if got.Sequence != want.Sequence || got.Namespace != want.Namespace || got.Topic != want.Topic || got.Queue != want.Queue ||
-		got.Compression != want.Compression || !bytes.Equal(bytes.Join(got.Pieces, nil), want.Records) {
-		t.Errorf("got %d %q %q %d %v and %d bytes", got.Sequence, got.Namespace, got.Topic, got.Queue, got.Compression, len(bytes.Join(got.Pieces, nil)))
+		!bytes.Equal(bytes.Join(got.Pieces, nil), want.Records) {
+		t.Errorf("got %d %q %q %d and %d bytes", got.Sequence, got.Namespace, got.Topic, got.Queue, len(bytes.Join(got.Pieces, nil)))
 	}
 }
 
@@ -194,7 +194,7 @@ func FuzzPublishRequest(f *testing.F) {
 		if b.Queue != nil {
 			q = int64(*b.Queue)
 		}
-		sameBatch(t, &r.Batch, &Batch{Sequence: b.Sequence, Namespace: b.Topic.GetNamespace(), Topic: b.Topic.GetName(), Queue: q, Compression: b.Compression, Records: b.Records})
+		sameBatch(t, &r.Batch, &Batch{Sequence: b.Sequence, Namespace: b.Topic.GetNamespace(), Topic: b.Topic.GetName(), Queue: q, Records: b.Records})
 	})
 }
 

@@ -148,7 +148,7 @@ async function show({ w, r, dead, now }) {
       ]), r?.properties.length ? [h("h2", {}, "Properties"), facts(r.properties.map(p => [p.key, p.value]))] : ""),
       h("section", { class: "panel" }, h("h2", {}, "Life"), life(w, dead, now))),
     h("h2", {}, "Where it stands with each group"), groups.node,
-    h("h2", {}, "Body"), r ? await body(r) : h("p", { class: "dim" }, "It cannot be read any more."),
+    h("h2", {}, "Body"), r ? body(r) : h("p", { class: "dim" }, "It cannot be read any more."),
   ].filter(Boolean);
 }
 
@@ -178,16 +178,9 @@ function life(w, dead, now) {
 
 const shown = 64 << 10;
 
-async function body(r) {
-  let raw = Uint8Array.from(atob(r.body), c => c.charCodeAt(0)), note = "";
-  if (r.gzip) {
-    try {
-      raw = new Uint8Array(await new Response(new Blob([raw]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
-      note = `decompressed from gzip, ${bytes(raw.length)}. `;
-    } catch {
-      note = "said to be gzip, and is not. ";
-    }
-  }
+function body(r) {
+  const raw = Uint8Array.from(atob(r.body), c => c.charCodeAt(0));
+  let note = r.unreadable ? `As it was stored: ${r.unreadable}. ` : r.compression ? `Its producer compressed it with ${r.compression}. ` : "";
   if (raw.length > shown) note += `The first ${bytes(shown)} of ${bytes(raw.length)}. `;
   const part = raw.slice(0, shown);
   let text;
