@@ -51,7 +51,7 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 			c := newCluster(t, binary)
 			report := underLoad(t, c, *seed+uint64(i), func() {
 				for began := time.Now(); time.Since(began) < *clusterTime; {
-					f := pick(r)
+					f := c.pick(r)
 					t.Logf("%8v %s", time.Since(began).Round(time.Millisecond), f.name)
 					f.do(c, r)
 					all[f.name]++
@@ -75,6 +75,7 @@ type cluster struct {
 	peers []string // where they reach each other
 
 	dialled int
+	mounted bool // the small node has a disk of its own
 }
 
 func newCluster(t *testing.T, binary string) *cluster {
@@ -95,6 +96,9 @@ func newCluster(t *testing.T, binary string) *cluster {
 			s.args = append(s.args, "--bootstrap")
 		} else {
 			s.args = append(s.args, "--join", c.peers[0])
+		}
+		if i == smallNode {
+			c.mount(s)
 		}
 		must(t, s.start())
 	}

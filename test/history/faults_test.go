@@ -17,13 +17,14 @@ type fault struct {
 	name   string
 	weight int
 	do     func(*cluster, *rand.Rand)
+	can    func(*cluster) bool // nil: always
 }
 
 // faultsOfThree are what happens to three nodes.
 var faultsOfThree = []fault{
-	{"leader killed", 3, func(c *cluster, r *rand.Rand) { c.kill(r, c.leader()) }},
-	{"follower killed", 2, func(c *cluster, r *rand.Rand) { c.kill(r, c.follower(r)) }},
-	{"all killed", 2, func(c *cluster, r *rand.Rand) {
+	{name: "leader killed", weight: 3, do: func(c *cluster, r *rand.Rand) { c.kill(r, c.leader()) }},
+	{name: "follower killed", weight: 2, do: func(c *cluster, r *rand.Rand) { c.kill(r, c.follower(r)) }},
+	{name: "all killed", weight: 2, do: func(c *cluster, r *rand.Rand) {
 		for _, s := range c.nodes {
 			must(c.t, s.kill())
 		}
@@ -34,37 +35,39 @@ var faultsOfThree = []fault{
 			must(c.t, s.await())
 		}
 	}},
-	{"node stopped for a while", 2, func(c *cluster, r *rand.Rand) {
+	{name: "node stopped for a while", weight: 2, do: func(c *cluster, r *rand.Rand) {
 		s := c.nodes[c.some(r)]
 		must(c.t, s.cmd.Process.Signal(syscall.SIGSTOP))
 		// As often for 1 to 8 s as for 8 to 60 s.
 		time.Sleep(min(*clusterStop, time.Duration(math.Pow(60, r.Float64())*float64(time.Second))))
 		must(c.t, s.cmd.Process.Signal(syscall.SIGCONT))
 	}},
-	{"ended and started", 1, func(c *cluster, r *rand.Rand) { c.restart(r, r.IntN(3)) }},
-	{"one after the other restarted", 1, func(c *cluster, r *rand.Rand) {
+	{name: "ended and started", weight: 1, do: func(c *cluster, r *rand.Rand) { c.restart(r, r.IntN(3)) }},
+	{name: "one after the other restarted", weight: 1, do: func(c *cluster, r *rand.Rand) {
 		for i := range c.nodes {
 			c.restart(r, i)
 			c.await(c.settled)
 		}
 	}},
-	{"leadership handed over", 1, func(c *cluster, r *rand.Rand) {
+	{name: "node replaced", weight: 1, do: func(c *cluster, r *rand.Rand) { c.replace(r, c.some(r)) }},
+	{name: "disk full", weight: 1, do: (*cluster).fill, can: func(c *cluster) bool { return c.mounted }},
+	{name: "leadership handed over", weight: 1, do: func(c *cluster, r *rand.Rand) {
 		out, err := exec.Command(c.nodes[0].binary, "cluster", "transfer", "--server", c.nodes[r.IntN(3)].addr).CombinedOutput()
 		if err != nil {
 			c.t.Logf("transfer: %v %s", err, out) // it was not settled yet
 		}
 	}},
-	{"node isolated", 2, func(c *cluster, r *rand.Rand) { c.cut(r, c.some(r), true, true) }},
-	{"node heard and not hearing", 1, func(c *cluster, r *rand.Rand) { c.cut(r, c.some(r), false, true) }},
-	{"node hearing and not heard", 1, func(c *cluster, r *rand.Rand) { c.cut(r, c.some(r), true, false) }},
-	{"all apart", 1, func(c *cluster, r *rand.Rand) {
+	{name: "node isolated", weight: 2, do: func(c *cluster, r *rand.Rand) { c.cut(r, c.some(r), true, true) }},
+	{name: "node heard and not hearing", weight: 1, do: func(c *cluster, r *rand.Rand) { c.cut(r, c.some(r), false, true) }},
+	{name: "node hearing and not heard", weight: 1, do: func(c *cluster, r *rand.Rand) { c.cut(r, c.some(r), true, false) }},
+	{name: "all apart", weight: 1, do: func(c *cluster, r *rand.Rand) {
 		defer c.net.Heal()
 		for i := range c.nodes {
 			c.links(i, faultnet.Link{Cut: true}, true, false)
 		}
 		pause(r, 5*time.Second)
 	}},
-	{"link between two cut", 1, func(c *cluster, r *rand.Rand) {
+	{name: "link between two cut", weight: 1, do: func(c *cluster, r *rand.Rand) {
 		defer c.net.Heal()
 		a := c.some(r)
 		b := (a + 1 + r.IntN(2)) % 3
@@ -74,7 +77,7 @@ var faultsOfThree = []fault{
 		}
 		pause(r, 8*time.Second)
 	}},
-	{"links flapping", 1, func(c *cluster, r *rand.Rand) {
+	{name: "links flapping", weight: 1, do: func(c *cluster, r *rand.Rand) {
 		defer c.net.Heal()
 		for range 5 + r.IntN(15) {
 			a := r.IntN(3)
@@ -86,7 +89,7 @@ var faultsOfThree = []fault{
 			pause(r, 400*time.Millisecond)
 		}
 	}},
-	{"slow links", 1, func(c *cluster, r *rand.Rand) {
+	{name: "slow links", weight: 1, do: func(c *cluster, r *rand.Rand) {
 		defer c.net.Heal()
 		c.links(c.some(r), faultnet.Link{Delay: time.Duration(5+r.IntN(100)) * time.Millisecond}, true, true)
 		pause(r, 6*time.Second)
@@ -94,16 +97,21 @@ var faultsOfThree = []fault{
 }
 
 // pick returns a fault, those with more weight more often.
-func pick(r *rand.Rand) fault {
+func (c *cluster) pick(r *rand.Rand) fault {
 	sum := 0
+	var of []fault
 	for _, f := range faultsOfThree {
-		if f.name == *onlyFault {
+		switch {
+		case f.can != nil && !f.can(c):
+		case f.name == *onlyFault:
 			return f
+		default:
+			of = append(of, f)
+			sum += f.weight
 		}
-		sum += f.weight
 	}
 	n := r.IntN(sum)
-	for _, f := range faultsOfThree {
+	for _, f := range of {
 		if n -= f.weight; n < 0 {
 			return f
 		}

@@ -52,7 +52,7 @@ func TestTablesAreLinearizableWhenNodesFail(t *testing.T) {
 				clients.Go(func() { o.run(ctx) })
 			}
 			for time.Since(began) < *clusterTime/2 {
-				f := pick(r)
+				f := c.pick(r)
 				t.Logf("%8v %s", time.Since(began).Round(time.Millisecond), f.name)
 				f.do(c, r)
 				all[f.name]++
