@@ -26,6 +26,8 @@ type Cluster interface {
 	// read.
 	Verify() error
 	Remove(ctx context.Context, name string) error
+	// Promote lets a node count that joined as a learner.
+	Promote(ctx context.Context, name string) error
 	// Transfer hands the leadership over: to whom, or for "" to who is furthest.
 	Transfer(ctx context.Context, name string) error
 	// Digest has all nodes take a digest of their state at one position.
@@ -92,6 +94,13 @@ func (s *clusterOps) Transfer(ctx context.Context, req *gantryv1.TransferLeaders
 		return nil, errNoCluster
 	}
 	return &gantryv1.TransferLeadershipResponse{}, clusterError(s.cluster.Transfer(ctx, req.GetName()))
+}
+
+func (s *clusterOps) Promote(ctx context.Context, req *gantryv1.PromoteNodeRequest) (*gantryv1.PromoteNodeResponse, error) {
+	if s.cluster == nil {
+		return nil, errNoCluster
+	}
+	return &gantryv1.PromoteNodeResponse{}, clusterError(s.cluster.Promote(ctx, req.GetName()))
 }
 
 func (s *clusterOps) Digest(ctx context.Context, _ *gantryv1.DigestClusterRequest) (*gantryv1.DigestClusterResponse, error) {

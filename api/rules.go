@@ -188,6 +188,7 @@ func init() {
 	operator("Cluster/Describe", ofCluster(get))
 	operator("Cluster/Digest", ofCluster(get))
 	operator("Cluster/Remove", ofCluster(remove))
+	operator("Cluster/Promote", ofCluster(update))
 	operator("Cluster/Transfer", ofCluster(update))
 	operator("Logging/ListLevels", ofCluster(get))
 	operator("Logging/SetLevel", ofCluster(update))

@@ -26,6 +26,7 @@ type question struct {
 	Last    uint64 `json:",omitempty"` // index of the last entry of who asks, or of the one that is asked about
 	Segment int64  `json:",omitempty"` // size of the segments of who asks
 	At      uint64 `json:",omitempty"` // a position in the log
+	Learner bool   `json:",omitempty"` // who asks does not want to count
 }
 
 type asked string
@@ -38,6 +39,7 @@ const (
 	askDigest   asked = "digest"   // what is your state At a position, and the chain of frame Last
 	askRemove   asked = "remove"   // the leader is to take Node out
 	askTransfer asked = "transfer" // the leader is to hand over to Node, "" = to whom it likes
+	askPromote  asked = "promote"  // the leader is to let Node count
 )
 
 type answer struct {
@@ -164,7 +166,7 @@ func (n *Node) answer(q question, from string) answer {
 		if q.Node != from {
 			return answer{Verdict: failed, Text: "a node asks for itself alone"}
 		}
-	case askRemove, askTransfer:
+	case askRemove, askTransfer, askPromote:
 		if _, err := n.member(peer.NameOf(from)); err != nil {
 			return answer{Verdict: failed, Text: "only a member may ask for this"}
 		}

@@ -36,7 +36,8 @@
 // Options.Join it asks any node of a cluster, which names the leader; the leader
 // makes it a member that does not count, sends it the log, and lets it count when it
 // has caught up; before that, the node fetches what raft can not send any more (see
-// backfill.go). Both are taken up where they were left when the process dies on the
+// backfill.go). With Options.Learner it only counts when somebody says so
+// ([Node.Promote]). Both are taken up where they were left when the process dies on the
 // way, and mean nothing to a node that is a member already, so they may stay on the
 // command line.
 //

@@ -78,7 +78,7 @@ func (n *Node) admit(q question) error {
 	case i < 0: // an update
 	case members[i].address() != q.Address:
 		return add(n.raft.AddNonvoter, "a node has moved") // which leaves a voter one
-	case !members[i].Voter && q.Ask == askUpdate && q.Last+caughtUp >= n.opts.Log.LastIndex():
+	case !members[i].Voter && !q.Learner && q.Ask == askUpdate && q.Last+caughtUp >= n.opts.Log.LastIndex():
 		return add(n.raft.AddVoter, "a node has caught up and counts from now on")
 	default:
 		return nil
@@ -104,7 +104,7 @@ func (n *Node) report() {
 		if n.settled() || len(n.Members()) == 0 {
 			continue
 		}
-		a, err := n.put(n.ctx, question{Ask: askUpdate, Node: n.parts.id, Address: n.parts.address, Last: n.opts.Log.LastIndex()})
+		a, err := n.put(n.ctx, question{Ask: askUpdate, Node: n.parts.id, Address: n.parts.address, Last: n.opts.Log.LastIndex(), Learner: n.opts.Learner})
 		switch {
 		case err != nil:
 			n.log.Debug("the leader does not know of this node's state yet", "error", err)
@@ -123,7 +123,7 @@ func (n *Node) settled() bool {
 	heard := n.raft.State() == raft.Leader || time.Since(n.raft.LastContact()) < 3*n.opts.Timing.Heartbeat
 	for _, m := range n.Members() {
 		if m.ID == n.parts.id {
-			return heard && m.Voter && m.address() == n.parts.address
+			return heard && (m.Voter || n.opts.Learner) && m.address() == n.parts.address
 		}
 	}
 	return false

@@ -307,6 +307,43 @@ func TestANodeJoinsThroughAnyMemberAndCountsWhenItHasCaughtUp(t *testing.T) {
 	})
 }
 
+func TestALearnerCountsWhenItIsPromoted(t *testing.T) {
+	first := newServer(t, "n1", nil).bootstrap()
+	learner := newServer(t, "n2", nil)
+	learner.opts.Learner = true
+	learner.join(first)
+	is := func(voter bool) func() bool {
+		return func() bool {
+			m, err := first.node.member("n2")
+			return err == nil && m.Voter == voter && learner.log.Index() == first.log.Index()
+		}
+	}
+	eventually(t, "all of the log with the learner", is(false))
+	learner.close() // nobody waits for it, and after a start it is one still
+	learner.must(learner.open(t.Context()))
+	for begun := time.Now(); time.Since(begun) < 5*learner.opts.Timing.Heartbeat; time.Sleep(10 * time.Millisecond) {
+		if m, err := first.node.member("n2"); err != nil || m.Voter {
+			t.Fatalf("%+v, %v", m, err)
+		}
+	}
+	if err := first.node.Promote(t.Context(), "n3"); !errors.Is(err, ErrNoMember) {
+		t.Errorf("who is not there: %v", err)
+	}
+	for range 2 { // by a learner too, and again
+		if err := learner.node.Promote(t.Context(), "n2"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the learner counts", is(true))
+	other := newServer(t, "n3", nil)
+	other.opts.Learner = true
+	other.join(first)
+	other.close()
+	if err := first.node.Promote(t.Context(), "n3"); err == nil || errors.Is(err, ErrNoLeader) {
+		t.Errorf("one that does not answer: %v", err)
+	}
+}
+
 func TestAnyMemberIsAskedForATransfer(t *testing.T) {
 	t.Parallel()
 	n1, n2, n3 := three(t)

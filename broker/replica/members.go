@@ -71,8 +71,10 @@ func (n *Node) leaderFirst() []Member {
 	return others
 }
 
-func (n *Node) member(name string) (Member, error) {
-	for _, m := range n.Members() {
+func (n *Node) member(name string) (Member, error) { return named(n.Members(), name) }
+
+func named(members []Member, name string) (Member, error) {
+	for _, m := range members {
 		if m.Name == name {
 			return m, nil
 		}
@@ -108,6 +110,8 @@ func (n *Node) decide(q question) answer {
 		err = n.remove(q.Node)
 	case askTransfer:
 		err = n.transfer(q.Node)
+	case askPromote:
+		err = n.promote(q.Node)
 	}
 	switch {
 	case err == nil:

@@ -36,6 +36,7 @@ type Options struct {
 	// How a node that is no member yet becomes one, see the package.
 	Bootstrap bool
 	Join      string // the peer address of any member
+	Learner   bool   // it does not count when it has caught up, but when somebody says so: Promote
 
 	// Digest returns the digest of the state at a position; nil = nobody knows.
 	Digest func(ctx context.Context, at record.Position) (Digest, error)

@@ -14,8 +14,8 @@ import (
 )
 
 func newCluster() *cobra.Command {
-	return parent("cluster", "See the nodes of a cluster, hand the leadership over, remove nodes",
-		newClusterStatus(), newClusterDigest(), newClusterTransfer(), newClusterRemove())
+	return parent("cluster", "See the nodes of a cluster, hand the leadership over, add and remove nodes",
+		newClusterStatus(), newClusterDigest(), newClusterTransfer(), newClusterAdd(), newClusterPromote(), newClusterRemove())
 }
 
 // nodeView is a node in JSON.
@@ -41,6 +41,8 @@ func viewNode(n *gantryv1.ClusterNode) nodeView {
 	switch {
 	case n.GetLeader():
 		v.Role = "leader"
+	case !n.GetVoter() && n.GetLag() == 0 && n.GetError() == "":
+		v.Role = "learner"
 	case !n.GetVoter():
 		v.Role = "catching up"
 	}
@@ -57,14 +59,12 @@ func newClusterStatus() *cobra.Command {
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
-		ctx, cancel := c.call(ctx)
-		defer cancel()
-		r, err := c.cluster().Describe(ctx, &gantryv1.DescribeClusterRequest{})
+		nodes, err := c.nodes(ctx)
 		if err != nil {
 			return c.explain(err)
 		}
 		views := []nodeView{}
-		for _, n := range r.GetNodes() {
+		for _, n := range nodes {
 			views = append(views, viewNode(n))
 		}
 		if c.json {
@@ -167,14 +167,14 @@ func newClusterTransfer() *cobra.Command {
 		if len(args) > 0 {
 			to = args[0]
 		}
-		ctx, cancel := c.call(ctx)
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		before, err := c.leader(ctx)
 		if err != nil {
 			return c.explain(err)
 		}
 		// The connection ends with the leadership, so the answer may be lost.
-		_, err = c.cluster().Transfer(ctx, &gantryv1.TransferLeadershipRequest{Name: to})
+		_, err = c.cluster().Transfer(c.header(ctx), &gantryv1.TransferLeadershipRequest{Name: to})
 		if err != nil && status.Code(err) != codes.Unavailable {
 			return c.explain(err)
 		}
@@ -215,16 +215,20 @@ empty data directory it may join again, under the same name.`,
 
 func (c *client) cluster() gantryv1.ClusterClient { return gantryv1.NewClusterClient(c.conn) }
 
+func (c *client) nodes(ctx context.Context) ([]*gantryv1.ClusterNode, error) {
+	ctx, cancel := c.call(ctx)
+	defer cancel()
+	r, err := c.cluster().Describe(ctx, &gantryv1.DescribeClusterRequest{})
+	return r.GetNodes(), err
+}
+
 // leader returns the name of the node that leads.
 func (c *client) leader(ctx context.Context) (string, error) {
-	r, err := c.cluster().Describe(ctx, &gantryv1.DescribeClusterRequest{})
-	if err != nil {
-		return "", err
-	}
-	for _, n := range r.GetNodes() {
+	nodes, err := c.nodes(ctx)
+	for _, n := range nodes {
 		if n.GetLeader() {
 			return n.GetName(), nil
 		}
 	}
-	return "", nil
+	return "", err
 }

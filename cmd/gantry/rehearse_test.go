@@ -113,59 +113,100 @@ printf '#!/bin/sh\n' > gantry`) // the new binary, as far as install sees
 	}
 }
 
-func TestReplaceANodeAsDocumented(t *testing.T) {
-	nodes := map[string]*serving{}
-	peer := ""
-	start := func(name string, args ...string) *serving {
-		s := serve(t, t.TempDir(), append([]string{"--node", name, "--peer", "127.0.0.1:0"}, args...)...)
-		nodes[name] = s
-		return s
-	}
-	leader := start("n1", "--bootstrap")
-	voters := func(want int) []nodeView {
-		t.Helper()
-		for until := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-			views := decoded[[]nodeView](t, leader, "cluster", "status")
-			n := 0
-			for _, v := range views {
-				if v.Role == "leader" || v.Role == "follower" && v.Error == "" && v.Lag == 0 {
-					n++
-				}
-				if v.Role == "leader" {
-					peer = v.Peer
-				}
-			}
-			if n == want && len(views) == want {
-				return views
-			}
-			if time.Now().After(until) {
-				t.Fatalf("%d nodes that count, want %d: %+v", n, want, views)
-			}
-		}
-	}
-	voters(1)
-	start("n2", "--join", peer)
-	start("n3", "--join", peer)
-	voters(3)
-	leader.run(t, "topic", "create", "orders", "--queues", "1")
-	leader.run(t, "send", "orders", "before")
-	nodes["n3"].stop() // its disk is lost
+// rehearsal is a cluster for a procedure of the operations.
+type rehearsal struct {
+	t      *testing.T
+	nodes  map[string]*serving
+	leader *serving
+	peer   string // the leader's
+}
 
-	for line := range strings.Lines(procedure(t, "Replace a node")[0]) {
-		args := words(strings.TrimSpace(line))[1:]
-		switch {
-		case args[0] == "serve":
-			args = strings.Fields(strings.Replace(strings.Join(args[1:], " "), "127.0.0.1:8083", peer, 1))
-			args = args[:len(args)-2] // --data is the test's
-			serve(t, t.TempDir(), append(args, "--peer", "127.0.0.1:0")...)
-			voters(3)
-		default:
-			leader.run(t, args...)
+// newRehearsal starts three nodes, of which n1 leads.
+func newRehearsal(t *testing.T) *rehearsal {
+	r := &rehearsal{t: t, nodes: map[string]*serving{}}
+	r.start("--node", "n1", "--bootstrap")
+	r.leader = r.nodes["n1"]
+	r.voters(1)
+	r.start("--node", "n2", "--join", r.peer)
+	r.start("--node", "n3", "--join", r.peer)
+	r.voters(3)
+	return r
+}
+
+func (r *rehearsal) start(args ...string) {
+	r.nodes[args[1]] = serve(r.t, r.t.TempDir(), append(args, "--peer", "127.0.0.1:0")...)
+}
+
+// voters waits until there are so many nodes, all of them count, and none is behind.
+func (r *rehearsal) voters(want int) {
+	r.t.Helper()
+	for until := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		views := decoded[[]nodeView](r.t, r.leader, "cluster", "status")
+		n := 0
+		for _, v := range views {
+			if v.Role == "leader" || v.Role == "follower" && v.Error == "" && v.Lag == 0 {
+				n++
+			}
+			if v.Role == "leader" {
+				r.peer = v.Peer
+			}
+		}
+		if n == want && len(views) == want {
+			return
+		}
+		if time.Now().After(until) {
+			r.t.Fatalf("%d nodes that count, want %d: %+v", n, want, views)
 		}
 	}
-	leader.run(t, "send", "orders", "after")
-	leader.run(t, "cluster", "digest")
-	if out := leader.run(t, "receive", "orders", "--group", "g", "--count", "2"); out != "orders/0/0  before\norders/0/1  after\n" {
+}
+
+// follow does what a procedure says, line by line.
+func (r *rehearsal) follow(heading string) {
+	r.t.Helper()
+	for line := range strings.Lines(procedure(r.t, heading)[0]) {
+		args := words(strings.TrimSpace(line))[1:]
+		if args[0] != "serve" {
+			r.leader.run(r.t, args...)
+			continue
+		}
+		args = strings.Fields(strings.Replace(strings.Join(args[1:], " "), "127.0.0.1:8083", r.peer, 1))
+		r.start(args[:len(args)-2]...) // --data is the test's
+	}
+}
+
+func TestReplaceANodeAsDocumented(t *testing.T) {
+	r := newRehearsal(t)
+	r.leader.run(t, "topic", "create", "orders", "--queues", "1")
+	r.leader.run(t, "send", "orders", "before")
+	r.nodes["n3"].stop() // its disk is lost
+	r.follow("Replace a node")
+	r.voters(3)
+	r.leader.run(t, "send", "orders", "after")
+	r.leader.run(t, "cluster", "digest")
+	if out := r.leader.run(t, "receive", "orders", "--group", "g", "--count", "2"); out != "orders/0/0  before\norders/0/1  after\n" {
 		t.Error(out)
+	}
+}
+
+func TestAddNodesAsDocumented(t *testing.T) {
+	r := newRehearsal(t)
+	r.leader.run(t, "topic", "create", "orders", "--queues", "1")
+	r.leader.run(t, "send", "orders", "before")
+	r.follow("Add nodes")
+	r.voters(5)
+	r.leader.run(t, "cluster", "digest")
+	if code, _, errOut := cli(t, "cluster", "promote", "n9", "--server", r.leader.server); code != exitFailed || !strings.Contains(errOut, "n9") {
+		t.Errorf("exit %d: %s", code, errOut)
+	}
+	r.start("--node", "n6", "--join", r.peer, "--learner")
+	for until := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if v := decoded[[]nodeView](t, r.leader, "cluster", "status"); v[len(v)-1].Name == "n6" && v[len(v)-1].Role == "learner" {
+			break
+		} else if time.Now().After(until) {
+			t.Fatalf("n6 is no learner: %+v", v)
+		}
+	}
+	if code, out, errOut := cli(t, "cluster", "add", "n6", "--wait", "1s", "--server", r.leader.server); code != exitFailed || out != "n6 has joined, and does not count yet\n" {
+		t.Errorf("exit %d: %s%s", code, out, errOut)
 	}
 }

@@ -25,6 +25,7 @@ type nodeFlags struct {
 	name, peer, peerAdvertise string
 	bootstrap                 bool
 	join                      string
+	learner                   bool
 	certs                     string
 }
 
@@ -35,6 +36,7 @@ func (f *nodeFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.peerAdvertise, "peer-advertise", "", "`HOST:PORT` under which other nodes reach this one (default: --peer)")
 	flags.BoolVar(&f.bootstrap, "bootstrap", false, "be the first node of a new cluster, with the data there is; without meaning later")
 	flags.StringVar(&f.join, "join", "", "join the cluster of the node whose --peer is `HOST:PORT`; without meaning later")
+	flags.BoolVar(&f.learner, "learner", false, "have the log and do not count for a majority, until gantry cluster promote")
 	flags.StringVar(&f.certs, "certs", "", "`DIR` with ca.crt, NODE.crt and NODE.key from gantry cert: nodes talk TLS and\n"+
 		"know each other by it; without, --peer must be a loopback address")
 	cmd.MarkFlagDirname("certs")
@@ -48,8 +50,10 @@ func (f *nodeFlags) check(dir string) error {
 		return err
 	case f.name == "" && member:
 		return usageErrorf("%s is of a node of a cluster: start it with its --node", dir)
-	case f.name == "" && (f.bootstrap || f.join != ""):
-		return usageErrorf("--bootstrap and --join need --node")
+	case f.name == "" && (f.bootstrap || f.join != "" || f.learner):
+		return usageErrorf("--bootstrap, --join and --learner need --node")
+	case f.bootstrap && f.learner:
+		return usageErrorf("the first node of a cluster is its majority: no --learner")
 	case f.name != "" && !member && !f.bootstrap && f.join == "":
 		return usageErrorf("%s is of no node of a cluster yet: add --bootstrap to begin one, or --join", dir)
 	case f.bootstrap && f.join != "":
@@ -78,7 +82,7 @@ func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Optio
 		Broker: b,
 		Replica: replica.Options{
 			Name: f.node.name, Listen: f.node.peer, Advertise: f.node.peerAdvertise, Client: advertised,
-			Certificates: identity, Bootstrap: f.node.bootstrap, Join: f.node.join, Logger: b.Logger, Fatal: b.Fatal,
+			Certificates: identity, Bootstrap: f.node.bootstrap, Join: f.node.join, Learner: f.node.learner, Logger: b.Logger, Fatal: b.Fatal,
 		},
 		Server: s, Clients: clients, Drain: drainTimeout, Logger: b.Logger.With(logging.Component, "node"),
 		Show: web.show(f.hosts()),

@@ -113,7 +113,7 @@ type ClusterNode struct {
 	Peer   string `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"`
 	Client string `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
 	Leader bool   `protobuf:"varint,5,opt,name=leader,proto3" json:"leader,omitempty"`
-	// It counts for a majority; not yet, while it catches up.
+	// It counts for a majority; not yet, while it catches up, or is a learner.
 	Voter bool `protobuf:"varint,6,opt,name=voter,proto3" json:"voter,omitempty"`
 	// Why it does not answer; the rest is unset then.
 	Error string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
@@ -323,6 +323,86 @@ func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
 	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
+type PromoteNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteNodeRequest) Reset() {
+	*x = PromoteNodeRequest{}
+	mi := &file_gantry_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteNodeRequest) ProtoMessage() {}
+
+func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteNodeRequest.ProtoReflect.Descriptor instead.
+func (*PromoteNodeRequest) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PromoteNodeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type PromoteNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteNodeResponse) Reset() {
+	*x = PromoteNodeResponse{}
+	mi := &file_gantry_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteNodeResponse) ProtoMessage() {}
+
+func (x *PromoteNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gantry_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteNodeResponse.ProtoReflect.Descriptor instead.
+func (*PromoteNodeResponse) Descriptor() ([]byte, []int) {
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
 type TransferLeadershipRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// To whom; empty for the node that is furthest.
@@ -333,7 +413,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_gantry_v1_cluster_proto_msgTypes[5]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -345,7 +425,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_cluster_proto_msgTypes[5]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -358,7 +438,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TransferLeadershipRequest) GetName() string {
@@ -376,7 +456,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_gantry_v1_cluster_proto_msgTypes[6]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +468,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_cluster_proto_msgTypes[6]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +481,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 type DigestClusterRequest struct {
@@ -412,7 +492,7 @@ type DigestClusterRequest struct {
 
 func (x *DigestClusterRequest) Reset() {
 	*x = DigestClusterRequest{}
-	mi := &file_gantry_v1_cluster_proto_msgTypes[7]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -424,7 +504,7 @@ func (x *DigestClusterRequest) String() string {
 func (*DigestClusterRequest) ProtoMessage() {}
 
 func (x *DigestClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_cluster_proto_msgTypes[7]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -437,7 +517,7 @@ func (x *DigestClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestClusterRequest.ProtoReflect.Descriptor instead.
 func (*DigestClusterRequest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 type DigestClusterResponse struct {
@@ -451,7 +531,7 @@ type DigestClusterResponse struct {
 
 func (x *DigestClusterResponse) Reset() {
 	*x = DigestClusterResponse{}
-	mi := &file_gantry_v1_cluster_proto_msgTypes[8]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +543,7 @@ func (x *DigestClusterResponse) String() string {
 func (*DigestClusterResponse) ProtoMessage() {}
 
 func (x *DigestClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_cluster_proto_msgTypes[8]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +556,7 @@ func (x *DigestClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestClusterResponse.ProtoReflect.Descriptor instead.
 func (*DigestClusterResponse) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DigestClusterResponse) GetPosition() uint64 {
@@ -506,7 +586,7 @@ type NodeDigest struct {
 
 func (x *NodeDigest) Reset() {
 	*x = NodeDigest{}
-	mi := &file_gantry_v1_cluster_proto_msgTypes[9]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +598,7 @@ func (x *NodeDigest) String() string {
 func (*NodeDigest) ProtoMessage() {}
 
 func (x *NodeDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_cluster_proto_msgTypes[9]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +611,7 @@ func (x *NodeDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDigest.ProtoReflect.Descriptor instead.
 func (*NodeDigest) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeDigest) GetName() string {
@@ -568,7 +648,7 @@ type StateSection struct {
 
 func (x *StateSection) Reset() {
 	*x = StateSection{}
-	mi := &file_gantry_v1_cluster_proto_msgTypes[10]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -580,7 +660,7 @@ func (x *StateSection) String() string {
 func (*StateSection) ProtoMessage() {}
 
 func (x *StateSection) ProtoReflect() protoreflect.Message {
-	mi := &file_gantry_v1_cluster_proto_msgTypes[10]
+	mi := &file_gantry_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -593,7 +673,7 @@ func (x *StateSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateSection.ProtoReflect.Descriptor instead.
 func (*StateSection) Descriptor() ([]byte, []int) {
-	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_gantry_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StateSection) GetName() string {
@@ -641,7 +721,10 @@ const file_gantry_v1_cluster_proto_rawDesc = "" +
 	"\acontact\x18\f \x01(\v2\x19.google.protobuf.DurationR\acontact\"'\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x14\n" +
-	"\x12RemoveNodeResponse\"/\n" +
+	"\x12RemoveNodeResponse\"(\n" +
+	"\x12PromoteNodeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
+	"\x13PromoteNodeResponse\"/\n" +
 	"\x19TransferLeadershipRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x1c\n" +
 	"\x1aTransferLeadershipResponse\"\x16\n" +
@@ -657,11 +740,12 @@ const file_gantry_v1_cluster_proto_rawDesc = "" +
 	"\fStateSection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03sum\x18\x02 \x01(\tR\x03sum\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x04R\x04size2\xc9\x02\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size2\x93\x03\n" +
 	"\aCluster\x12Q\n" +
 	"\bDescribe\x12!.gantry.v1.DescribeClusterRequest\x1a\".gantry.v1.DescribeClusterResponse\x12E\n" +
 	"\x06Remove\x12\x1c.gantry.v1.RemoveNodeRequest\x1a\x1d.gantry.v1.RemoveNodeResponse\x12W\n" +
-	"\bTransfer\x12$.gantry.v1.TransferLeadershipRequest\x1a%.gantry.v1.TransferLeadershipResponse\x12K\n" +
+	"\bTransfer\x12$.gantry.v1.TransferLeadershipRequest\x1a%.gantry.v1.TransferLeadershipResponse\x12H\n" +
+	"\aPromote\x12\x1d.gantry.v1.PromoteNodeRequest\x1a\x1e.gantry.v1.PromoteNodeResponse\x12K\n" +
 	"\x06Digest\x12\x1f.gantry.v1.DigestClusterRequest\x1a .gantry.v1.DigestClusterResponseB5Z3github.com/gantry-mq/gantry/proto/gantryv1;gantryv1b\x06proto3"
 
 var (
@@ -676,36 +760,40 @@ func file_gantry_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_gantry_v1_cluster_proto_rawDescData
 }
 
-var file_gantry_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_gantry_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_gantry_v1_cluster_proto_goTypes = []any{
 	(*DescribeClusterRequest)(nil),     // 0: gantry.v1.DescribeClusterRequest
 	(*DescribeClusterResponse)(nil),    // 1: gantry.v1.DescribeClusterResponse
 	(*ClusterNode)(nil),                // 2: gantry.v1.ClusterNode
 	(*RemoveNodeRequest)(nil),          // 3: gantry.v1.RemoveNodeRequest
 	(*RemoveNodeResponse)(nil),         // 4: gantry.v1.RemoveNodeResponse
-	(*TransferLeadershipRequest)(nil),  // 5: gantry.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 6: gantry.v1.TransferLeadershipResponse
-	(*DigestClusterRequest)(nil),       // 7: gantry.v1.DigestClusterRequest
-	(*DigestClusterResponse)(nil),      // 8: gantry.v1.DigestClusterResponse
-	(*NodeDigest)(nil),                 // 9: gantry.v1.NodeDigest
-	(*StateSection)(nil),               // 10: gantry.v1.StateSection
-	(*durationpb.Duration)(nil),        // 11: google.protobuf.Duration
+	(*PromoteNodeRequest)(nil),         // 5: gantry.v1.PromoteNodeRequest
+	(*PromoteNodeResponse)(nil),        // 6: gantry.v1.PromoteNodeResponse
+	(*TransferLeadershipRequest)(nil),  // 7: gantry.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 8: gantry.v1.TransferLeadershipResponse
+	(*DigestClusterRequest)(nil),       // 9: gantry.v1.DigestClusterRequest
+	(*DigestClusterResponse)(nil),      // 10: gantry.v1.DigestClusterResponse
+	(*NodeDigest)(nil),                 // 11: gantry.v1.NodeDigest
+	(*StateSection)(nil),               // 12: gantry.v1.StateSection
+	(*durationpb.Duration)(nil),        // 13: google.protobuf.Duration
 }
 var file_gantry_v1_cluster_proto_depIdxs = []int32{
 	2,  // 0: gantry.v1.DescribeClusterResponse.nodes:type_name -> gantry.v1.ClusterNode
-	11, // 1: gantry.v1.ClusterNode.contact:type_name -> google.protobuf.Duration
-	9,  // 2: gantry.v1.DigestClusterResponse.nodes:type_name -> gantry.v1.NodeDigest
-	10, // 3: gantry.v1.NodeDigest.sections:type_name -> gantry.v1.StateSection
+	13, // 1: gantry.v1.ClusterNode.contact:type_name -> google.protobuf.Duration
+	11, // 2: gantry.v1.DigestClusterResponse.nodes:type_name -> gantry.v1.NodeDigest
+	12, // 3: gantry.v1.NodeDigest.sections:type_name -> gantry.v1.StateSection
 	0,  // 4: gantry.v1.Cluster.Describe:input_type -> gantry.v1.DescribeClusterRequest
 	3,  // 5: gantry.v1.Cluster.Remove:input_type -> gantry.v1.RemoveNodeRequest
-	5,  // 6: gantry.v1.Cluster.Transfer:input_type -> gantry.v1.TransferLeadershipRequest
-	7,  // 7: gantry.v1.Cluster.Digest:input_type -> gantry.v1.DigestClusterRequest
-	1,  // 8: gantry.v1.Cluster.Describe:output_type -> gantry.v1.DescribeClusterResponse
-	4,  // 9: gantry.v1.Cluster.Remove:output_type -> gantry.v1.RemoveNodeResponse
-	6,  // 10: gantry.v1.Cluster.Transfer:output_type -> gantry.v1.TransferLeadershipResponse
-	8,  // 11: gantry.v1.Cluster.Digest:output_type -> gantry.v1.DigestClusterResponse
-	8,  // [8:12] is the sub-list for method output_type
-	4,  // [4:8] is the sub-list for method input_type
+	7,  // 6: gantry.v1.Cluster.Transfer:input_type -> gantry.v1.TransferLeadershipRequest
+	5,  // 7: gantry.v1.Cluster.Promote:input_type -> gantry.v1.PromoteNodeRequest
+	9,  // 8: gantry.v1.Cluster.Digest:input_type -> gantry.v1.DigestClusterRequest
+	1,  // 9: gantry.v1.Cluster.Describe:output_type -> gantry.v1.DescribeClusterResponse
+	4,  // 10: gantry.v1.Cluster.Remove:output_type -> gantry.v1.RemoveNodeResponse
+	8,  // 11: gantry.v1.Cluster.Transfer:output_type -> gantry.v1.TransferLeadershipResponse
+	6,  // 12: gantry.v1.Cluster.Promote:output_type -> gantry.v1.PromoteNodeResponse
+	10, // 13: gantry.v1.Cluster.Digest:output_type -> gantry.v1.DigestClusterResponse
+	9,  // [9:14] is the sub-list for method output_type
+	4,  // [4:9] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -722,7 +810,7 @@ func file_gantry_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gantry_v1_cluster_proto_rawDesc), len(file_gantry_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	Cluster_Describe_FullMethodName = "/gantry.v1.Cluster/Describe"
 	Cluster_Remove_FullMethodName   = "/gantry.v1.Cluster/Remove"
 	Cluster_Transfer_FullMethodName = "/gantry.v1.Cluster/Transfer"
+	Cluster_Promote_FullMethodName  = "/gantry.v1.Cluster/Promote"
 	Cluster_Digest_FullMethodName   = "/gantry.v1.Cluster/Digest"
 )
 
@@ -43,6 +44,9 @@ type ClusterClient interface {
 	// Hands the leadership over. The call itself may end with UNAVAILABLE, because
 	// the node that serves it stops to.
 	Transfer(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
+	// Lets a node count for a majority that joined as a learner. FAILED_PRECONDITION:
+	// it does not have all of the log yet, or does not answer.
+	Promote(ctx context.Context, in *PromoteNodeRequest, opts ...grpc.CallOption) (*PromoteNodeResponse, error)
 	// Has each node take checksums of its state, all as of the same place in the log.
 	// Of nodes that work they are equal.
 	Digest(ctx context.Context, in *DigestClusterRequest, opts ...grpc.CallOption) (*DigestClusterResponse, error)
@@ -86,6 +90,16 @@ func (c *clusterClient) Transfer(ctx context.Context, in *TransferLeadershipRequ
 	return out, nil
 }
 
+func (c *clusterClient) Promote(ctx context.Context, in *PromoteNodeRequest, opts ...grpc.CallOption) (*PromoteNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PromoteNodeResponse)
+	err := c.cc.Invoke(ctx, Cluster_Promote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) Digest(ctx context.Context, in *DigestClusterRequest, opts ...grpc.CallOption) (*DigestClusterResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DigestClusterResponse)
@@ -112,6 +126,9 @@ type ClusterServer interface {
 	// Hands the leadership over. The call itself may end with UNAVAILABLE, because
 	// the node that serves it stops to.
 	Transfer(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
+	// Lets a node count for a majority that joined as a learner. FAILED_PRECONDITION:
+	// it does not have all of the log yet, or does not answer.
+	Promote(context.Context, *PromoteNodeRequest) (*PromoteNodeResponse, error)
 	// Has each node take checksums of its state, all as of the same place in the log.
 	// Of nodes that work they are equal.
 	Digest(context.Context, *DigestClusterRequest) (*DigestClusterResponse, error)
@@ -133,6 +150,9 @@ func (UnimplementedClusterServer) Remove(context.Context, *RemoveNodeRequest) (*
 }
 func (UnimplementedClusterServer) Transfer(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Transfer not implemented")
+}
+func (UnimplementedClusterServer) Promote(context.Context, *PromoteNodeRequest) (*PromoteNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Promote not implemented")
 }
 func (UnimplementedClusterServer) Digest(context.Context, *DigestClusterRequest) (*DigestClusterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Digest not implemented")
@@ -212,6 +232,24 @@ func _Cluster_Transfer_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_Promote_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Promote(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Promote_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Promote(ctx, req.(*PromoteNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_Digest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DigestClusterRequest)
 	if err := dec(in); err != nil {
@@ -248,6 +286,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Transfer",
 			Handler:    _Cluster_Transfer_Handler,
+		},
+		{
+			MethodName: "Promote",
+			Handler:    _Cluster_Promote_Handler,
 		},
 		{
 			MethodName: "Digest",
