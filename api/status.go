@@ -129,6 +129,9 @@ func rpcError(log *slog.Logger, err error) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return status.FromContextError(err).Err()
 	}
+	if _, sent := status.FromError(err); sent { // gRPC's own, of a stream whose client is gone
+		return err
+	}
 	log.Error("management request failed", "error", err)
 	return status.Error(codes.Internal, "internal error, the server's log has the reason")
 }

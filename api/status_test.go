@@ -50,6 +50,14 @@ func TestStatusTellsTheMessageOfARefusal(t *testing.T) {
 	}
 }
 
+func TestAClientThatLeavesAStreamIsNoFaultOfTheServer(t *testing.T) {
+	var logged strings.Builder
+	gone := status.Error(codes.Unavailable, "transport is closing") // what its Send returns
+	if err := rpcError(slog.New(slog.NewTextHandler(&logged, nil)), gone); status.Code(err) != codes.Unavailable || logged.Len() > 0 {
+		t.Errorf("%v, and logged %q", err, logged.String())
+	}
+}
+
 func TestStatusKeepsInternalsToTheLog(t *testing.T) {
 	var logged strings.Builder
 	log := slog.New(slog.NewTextHandler(&logged, nil))
