@@ -187,6 +187,22 @@ func TestDecompressedBodiesThatAreNotReadAreBounded(t *testing.T) {
 	eventually(t, func() bool { return read() == nil })
 }
 
+// A page has no room for more than one message that may be large when it is
+// decompressed; one with gzip goes out as it came.
+func TestOperatorsArePagedWhatClientsDecompressAsItIsStored(t *testing.T) {
+	f := start(t, Options{})
+	f.topic("t", topic.Normal, 1)
+	var pack []byte
+	for range 3 {
+		pack = packed(pack, "what gzip made", flagged(record.FlagGzip))
+	}
+	f.publisher(context.Background(), 1, "t").good(pack)
+	r, err := adminOf(f).QueryMessage(t.Context(), &v2.ListMessageRequest{Topic: res("t"), MaxMessageNums: 10})
+	if err != nil || len(r.GetMessages()) != 3 {
+		t.Errorf("%d of 3 messages in a page: %v %v", len(r.GetMessages()), r.GetStatus(), err)
+	}
+}
+
 func TestABodyIsCompressedInOneWay(t *testing.T) {
 	f := start(t, Options{})
 	f.topic("t", topic.Normal, 1)

@@ -61,7 +61,7 @@ type FoundMessage struct {
 	Born     int64 // Unix ms
 	Due      int64 // Unix ms, 0 = it was not delayed
 	BodySize int   // bytes as stored
-	Packed   bool  // its producer compressed the body
+	Packed   bool  // compressed in a way that Unpack undoes: what clients get is larger
 	Places   []MessagePlace
 	// Deliveries says which groups have it in their hands, or have it waiting.
 	Deliveries []MessageDelivery
@@ -242,7 +242,7 @@ func (b *Broker) viewWhole(pos record.Position) (commitlog.View, error) {
 func (b *Broker) describe(pos record.Position, m *record.Message, q *MessageQuery) (f FoundMessage, match bool, err error) {
 	f = FoundMessage{
 		Position: pos, ID: b.messageID(m, pos), Queue: m.Queue, Offset: record.NoOffset, Stored: m.StoreTime, Born: m.BornTime, Due: m.DueTime, BodySize: len(m.Body),
-		Packed: m.Flags.Packing() != 0,
+		Packed: packed(m),
 	}
 	byKey := q.Key == ""
 	err = m.Properties.Each(func(field record.Field, _, value []byte) bool {

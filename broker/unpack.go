@@ -15,13 +15,19 @@ import (
 // unpackDoor is the one that all go through: there is one kind of them.
 const unpackDoor = admission.Stream
 
+// packed reports that m's body is one that Unpack decompresses.
+func packed(m *record.Message) bool {
+	p := m.Flags.Packing()
+	return p != 0 && p != record.FlagGzip
+}
+
 // Unpack decompresses d's body for a client that knows gzip alone, and makes d a
 // message that was never compressed. Then leave is not nil, and is called when the body
 // was sent: it gives room to others. A body of which nothing can be made is left as it came, for its
 // consumer to find unreadable: a message that cannot be delivered would be in the way
 // of others. The error is TooManyRequests, or ctx's end.
 func (b *Broker) Unpack(ctx context.Context, d *Delivered) (leave func(), err error) {
-	if p := d.Message.Flags.Packing(); p == 0 || p == record.FlagGzip {
+	if !packed(&d.Message) {
 		return nil, nil
 	}
 	body, pass, err := b.unpack(ctx, &d.Message)
