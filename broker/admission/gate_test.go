@@ -111,3 +111,24 @@ func TestAGateAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestWhatBecomesSmallerMakesRoom(t *testing.T) {
+	g := New(4*CallBytes, 100)
+	p, _ := g.TryEnter(Stream, 2*CallBytes) // and CallBytes: all that one door takes
+	if _, ok := g.TryEnter(Stream, 0); ok {
+		t.Error("there was room before")
+	}
+	p = g.Shrink(p, CallBytes)
+	if p = g.Shrink(p, 100*CallBytes); p.bytes != 2*CallBytes {
+		t.Errorf("it grew to %d bytes", p.bytes)
+	}
+	q, ok := g.TryEnter(Stream, 0)
+	if !ok {
+		t.Error("no room was made")
+	}
+	g.Leave(p)
+	g.Leave(q)
+	if bytes, sends := g.Held(); bytes != 0 || sends != 0 {
+		t.Errorf("%d bytes of %d sends are left", bytes, sends)
+	}
+}

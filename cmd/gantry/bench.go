@@ -66,11 +66,13 @@ func newBench() *cobra.Command {
 	f.StringVar(&o.Filter, "filter", "none", "none, tag or sql")
 	f.Float64Var(&o.Match, "match", 1, "share of the messages that the filter matches, above 0 to 1")
 	f.IntVar(&o.Batch, "batch", 0, "`BYTES` of a producer's batch or a reader's frame; 0: the client's default")
+	f.StringVar(&o.Compress, "compress", "none", "none, zstd, lz4 or s2: how producers compress bodies, which then are JSON")
 	f.IntVar(&o.PID, "server-pid", 0, "process whose CPU and memory are counted; 0: the one that holds the data directory")
 	f.BoolVar(&jsonOut, "json", false, "print JSON")
 	f.BoolVar(&quiet, "quiet", false, "no progress line")
 	f.StringVar(&svg, "svg", "", "draw the result over time into `FILE`")
 	cmd.RegisterFlagCompletionFunc("filter", cobra.FixedCompletions([]string{"none", "tag", "sql"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions([]string{"none", "zstd", "lz4", "s2"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

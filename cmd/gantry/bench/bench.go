@@ -48,6 +48,7 @@ type Options struct {
 	Filter    string
 	Match     float64 // share of the messages that the filter matches
 	Batch     int     // bytes of a producer's batch; 0 = the client's default
+	Compress  string  // none, zstd, lz4 or s2: how producers compress bodies, which then are JSON
 	PID       int     // the server's; 0 = asked of the server, -1 = none
 	Progress  io.Writer
 }
@@ -107,6 +108,15 @@ func Run(ctx context.Context, o Options) ([]Result, error) {
 		return nil, fmt.Errorf("there is no filter %q: none, tag or sql", o.Filter)
 	}
 	b := &bench{Options: o, payload: newPayload(o.Size)}
+	if o.Compress != "" {
+		i := slices.IndexFunc(compressions, func(c client.Compression) bool { return c.String() == o.Compress })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no compression %q: none, zstd, lz4 or s2", o.Compress)
+		}
+		if b.compression = compressions[i]; b.compression != client.NoCompression {
+			b.payload.fillJSON()
+		}
+	}
 	defer b.close()
 	if err := b.open(ctx); err != nil {
 		return nil, err
@@ -115,17 +125,20 @@ func Run(ctx context.Context, o Options) ([]Result, error) {
 	return b.results, err
 }
 
+var compressions = []client.Compression{client.NoCompression, client.Zstd, client.LZ4, client.S2}
+
 // bench is a run under way.
 type bench struct {
 	Options
-	payload payload
-	server  *process
-	admin   gantryv1.ManagementClient
-	conn    *grpc.ClientConn
-	topics  []string
-	mu      sync.Mutex // guards clients: producers and consumers dial side by side
-	clients []*client.Client
-	results []Result
+	compression client.Compression
+	payload     payload
+	server      *process
+	admin       gantryv1.ManagementClient
+	conn        *grpc.ClientConn
+	topics      []string
+	mu          sync.Mutex // guards clients: producers and consumers dial side by side
+	clients     []*client.Client
+	results     []Result
 }
 
 func (b *bench) open(ctx context.Context) error {

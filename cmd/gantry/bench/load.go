@@ -24,6 +24,17 @@ func newPayload(size int) payload {
 	return p
 }
 
+// fillJSON makes the block something that can be compressed.
+func (p *payload) fillJSON() {
+	r := rand.New(rand.NewPCG(1, 1))
+	var b []byte
+	for n := 0; len(b) < len(p.block); n++ {
+		b = fmt.Appendf(b, `{"order":%d,"customer":"c-%06d","status":"paid","total":%d.%02d,"currency":"EUR","items":%d},`,
+			10_000_000+n, r.IntN(1e6), r.IntN(500), r.IntN(100), 1+r.IntN(9))
+	}
+	copy(p.block, b)
+}
+
 func (p *payload) body(i int) []byte {
 	off := (i * 61) & (64<<10 - 1)
 	return p.block[off : off+p.size]

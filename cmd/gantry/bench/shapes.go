@@ -19,7 +19,7 @@ func (b *bench) senders(ctx context.Context, m *meter, s sender) error {
 		if err != nil {
 			return err
 		}
-		if producers[i], err = c.NewProducer(client.ProducerOptions{BatchBytes: b.Batch}); err != nil {
+		if producers[i], err = c.NewProducer(client.ProducerOptions{BatchBytes: b.Batch, Compression: b.compression}); err != nil {
 			return err
 		}
 	}
@@ -254,7 +254,7 @@ func (b *bench) delay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := c.NewProducer(client.ProducerOptions{Topic: b.topics[0], BatchBytes: b.Batch})
+	p, err := c.NewProducer(client.ProducerOptions{Topic: b.topics[0], BatchBytes: b.Batch, Compression: b.compression})
 	if err != nil {
 		return err
 	}
@@ -308,7 +308,7 @@ func (b *bench) transactions(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if producers[i], err = c.NewProducer(client.ProducerOptions{Topic: b.topics[0], Linger: -1}); err != nil {
+			if producers[i], err = c.NewProducer(client.ProducerOptions{Topic: b.topics[0], Linger: -1, Compression: b.compression}); err != nil {
 				return err
 			}
 		}
