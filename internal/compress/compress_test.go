@@ -60,7 +60,7 @@ func TestABombTakesNoMemory(t *testing.T) {
 		if !errors.Is(err, ErrTooLarge) {
 			t.Errorf("%s: %v", p.PackingName(), err)
 		}
-		if took := after.TotalAlloc - before.TotalAlloc; took > 6*record.MaxBody {
+		if took := after.TotalAlloc - before.TotalAlloc; took > 7*record.MaxBody { // who grew as it came would take twice what comes out
 			t.Errorf("%s: a bomb of %d bytes took %d", p.PackingName(), len(bomb), took)
 		}
 	}
