@@ -187,8 +187,8 @@ func (s *sim) wantAmount(g *simGroup, req *ReceiveRequest, got int, can simReady
 	if len(can.burying) > 0 {
 		most = req.Batch // what died makes room for what was behind it
 	}
-	levels := s.topics[g.topic].Type == topic.Priority && s.holes(g) // which it plans to take is decided before a look at them
-	if polled || levels || len(can.burying) > 0 || s.haunted(g) {
+	planned := (s.topics[g.topic].Type == topic.Priority || g.ofLites) && s.holes(g) // which it plans to take is decided before a look at them
+	if polled || planned || len(can.burying) > 0 || s.haunted(g) {
 		least = min(1, least)
 	}
 	if got < least || got > most {
