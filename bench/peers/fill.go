@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -87,11 +86,9 @@ func (f *filler) fill(ctx context.Context) error {
 		}
 		_, _, errno := unix.Syscall(unix.SYS_READAHEAD, f.file.Fd(), uintptr(at), fillPiece)
 		if errno != 0 {
-			return errors.Join(errors.New("reading ahead"), errno)
+			return fmt.Errorf("reading ahead of %s: %w", f.file.Name(), errno)
 		}
 	}
 	logf("filled the page cache in %.1f s, %.1f GiB into the file", time.Since(begun).Seconds(), float64(at)/(1<<30))
 	return nil
 }
-
-func (f *filler) close() { f.file.Close() }

@@ -121,7 +121,7 @@ func measureAll(ctx context.Context, c config, systems []system, r *results) err
 		if cache, err = newFiller(work); err != nil {
 			return err
 		}
-		defer cache.close()
+		defer cache.file.Close()
 	}
 	first := r.reps()
 	for rep := range c.reps {

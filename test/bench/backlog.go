@@ -1,99 +1,70 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"github.com/gantry-mq/gantry/cmd/gantry/bench"
 	"github.com/gantry-mq/gantry/test/bench/text"
 )
 
-// What is stored already must not slow down who sends and receives now. Two
-// brokers, one on an empty directory and one with config.backlogMB of messages that
-// nobody has read, are measured in turns; each of them alone is running.
-
-// behindShapes are shapes of `gantry bench`, which measures itself.
-var behindShapes = []struct {
+// numbers are what of a result is compared; 0 where a shape has none.
+var numbers = []struct {
 	name string
-	args []string
+	of   func(bench.Result) float64
 }{
-	{"publish", nil},
-	{"end-to-end", []string{"--rate", "5000"}},
-	{"consume", nil},
+	{"messages/s", func(r bench.Result) float64 { return r.PerSecond }},
+	{"server CPU, us/message", func(r bench.Result) float64 { return r.ServerCPUMicros }},
+	{"p99, ms", func(r bench.Result) float64 {
+		if r.Latency == nil {
+			return 0
+		}
+		return r.Latency.P99
+	}},
 }
 
-// benched is what `gantry bench --json` says of a phase.
-type benched struct {
-	PerSecond float64 `json:"messages_per_second"`
-	ServerCPU float64 `json:"server_cpu_us_per_message"`
-	Errors    int64   `json:"errors"`
-	Latency   *struct {
-		P99 float64 `json:"p99_ms"`
-	} `json:"latency"`
-}
-
+// measureBacklog shows that what is stored already does not slow down who sends and
+// receives now. Two brokers, one on an empty directory and one with config.backlogMB of
+// messages that nobody has read, are measured in turns; each runs alone.
 func measureBacklog(ctx context.Context, c config, dir string, r *report) error {
-	// What is measured goes with the segments of before, so that it always finds as much.
-	stores := []serverOptions{
-		{dir: filepath.Join(dir, "empty")},
-		{dir: filepath.Join(dir, "full")},
-	}
-	for i := range stores {
-		stores[i].args = []string{"--durability", "unsafe-async"}
-	}
-	messages := c.backlogMB * 1_000_000 / int64(c.size)
-	if _, err := c.bench(ctx, stores[1], "publish", "--count", fmt.Sprint(messages)); err != nil {
+	empty, full := filepath.Join(dir, "empty"), filepath.Join(dir, "full")
+	if _, err := c.bench(ctx, full, bench.Options{Shape: "publish", Count: int(c.backlogMB * 1_000_000 / int64(c.size))}); err != nil {
 		return err
 	}
-	got := make([]map[string][]benched, len(stores))
-	for i := range got {
-		got[i] = map[string][]benched{}
-	}
-	for range max(c.repeats, 1) {
-		for _, shape := range behindShapes {
-			for i, store := range stores {
-				args := append([]string{"--duration", fmt.Sprintf("%gs", c.seconds)}, shape.args...)
-				if shape.name == "consume" {
-					args = []string{"--count", fmt.Sprint(int(c.seconds * 200_000))}
-				}
-				b, err := c.bench(ctx, store, shape.name, args...)
-				if err != nil {
-					return err
-				}
-				got[i][shape.name] = append(got[i][shape.name], b)
-			}
-		}
-	}
+	length := time.Duration(c.seconds * float64(time.Second))
 	var rows [][]string
-	for _, shape := range behindShapes {
-		for _, what := range []struct {
-			name string
-			of   func(benched) float64
-		}{
-			{"messages/s", func(b benched) float64 { return b.PerSecond }},
-			{"server CPU, us/message", func(b benched) float64 { return b.ServerCPU }},
-			{"p99, ms", func(b benched) float64 {
-				if b.Latency == nil {
-					return 0
-				}
-				return b.Latency.P99
-			}},
-		} {
-			var empty, full, ratio []float64
-			for i, b := range got[0][shape.name] {
-				e, f := what.of(b), what.of(got[1][shape.name][i])
-				if e == 0 {
-					continue
-				}
-				empty, full, ratio = append(empty, e), append(full, f), append(ratio, f/e)
+	for _, shape := range []bench.Options{
+		{Shape: "publish", Duration: length},
+		{Shape: "end-to-end", Duration: length, Rate: 5000},
+		{Shape: "consume", Count: int(c.seconds * 200_000)},
+	} {
+		var without, with []bench.Result
+		for range max(c.repeats, 1) {
+			a, err := c.bench(ctx, empty, shape)
+			if err != nil {
+				return err
 			}
-			if len(empty) > 0 {
-				rows = append(rows, []string{strings.Join(append([]string{shape.name}, shape.args...), " "), what.name, text.Spread(empty), text.Spread(full), text.Spread(ratio) + "x"})
+			b, err := c.bench(ctx, full, shape)
+			if err != nil {
+				return err
+			}
+			without, with = append(without, a), append(with, b)
+		}
+		what := shape.Shape
+		if shape.Rate > 0 {
+			what += fmt.Sprint(" --rate ", shape.Rate)
+		}
+		for _, n := range numbers {
+			var e, f, ratio []float64
+			for i := range without {
+				e, f = append(e, n.of(without[i])), append(f, n.of(with[i]))
+				ratio = append(ratio, f[i]/e[i])
+			}
+			if e[0] > 0 {
+				rows = append(rows, []string{what, n.name, text.Spread(e), text.Spread(f), text.Spread(ratio) + "x"})
 			}
 		}
 	}
@@ -102,27 +73,20 @@ func measureBacklog(ctx context.Context, c config, dir string, r *report) error 
 	return nil
 }
 
-// bench runs one shape against a broker of its own on a data directory.
-func (c config) bench(ctx context.Context, o serverOptions, shape string, args ...string) (benched, error) {
-	s, err := start(ctx, c, o)
+// bench runs one shape of `gantry bench` against a broker on a data directory.
+func (c config) bench(ctx context.Context, dir string, o bench.Options) (bench.Result, error) {
+	s, err := start(ctx, c, serverOptions{dir: dir, args: []string{"--durability", "unsafe-async"}})
 	if err != nil {
-		return benched{}, err
+		return bench.Result{}, err
 	}
-	args = append([]string{"bench", shape, "--server", s.clients, "--server-pid", fmt.Sprint(s.cmd.Process.Pid), "--size", fmt.Sprint(c.size), "--quiet", "--json"}, args...)
-	cmd := exec.CommandContext(ctx, c.binary, args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	var phases []benched
-	if err == nil {
-		err = json.Unmarshal(out, &phases)
-	}
-	if err == nil && (len(phases) != 1 || phases[0].Errors > 0) {
-		err = fmt.Errorf("it says %s", out)
+	o.Server, o.PID, o.Size = s.clients, s.cmd.Process.Pid, c.size
+	phases, err := bench.Run(ctx, o)
+	if err == nil && phases[0].Errors > 0 {
+		err = fmt.Errorf("%d errors", phases[0].Errors)
 	}
 	if err != nil {
 		s.kill()
-		return benched{}, errors.Join(fmt.Errorf("gantry %s: %w\n%s", strings.Join(args, " "), err, stderr.String()), errors.New(s.stderr.String()))
+		return bench.Result{}, fmt.Errorf("%s: %w\n%s", o.Shape, err, strings.TrimSpace(s.stderr.String()))
 	}
 	return phases[0], s.stop()
 }
