@@ -15,7 +15,11 @@ func (s *sim) look() {
 	s.lookForTimers()
 	s.lookForChecks()
 	if g := s.polling; g != nil { // it buries by itself
-		for e := range s.ready(g, s.now(), anyQueue).burying {
+		queues := anyQueue
+		if g.ofLites { // which ones it has may have changed since
+			queues = func(uint32) bool { return true }
+		}
+		for e := range s.ready(g, s.now(), queues).burying {
 			g.dying[e] = &simDying{attempts: g.places[e].attempt, reason: reasonAttempts}
 		}
 	}
