@@ -289,13 +289,24 @@ func (b *Broker) trace(f *FoundMessage, m *record.Message, origin record.Positio
 		if err != nil {
 			return err
 		}
-		if f.Offset == record.NoOffset && g.Offset != record.NoOffset {
+		switch {
+		case g.Offset == record.NoOffset:
+		case f.Offset == record.NoOffset:
 			f.Queue, f.Offset, f.State = g.Queue, g.Offset, g.State
+		default: // redriven into its own queue
+			err = b.addPlace(f, m.Key(), g.Offset, MessagePlace{})
+		}
+		if err != nil {
+			return err
 		}
 		for _, p := range g.Places {
 			f.addPlace(p)
 		}
 	}
+	own, _ := b.topics.ByID(m.Key().Topic())
+	f.Places = slices.DeleteFunc(f.Places, func(p MessagePlace) bool { // one copy's place, another's own queue
+		return p.Topic == own.Name && p.Queue == f.Queue && p.Offset == f.Offset
+	})
 	for _, p := range f.Places {
 		if p.Dead && !p.Settled {
 			f.State = MessageDead
@@ -525,13 +536,9 @@ func (b *Broker) traceMove(f *FoundMessage, m *record.Message, pos, from record.
 		if err != nil {
 			return damaged(pos, err)
 		}
-		return b.addPlace(f, record.KeyOf(rec), record.OffsetOf(rec), MessagePlace{Dead: true, Reason: dl.Reason, Time: dl.StoreTime})
+		return b.addPlace(f, record.KeyOf(rec), record.OffsetOf(rec), MessagePlace{Dead: true, Reason: dl.Reason})
 	case record.KindRedrive:
-		r, err := parseRedrive(rec)
-		if err != nil {
-			return damaged(pos, err)
-		}
-		return b.addPlace(f, record.KeyOf(rec), record.OffsetOf(rec), MessagePlace{Time: r.StoreTime})
+		return b.addPlace(f, record.KeyOf(rec), record.OffsetOf(rec), MessagePlace{})
 	}
 	return nil
 }
@@ -547,7 +554,7 @@ func (b *Broker) traceRelocate(f *FoundMessage, m *record.Message, pos record.Po
 		if r.Entry.Position != from || r.Entry.Flags&consumequeue.FlagMoved == 0 || r.Key == m.Key() {
 			continue
 		}
-		if err := b.addPlace(f, r.Key, r.Offset, MessagePlace{Time: r.Entry.StoreTime}); err != nil {
+		if err := b.addPlace(f, r.Key, r.Offset, MessagePlace{}); err != nil {
 			return err
 		}
 	}
@@ -562,7 +569,7 @@ func (b *Broker) addPlace(f *FoundMessage, key record.QueueKey, off record.Queue
 	}
 	e, ok, err := b.entryAt(key, off)
 	if ok {
-		p.Topic, p.Queue, p.Offset = tp.Name, key.Queue(), off
+		p.Topic, p.Queue, p.Offset, p.Time = tp.Name, key.Queue(), off, e.StoreTime
 		p.Settled = e.Flags&(settled|consumequeue.FlagDeleted) != 0
 		f.addPlace(p)
 	}

@@ -293,6 +293,47 @@ func TestPayloadsThatRetentionCopiedAreFoundOnce(t *testing.T) {
 	}
 }
 
+// A message that came back into its own queue has two places there, one when
+// retention has taken the first: a copy's own offset is the place of its redrive.
+func TestPlacesInItsOwnQueueAreNamedOnce(t *testing.T) {
+	b := open(t, t.TempDir(), func(o *Options) {
+		o.SegmentSize, o.RetentionSize, o.CheckpointEvery = 64<<10, 512<<10, 16<<10
+	})
+	makeTopic(t, b, "T", topic.Normal, 1)
+	makeTopic(t, b, "F", topic.Normal, 1)
+	fill := func(until func() bool) {
+		t.Helper()
+		for tries := 0; !until(); tries++ {
+			if tries == 1000 {
+				t.Fatalf("the log begins at %d, ends at %d", b.wal.First(), b.wal.Committed())
+			}
+			send(t, b, "F", Outgoing{ID: "f", Body: make([]byte, 16<<10)})
+			b.retain(time.Now())
+		}
+	}
+	places := func() string {
+		t.Helper()
+		page, _ := find(t, b, MessageQuery{Topic: name("T"), Key: "k"})
+		return pictures(page)
+	}
+	die(t, b, "T", keyed("m", "k"))
+	sent := b.wal.Committed()
+	time.Sleep(2 * time.Millisecond) // what is as old as the segment goes with it, the redrive is younger
+	fill(func() bool { return b.wal.Committed() > sent+256<<10 })
+	time.Sleep(2 * time.Millisecond)
+	redriven(t, b, RedriveRequest{}, DeadLetterProgress{Matched: 1, Done: 1})
+	if got := places(); got != "m=queued@0+%DLQ%G:0settled+T:1" {
+		t.Error(got)
+	}
+	fill(func() bool { return b.wal.First() > sent })
+	if got := places(); got != "m=queued@1" {
+		t.Error(got)
+	}
+	if d := deleteMessage(t, b, "T", "m"); d.Entries != 1 {
+		t.Errorf("%+v", d)
+	}
+}
+
 // A message among 100,000, by id.
 func BenchmarkFindMessage(b *testing.B) {
 	br := benchBroker(b, 1)
