@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,7 +68,7 @@ func measureOverload(ctx context.Context, c config, dir string, r *report) error
 		}
 	}
 	r.table(fmt.Sprintf("Overload, bodies of %d bytes, the server on one processor, %v each", c.size, length),
-		[]string{"durability", "door", "offered", "due/s", "stored and told so within 3 s, /s", "of peak", "p99 of these, ms", "server's memory, MiB", "the others"}, rows)
+		[]string{"durability", "door", "offered", "due/s", "stored and told so within 3 s, /s", "of peak", "p99 of these, ms", "of a processor: server, senders", "stored per CPU second of the server", "server's memory, MiB", "the others"}, rows)
 	return nil
 }
 
@@ -93,6 +94,11 @@ func overload(ctx context.Context, c config, s *server, durability string, d doo
 	}
 	for _, times := range []float64{1, 2, 10} {
 		var top memory
+		used, err := cpuOf(s.cmd.Process.Pid)
+		if err != nil {
+			return nil, err
+		}
+		begun := time.Now()
 		watch := top.watch(s.cmd.Process.Pid)
 		stopProfile := s.profiled(c.profile, fmt.Sprintf("%s %s %.0fx", durability, d.name, times), length)
 		o, err := d.load(ctx, s, c, times*peak, length)
@@ -103,14 +109,31 @@ func overload(ctx context.Context, c config, s *server, durability string, d doo
 		if err != nil {
 			return nil, err
 		}
+		now, err := cpuOf(s.cmd.Process.Pid)
+		if err != nil {
+			return nil, err
+		}
+		took := time.Since(begun).Seconds() // with the answers to the last ones
+		server, senders := (now.server - used.server).Seconds(), (now.senders - used.senders).Seconds()
 		p99 := "-"
 		if slices.Sort(o.Latency); len(o.Latency) > 0 {
 			p99 = text.Number(1000 * o.Latency[len(o.Latency)*99/100])
 		}
 		rows = append(rows, []string{durability, d.name, fmt.Sprintf("%.0fx", times), text.Number(float64(o.Due) / o.Duration.Seconds()), text.Number(o.PerSecond()),
-			fmt.Sprintf("%.0f %%", 100*o.PerSecond()/peak), p99, fmt.Sprintf("%d, %d anonymous", top.rss>>20, top.anon>>20), others(o)})
+			fmt.Sprintf("%.0f %%", 100*o.PerSecond()/peak), p99,
+			fmt.Sprintf("%.0f %%, %.0f %%", 100*server/took, 100*senders/took), text.Number(float64(o.Acked) / server), fmt.Sprintf("%d, %d anonymous", top.rss>>20, top.anon>>20), others(o)})
 	}
 	return rows, nil
+}
+
+// cpu is the processor time that the server and those who send to it have used.
+type cpu struct{ server, senders time.Duration }
+
+func cpuOf(server int) (c cpu, err error) {
+	if c.server, err = meter.CPU(server); err == nil {
+		c.senders, err = meter.CPU(os.Getpid())
+	}
+	return c, err
 }
 
 // others says what came of what was not stored in time.
@@ -185,8 +208,11 @@ func publishes(ctx context.Context, s *server, c config, rate float64, length ti
 				if i%64 == 0 {
 					if ahead := time.Until(due); ahead > 0 {
 						time.Sleep(max(ahead, time.Millisecond))
-					} else if -ahead > openloop.Queue {
-						o.Held++
+					} else if old := -ahead - openloop.Queue; old > 0 { // what is due since is not sent, or all that leaves would be ever older
+						n := int64(old/pause) + 1
+						o.Due += n - 1
+						o.Held += n
+						i += int(n) - 1
 						continue
 					}
 				}
