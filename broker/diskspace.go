@@ -14,7 +14,8 @@ import (
 
 const diskLookEvery = time.Second
 
-// watchDisk has sends refused while space is short. It asks for an eighth more before
+// watchDisk has sends refused while space is short; a follower would refuse them if it
+// led. It asks for an eighth more before
 // they go on, or they would stop and go with every file that comes and goes.
 func (b *Broker) watchDisk() {
 	tick := time.NewTicker(diskLookEvery)
@@ -51,6 +52,10 @@ func (b *Broker) watchDisk() {
 		}
 	}
 }
+
+// DiskFull reports whether messages are refused for want of disk space, or would be
+// if this broker took any.
+func (b *Broker) DiskFull() bool { return b.diskShort.Load() || b.wal.Stats().DiskFull }
 
 // enoughAgain is how much must be free before sends go on.
 func (b *Broker) enoughAgain() int64 { return b.opts.DiskReserve + b.opts.DiskReserve/8 }

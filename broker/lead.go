@@ -131,6 +131,9 @@ func (b *Broker) follow() {
 	if b.opts.Log != nil {
 		b.run.Go(b.followRetention)
 	}
+	if b.opts.DiskFree != nil && b.opts.DiskReserve > 0 {
+		b.run.Go(b.watchDisk)
+	}
 }
 
 // lead starts what only the one does that serves.
@@ -141,9 +144,6 @@ func (b *Broker) lead() error {
 	b.run.Go(func() { b.inflight.Run(b.ctx, b.now) })
 	b.run.Go(func() { b.sessions.Run(b.ctx) })
 	b.run.Go(b.housekeep)
-	if b.opts.DiskFree != nil && b.opts.DiskReserve > 0 {
-		b.run.Go(b.watchDisk)
-	}
 	b.run.Go(b.checkBack)
 	b.run.Go(b.fireTimers)
 	if b.handles.Load() == nil {

@@ -217,7 +217,7 @@ func (b *Broker) Stats() Stats {
 	}
 	st.Admission = b.admissionStats()
 	st.Throttled = b.throttled()
-	st.Log.DiskFull = st.Log.DiskFull || b.diskShort.Load()
+	st.Log.DiskFull = b.DiskFull()
 	st.GroupCount = len(b.groups.List())
 	st.HalfOpen, st.HalfParked = b.transactions.Counts()
 	timers := b.timers.Stats()

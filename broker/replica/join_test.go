@@ -357,6 +357,47 @@ func TestAnyMemberIsAskedForATransfer(t *testing.T) {
 	}
 }
 
+// A leader that has no disk space hands over to a node that has, and to none that
+// has not.
+func TestALeaderWithoutDiskSpaceHandsOver(t *testing.T) {
+	t.Parallel()
+	n1, n2, n3 := newServer(t, "n1", nil), newServer(t, "n2", nil), newServer(t, "n3", nil)
+	full := map[*server]*atomic.Bool{}
+	for _, s := range []*server{n1, n2, n3} {
+		full[s] = new(atomic.Bool)
+		s.opts.Full = full[s].Load
+	}
+	n1.bootstrap()
+	n2.join(n1)
+	n3.join(n1)
+	voters(t, n1, n2, n3)
+	one := leader(t, n1, n2, n3)
+	relieve := func(want bool) {
+		t.Helper()
+		if handed, err := one.node.Relieve(); handed != want || err != nil {
+			t.Fatalf("handed over: %v, %v; want %v", handed, err, want)
+		}
+	}
+	relieve(false) // it has space
+	for _, f := range full {
+		f.Store(true)
+	}
+	relieve(false) // so has nobody
+	for _, to := range []*server{n3, n2, n1} {
+		if to == one {
+			continue
+		}
+		full[to].Store(false)
+		relieve(true)
+		if got := leader(t, n1, n2, n3); got != to {
+			t.Fatalf("%s leads, but %s has space", got.opts.Name, to.opts.Name)
+		}
+		relieve(false) // it does not lead
+		full[to].Store(true)
+		one = to
+	}
+}
+
 // heard is a logger's handler that counts a message.
 type heard struct {
 	slog.Handler

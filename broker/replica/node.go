@@ -41,6 +41,9 @@ type Options struct {
 	// Digest returns the digest of the state at a position; nil = nobody knows.
 	Digest func(ctx context.Context, at record.Position) (Digest, error)
 
+	// Full says whether this node has no disk space for messages; nil = it always has.
+	Full func() bool
+
 	Timing Timing
 	Logger *slog.Logger // nil = none
 	// Fatal is called when this node can not go on: ErrDiskHung, ErrDiverged, ErrBehind,

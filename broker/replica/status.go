@@ -14,12 +14,14 @@ type State struct {
 	Last      uint64 // index of the last entry that is durable here
 	Committed uint64 // index of the last that is known to be committed
 	Leads     bool
+	Full      bool          // it has no disk space for messages
 	Contact   time.Duration // since it heard from the leader; 0 when it leads, -1 when it never did
 }
 
 // State returns how far this node is.
 func (n *Node) State() State {
 	s := State{Term: n.raft.CurrentTerm(), Last: n.opts.Log.LastIndex(), Committed: max(n.raft.CommitIndex(), n.opts.Log.Index())}
+	s.Full = n.opts.Full != nil && n.opts.Full()
 	if heard := n.raft.LastContact(); n.raft.State() == raft.Leader {
 		s.Leads = true
 	} else if heard.IsZero() {

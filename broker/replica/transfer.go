@@ -24,7 +24,7 @@ func (n *Node) transfer(name string) error {
 	var to Member
 	var err error
 	if name == "" {
-		to, err = n.heir()
+		to, _, err = n.heir()
 	} else {
 		to, err = n.member(name)
 	}
@@ -44,20 +44,41 @@ func (n *Node) handOver(to Member) raft.Future {
 }
 
 // heir returns the node to hand the leadership to: of those that answer, the one
-// that is furthest. raft itself would take one that is down as well, and wait.
-func (n *Node) heir() (to Member, err error) {
+// that is furthest, and rather one that has disk space. raft itself would take one
+// that is down as well, and wait.
+func (n *Node) heir() (to Member, full bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), heirTimeout)
 	defer cancel()
 	furthest := uint64(0)
 	for _, m := range n.Status(ctx) {
-		if m.Voter && m.ID != n.parts.id && m.Err == nil && m.State.Last > furthest {
-			to, furthest = m.Member, m.State.Last
+		if !m.Voter || m.ID == n.parts.id || m.Err != nil {
+			continue
+		}
+		if furthest == 0 || full && !m.State.Full || full == m.State.Full && m.State.Last > furthest {
+			to, full, furthest = m.Member, m.State.Full, m.State.Last
 		}
 	}
 	if furthest == 0 {
-		return to, errors.New("no other node that counts answers")
+		return to, full, errors.New("no other node that counts answers")
 	}
-	return to, nil
+	return to, full, nil
+}
+
+// Relieve hands the leadership over when this node leads and has no disk space for
+// messages, while another has: clients are refused by a leader that has none. It is
+// to be asked from time to time, and reports whether it did so.
+func (n *Node) Relieve() (bool, error) {
+	if s := n.State(); !s.Leads || !s.Full {
+		return false, nil
+	}
+	to, full, err := n.heir()
+	if err != nil || full {
+		return false, err
+	}
+	if err := n.ask(func() raft.Future { return n.handOver(to) }); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // abdicate hands the leadership over, if this node has it and there is somebody.
@@ -66,7 +87,7 @@ func (n *Node) abdicate() {
 	if n.raft.State() != raft.Leader || len(n.Members()) == 1 {
 		return
 	}
-	to, err := n.heir()
+	to, _, err := n.heir()
 	if err == nil {
 		err = n.handOver(to).Error()
 	}

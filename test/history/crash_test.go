@@ -105,6 +105,7 @@ func underLoad(t *testing.T, s dialler, seed uint64, trouble func()) *check.Repo
 	rec := &recorder{began: time.Now()}
 	rec.Groups = groups
 	stop := make(chan struct{})
+	enough := sync.OnceFunc(func() { close(stop) })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var producers, consumers sync.WaitGroup
@@ -129,13 +130,14 @@ func underLoad(t *testing.T, s dialler, seed uint64, trouble func()) *check.Repo
 	// Whatever fails, nobody writes the history any more when this returns.
 	finish := func() {
 		cancel()
+		enough()
 		producers.Wait()
 		consumers.Wait()
 	}
 	defer finish()
 
 	trouble()
-	close(stop)
+	enough()
 	producers.Wait()
 	drain.Store(true)
 	awaitDrained(t, admin, letters, rec)

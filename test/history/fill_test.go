@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
+
+	"github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
 const (
@@ -26,9 +30,14 @@ func (c *cluster) mount(s *server) {
 	c.mounted = true
 }
 
-// fill leaves nothing on the disk, or less than is kept in reserve, for a while.
+// fill leaves nothing on the disk, or less than is kept in reserve, for a while, in
+// which the node does not go on leading.
 func (c *cluster) fill(r *rand.Rand) {
 	s := c.nodes[smallNode]
+	c.await(func([]*gantryv1.ClusterNode) bool { // a node's first files take some 80 MiB, without which it ends
+		arenas, err := filepath.Glob(filepath.Join(s.data(), "consumequeue", "*.arena"))
+		return err == nil && len(arenas) > 0
+	})
 	to := c.names[r.IntN(len(c.names))] // the one with that disk, or another
 	if out, err := exec.Command(s.binary, "cluster", "transfer", to, "--server", s.addr).CombinedOutput(); err != nil {
 		c.t.Logf("transfer: %v %s", err, out)
@@ -43,7 +52,9 @@ func (c *cluster) fill(r *rand.Rand) {
 	var st syscall.Statfs_t
 	must(c.t, syscall.Statfs(s.dir, &st))
 	resize(int64(st.Blocks-st.Bfree)*st.Bsize + left)
-	time.Sleep(2 * time.Second) // free space is looked at once a second
+	c.await(func(nodes []*gantryv1.ClusterNode) bool {
+		return slices.ContainsFunc(nodes, func(n *gantryv1.ClusterNode) bool { return n.GetLeader() && n.GetName() != c.names[smallNode] })
+	})
 	pause(r, 8*time.Second)
 	resize(diskSize)
 	pause(r, 4*time.Second) // a leader refuses messages until it has looked

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,7 @@ import (
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
 
-// Options of a node. Broker.Log and Remember, Replica.Store and Dir, and
+// Options of a node. Broker.Log and Remember, Replica.Store, Dir and Full, and
 // Server.Cluster are set by Run.
 type Options struct {
 	Broker  broker.Options
@@ -52,6 +53,10 @@ const Dir = "replica"
 // abort is how long the calls of a term that is over have to hear of it.
 const abort = 500 * time.Millisecond
 
+// fullEvery is how often a leader looks whether its disk is full; the broker looks as
+// often.
+const fullEvery = time.Second
+
 // handover bounds how long a leader that is told to stop looks for another one.
 const handover = 5 * time.Second
 
@@ -60,7 +65,7 @@ func Run(ctx context.Context, o Options) error {
 	defer o.Clients.Close()
 	o.Replica.Dir, o.Replica.Store = filepath.Join(o.Broker.Dir, Dir), store(o.Broker)
 	l := &life{Options: o}
-	l.Replica.Digest = l.digest
+	l.Replica.Digest, l.Replica.Full = l.digest, l.full
 	n, err := replica.Open(ctx, l.Replica)
 	if err != nil {
 		return err
@@ -139,6 +144,12 @@ func (l *life) term(ctx context.Context) (err error) {
 	l.Show(b, server)
 	l.Logger.Info("this node leads", "term", t.Number(), "serving_after", time.Since(began).Round(time.Millisecond))
 
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	leads, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watch.Go(func() { l.relieve(leads, t) })
+
 	drain := abort
 	select {
 	case <-t.Over():
@@ -151,8 +162,8 @@ func (l *life) term(ctx context.Context) (err error) {
 		}
 	}
 	l.front.follow()
-	stop, cancel := context.WithTimeout(context.Background(), drain)
-	defer cancel()
+	stop, done := context.WithTimeout(context.Background(), drain)
+	defer done()
 	err = server.Shutdown(stop)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = nil // clients were cut off
@@ -187,6 +198,36 @@ func (l *life) handOver(t *replica.Term) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// relieve hands the leadership over when this node's disk is full and another's is
+// not.
+func (l *life) relieve(ctx context.Context, t *replica.Term) {
+	tick := time.NewTicker(fullEvery)
+	defer tick.Stop()
+	for told := false; ; {
+		select {
+		case <-tick.C:
+		case <-t.Over():
+			return
+		case <-ctx.Done():
+			return
+		}
+		switch handed, err := l.node.Relieve(); {
+		case handed:
+			l.Logger.Warn("this node has no disk space for messages and handed the leadership to one that has", "term", t.Number())
+			return
+		case err != nil && !told:
+			l.Logger.Warn("this node has no disk space for messages, and the leadership could not be handed over", "error", err)
+			told = true
+		}
+	}
+}
+
+// full says whether messages are refused here for want of disk space.
+func (l *life) full() bool {
+	b := l.state.Load()
+	return b != nil && b.DiskFull()
 }
 
 // digest is the state at a position, for other nodes.
