@@ -20,7 +20,9 @@ import (
 )
 
 // What publishers may have in flight. Each has its window to itself, and together
-// they take no more than publishMemory as long as that leaves each the least.
+// they take no more than publishMemory as long as that leaves each the least. The most
+// is for producers far away: those near by are as quick with a quarter of it, and
+// package client's do not use it all unless asked to.
 const (
 	publishMemory    = 256 << 20
 	publishWindowMax = 16 << 20

@@ -285,6 +285,43 @@ func TestSendingWaitsForRoomAndForItsContext(t *testing.T) {
 	}
 }
 
+func TestTheRoomThatAProducerTakesGrowsWithItsTopics(t *testing.T) {
+	s := brokertest.Start(t, broker.Options{})
+	proxy := brokertest.NewProxy(t, s.Addr)
+	c := dial(t, proxy.Addr, client.Options{})
+	proxy.Close() // nobody answers: what fits is what there is room for
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, o := range map[string]struct {
+		topics   int
+		max      int
+		from, to int // MiB
+	}{
+		"one topic":   {topics: 1, from: 8, to: 12},
+		"many topics": {topics: 1250, from: 30, to: 32},
+		"asked for":   {topics: 1250, max: 4 << 20, from: 3, to: 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := producer(t, c, client.ProducerOptions{MaxBuffered: o.max, Linger: time.Hour})
+			const size = 16 << 10
+			sent := 0
+			for ; sent < 64<<20; sent += size {
+				err := p.Publish(over, &client.Message{Topic: fmt.Sprint("t", sent/size%o.topics), Body: make([]byte, size)}, nil)
+				if errors.Is(err, context.Canceled) {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if sent < o.from<<20 || sent > o.to<<20 {
+				t.Errorf("%d bytes were taken, want %d to %d MiB", sent, o.from, o.to)
+			}
+			p.Close(over)
+		})
+	}
+}
+
 func TestMessagesToManyTopicsInTurnArriveEachInOrder(t *testing.T) {
 	const topics, messages = 60, 40
 	s := brokertest.Start(t, broker.Options{})

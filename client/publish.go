@@ -207,7 +207,7 @@ func (p *Producer) remove(n int) {
 	clear(p.queue[left:])
 	p.queue = p.queue[:left]
 	// Who waits for room is woken when there is a quarter of it, not by each batch.
-	if p.flushing > 0 || p.buffered <= p.opts.MaxBuffered/4*3 {
+	if p.flushing > 0 || p.buffered <= p.maxBuffered()/4*3 {
 		p.notify()
 	}
 }

@@ -169,15 +169,18 @@ func NewProxy(t tester, to string) *Proxy {
 	}
 	p := &Proxy{Addr: l.Addr().String(), to: to, listener: l, conns: map[net.Conn]struct{}{}}
 	p.wait.Go(p.accept)
-	t.Cleanup(func() {
-		p.mu.Lock()
-		p.closed = true
-		p.mu.Unlock()
-		l.Close()
-		p.Cut()
-		p.wait.Wait()
-	})
+	t.Cleanup(p.Close)
 	return p
+}
+
+// Close breaks all connections and takes no new ones.
+func (p *Proxy) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.listener.Close()
+	p.Cut()
+	p.wait.Wait()
 }
 
 // Cut breaks all connections. New ones are taken.
