@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -71,6 +72,33 @@ func WriteCheckpoint(opts Options, b []byte) (record.Position, error) {
 		return 0, err
 	}
 	return cp.Position, dispatch.WriteCheckpoint(opts.FS, opts.stateDir(), cp, cp.Position)
+}
+
+// SetAside moves all that a broker has in Options.Dir, and nobody has open, to another
+// directory of the same file system. What is moved already stays.
+func SetAside(opts Options, to string) error {
+	opts.setDefaults()
+	if err := opts.FS.MkdirAll(to); err != nil {
+		return fmt.Errorf("broker: %w", err)
+	}
+	lock, err := opts.FS.Lock(opts.LogDir())
+	if err == nil {
+		defer lock.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("broker: %w", err)
+	}
+	for _, from := range []string{filepath.Join(opts.Dir, "consumequeue"), filepath.Join(opts.Dir, "keyindex"), opts.stateDir(), opts.LogDir()} {
+		err := opts.FS.Rename(from, filepath.Join(to, filepath.Base(from)))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("broker: %w", err)
+		}
+	}
+	for _, dir := range []string{to, filepath.Dir(to), opts.Dir} {
+		if err := opts.FS.SyncDir(dir); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+	}
+	return nil
 }
 
 // LogDir is where the log is.

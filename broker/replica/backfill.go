@@ -46,6 +46,9 @@ type Store struct {
 	// position up to which; Restore makes one durable, and says up to where it is.
 	Checkpoint func() ([]byte, record.Position, error)
 	Restore    func([]byte) (record.Position, error)
+	// SetAside moves all of this, which nobody has open, to a directory that is named
+	// after directory, and returns its path. What is moved already stays.
+	SetAside func(directory string) (string, error)
 }
 
 const (
@@ -122,8 +125,9 @@ func (n note) write(dir string) error {
 	return nil
 }
 
-func removeNote(dir string) error {
-	err := mmapfile.OS.Remove(filepath.Join(dir, noteFile))
+// removeFile removes one, if it is there.
+func removeFile(dir, file string) error {
+	err := mmapfile.OS.Remove(filepath.Join(dir, file))
 	if err == nil {
 		err = mmapfile.OS.SyncDir(dir)
 	}
@@ -155,7 +159,7 @@ func (p *parts) enter(ctx context.Context, opts *Options, logger *slog.Logger) (
 		if opts.Log != nil {
 			n.Segment = opts.Log.SegmentSize()
 		}
-		a, err := p.join(ctx, opts.Join, question{Ask: askJoin, Node: p.id, Address: p.address, Last: last, Segment: n.Segment}, pause, logger)
+		a, err := p.persuade(ctx, opts.Join, question{Ask: askJoin, Node: p.id, Address: p.address, Last: last, Segment: n.Segment, Cluster: opts.cluster}, pause, logger)
 		trimmed := errors.Is(err, ErrTrimmed) && opts.Store != nil
 		switch {
 		case err != nil && !trimmed:

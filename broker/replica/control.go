@@ -19,14 +19,15 @@ import (
 // question is what a node asks another.
 type question struct {
 	Ask asked
-	// Node is who it is about: for a join and an update the ID of who asks, for the
-	// others a name.
+	// Node is who it is about: for a join, an update and a leave the ID of who asks, for
+	// the others a name.
 	Node    string `json:",omitempty"`
 	Address string `json:",omitempty"` // of who asks, for nodes and clients
 	Last    uint64 `json:",omitempty"` // index of the last entry of who asks, or of the one that is asked about
 	Segment int64  `json:",omitempty"` // size of the segments of who asks
 	At      uint64 `json:",omitempty"` // a position in the log
 	Learner bool   `json:",omitempty"` // who asks does not want to count
+	Cluster uint64 `json:",omitempty"` // for a join and a leave: the only one that is meant, 0 = any
 }
 
 type asked string
@@ -37,6 +38,7 @@ const (
 	askUpdate   asked = "update"   // I am here, and so far
 	askChain    asked = "chain"    // which chain value has frame Last
 	askDigest   asked = "digest"   // what is your state At a position, and the chain of frame Last
+	askLeave    asked = "leave"    // take me, as the Node that I was, out
 	askRemove   asked = "remove"   // the leader is to take Node out
 	askTransfer asked = "transfer" // the leader is to hand over to Node, "" = to whom it likes
 	askPromote  asked = "promote"  // the leader is to let Node count
@@ -166,12 +168,19 @@ func (n *Node) answer(q question, from string) answer {
 		if q.Node != from {
 			return answer{Verdict: failed, Text: "a node asks for itself alone"}
 		}
+	case askLeave: // under its old ID or a later one
+		if peer.NameOf(q.Node) != peer.NameOf(from) {
+			return answer{Verdict: failed, Text: "a node asks for itself alone"}
+		}
 	case askRemove, askTransfer, askPromote:
 		if _, err := n.member(peer.NameOf(from)); err != nil {
 			return answer{Verdict: failed, Text: "only a member may ask for this"}
 		}
 	default:
 		return answer{Verdict: failed, Text: fmt.Sprintf("this node does not understand the question %q", q.Ask)}
+	}
+	if q.Cluster != 0 && q.Cluster != n.parts.cluster {
+		return answer{Verdict: failed, Text: fmt.Sprintf("this is cluster %016x, not %016x", n.parts.cluster, q.Cluster)}
 	}
 	a := n.decide(q)
 	switch l, ok := n.Leader(); {

@@ -99,17 +99,25 @@ func readIdentity(dir string) (identity, error) {
 	}
 	i, err := decodeIdentity(b)
 	if err != nil {
-		return identity{}, fmt.Errorf("replica: %s: %w", name, err)
+		return identity{}, fmt.Errorf("%w: %s: %w", ErrDamaged, name, err)
 	}
 	return i, nil
 }
 
 // Exists reports whether dir is that of a member of a cluster, whose log is
-// replicated. One that has begun to join, and was not answered, is none yet.
+// replicated, or of one that repairs itself. One that has begun to join, and was not
+// answered, is none yet.
 func Exists(dir string) (bool, error) {
+	if _, err := readKnown(dir, repairFile); !errors.Is(err, fs.ErrNotExist) {
+		return err == nil, err
+	}
 	i, err := readIdentity(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
+	}
+	if errors.Is(err, ErrDamaged) {
+		_, unknown := readKnown(dir, peersFile)
+		return unknown == nil, nil // Open says more
 	}
 	return i.member, err
 }

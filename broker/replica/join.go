@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -17,25 +18,38 @@ import (
 // sent in a moment, and a busy leader is always a few ahead.
 const caughtUp = 64
 
-// join asks whoever is at address, and the leader it names, to make this node a
-// member, until that is decided or ctx ends.
-func (p *parts) join(ctx context.Context, address string, q question, pause time.Duration, logger *slog.Logger) (a answer, err error) {
+// persuade asks whoever is at the addresses, which commas part, and the leaders they
+// name, until one grants it, all refuse it for good, or ctx ends. One that refuses may
+// be a leader that was deposed and has not heard.
+func (p *parts) persuade(ctx context.Context, addresses string, q question, pause time.Duration, logger *slog.Logger) (answer, error) {
 	for {
-		a, err = p.consult(ctx, "", address, q)
-		if err == nil && a.Verdict == notLeader && a.LeaderAddress != "" {
-			a, err = p.consult(ctx, "", a.LeaderAddress, q)
+		var no answer
+		var refused, failed error
+		for address := range strings.SplitSeq(addresses, ",") {
+			a, err := p.consult(ctx, "", address, q)
+			if err == nil && a.Verdict == notLeader && a.LeaderAddress != "" {
+				a, err = p.consult(ctx, "", a.LeaderAddress, q)
+			}
+			if err == nil {
+				err = a.err(p.id)
+			}
+			switch {
+			case err == nil || errors.Is(err, ErrTrimmed):
+				return a, err
+			case final(a, err):
+				no, refused = a, err
+			default:
+				failed = err
+				logger.Warn("not taken yet", "asked", q.Ask, "at", address, "error", err)
+			}
 		}
-		if err == nil {
-			err = a.err(p.id)
+		if failed == nil {
+			return no, refused
 		}
-		if err == nil || final(a, err) {
-			return a, err
-		}
-		logger.Warn("not joined yet", "at", address, "error", err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return a, fmt.Errorf("replica: not joined: %w: %w", context.Cause(ctx), err)
+			return no, fmt.Errorf("replica: not taken: %w: %w", context.Cause(ctx), errors.Join(failed, refused))
 		}
 	}
 }
@@ -92,7 +106,7 @@ func (n *Node) admit(q question) error {
 }
 
 // report tells the leader, now and then, what it should know of this node: where it
-// is, and, until it counts, how far it is. One that hears of no leader asks, too: it
+// is, and, until it counts, how far it is. It also writes down whom it knows. One that hears of no leader asks, too: it
 // may have been removed while it was away. It ends with the node.
 func (n *Node) report() {
 	for {
@@ -101,6 +115,7 @@ func (n *Node) report() {
 		case <-n.ctx.Done():
 			return
 		}
+		n.remember()
 		if n.settled() || len(n.Members()) == 0 {
 			continue
 		}

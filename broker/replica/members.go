@@ -106,6 +106,8 @@ func (n *Node) decide(q question) answer {
 	switch q.Ask {
 	case askJoin, askUpdate:
 		err = n.admit(q)
+	case askLeave:
+		err = n.leave(q)
 	case askRemove:
 		err = n.remove(q.Node)
 	case askTransfer:

@@ -35,8 +35,12 @@ type Options struct {
 
 	// How a node that is no member yet becomes one, see the package.
 	Bootstrap bool
-	Join      string // the peer address of any member
+	Join      string // the peer addresses of any members, with commas between them
 	Learner   bool   // it does not count when it has caught up, but when somebody says so: Promote
+
+	// NoRepair has a node that is damaged end with the error, and stay as it is.
+	NoRepair bool
+	cluster  uint64 // the only one to join, 0 = any
 
 	// Digest returns the digest of the state at a position; nil = nobody knows.
 	Digest func(ctx context.Context, at record.Position) (Digest, error)
@@ -84,6 +88,7 @@ type Node struct {
 	asking  sync.WaitGroup // see ask
 	terms   uint64         // how many Terms Lead has made
 	sending chan struct{}  // a slot for a node that fetches the log
+	knows   known          // what is in the file "peers"; report's
 
 	mu      sync.Mutex
 	closed  bool
@@ -133,11 +138,14 @@ func start(opts Options, p parts) (*Node, error) {
 	}
 	if len(snaps) > 0 && snaps[0].Index > opts.Log.Index() {
 		if _, _, err := opts.Log.Commit(snaps[0].Index); err != nil {
-			return nil, fmt.Errorf("replica: the log does not reach the snapshot of its membership: %w", err)
+			return nil, fmt.Errorf("%w: the log does not reach the snapshot of its membership: %w", ErrDamaged, err)
 		}
 	}
+	if len(snaps) == 0 && opts.Log.FirstIndex() > 1 {
+		return nil, fmt.Errorf("%w: the log begins with entry %d, and no snapshot of the membership can be read", ErrDamaged, opts.Log.FirstIndex())
+	}
 	store := &logStore{log: opts.Log, fatal: n.fatal}
-	n.raft, err = raft.NewRaft(n.config(), &fsm{log: opts.Log, fatal: n.fatal}, store, p.stable, p.snapshots, p.transport)
+	n.raft, err = newRaft(n.config(), &fsm{log: opts.Log, fatal: n.fatal}, store, p.stable, p.snapshots, p.transport)
 	if err != nil {
 		return nil, fmt.Errorf("replica: %w", err)
 	}
@@ -155,6 +163,21 @@ func start(opts Options, p parts) (*Node, error) {
 	n.run.Go(n.report)
 	n.run.Go(n.compare)
 	return n, nil
+}
+
+// newRaft is raft's, which panics when it cannot read an entry. Nothing of it runs yet
+// then, so a damaged log is an error as elsewhere.
+func newRaft(c *raft.Config, f raft.FSM, l raft.LogStore, s raft.StableStore, snaps raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			e, ok := p.(error)
+			if !ok || !damaged(e) {
+				panic(p)
+			}
+			err = e
+		}
+	}()
+	return raft.NewRaft(c, f, l, s, snaps, t)
 }
 
 func (n *Node) config() *raft.Config {
@@ -180,6 +203,7 @@ func (n *Node) config() *raft.Config {
 }
 
 func (n *Node) fatal(err error) {
+	n.Damaged(err)
 	if n.opts.Fatal != nil {
 		n.opts.Fatal(err)
 		return

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
@@ -19,12 +20,17 @@ import (
 )
 
 // voteFile is raft's stable store, beside the identity and the folder "snapshots".
-const voteFile = "vote"
+const (
+	voteFile    = "vote"
+	snapshotDir = "snapshots" // raft's name for it
+)
 
 // Open lets the node take part in its cluster. One that is to join waits until it
 // is a member or ctx ends; afterwards ctx means nothing. Among the errors are
 // ErrNoMember, for a directory of no node and options that make it none,
-// ErrNameTaken, ErrTrimmed, ErrSegmentSize, and stable.ErrCorrupt.
+// ErrNameTaken, ErrTrimmed, ErrSegmentSize, and, of a node that is damaged and does not
+// repair itself, ErrDamaged, stable.ErrCorrupt and commitlog.ErrCorrupt. A repair waits
+// for the cluster as a join does.
 func Open(ctx context.Context, opts Options) (*Node, error) {
 	opts.setDefaults()
 	if opts.Bootstrap && opts.Join != "" {
@@ -33,6 +39,23 @@ func Open(ctx context.Context, opts Options) (*Node, error) {
 	if err := mmapfile.OS.MkdirAll(opts.Dir); err != nil {
 		return nil, fmt.Errorf("replica: %w", err)
 	}
+	for {
+		if err := repair(ctx, &opts); err != nil {
+			return nil, err
+		}
+		n, err := open(ctx, opts)
+		if err == nil || !damaged(err) {
+			return n, err
+		}
+		opts.Logger.Error("this node is damaged", logging.Component, "replica", "error", err)
+		if no := noteRepair(&opts, err); no != nil {
+			return nil, errors.Join(err, no)
+		}
+	}
+}
+
+// open is Open without a repair.
+func open(ctx context.Context, opts Options) (*Node, error) {
 	own, err := ownIdentity(&opts)
 	if err != nil {
 		return nil, err
@@ -61,18 +84,8 @@ func (o *Options) openLog() (err error) {
 func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, error) {
 	var err error
 	logger := opts.Logger.With("node", p.id, logging.Component, "replica")
-	p.endpoint, err = peer.Listen(opts.Listen, peer.Config{
-		Node: p.id, Cluster: own.cluster, Identity: opts.Certificates, Advertise: opts.Advertise, Client: opts.Client, Logger: logger,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("replica: %w", err)
-	}
-	if err := checkAddress(p.endpoint.Address()); err != nil {
+	if err := p.listen(opts, own.cluster, logger); err != nil {
 		return nil, err
-	}
-	p.address = p.endpoint.Address().String()
-	p.consult = func(ctx context.Context, id, address string, q question) (answer, error) {
-		return consult(ctx, p.endpoint, id, address, q)
 	}
 	if !own.member {
 		// It is asked for under this identity, so that must be there again after a crash.
@@ -89,11 +102,18 @@ func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, e
 	} else if err := opts.openLog(); err != nil {
 		return nil, err
 	}
+	if k, err := readKnown(opts.Dir, peersFile); err == nil && k.Node == p.id && opts.Log.LastIndex() == 0 {
+		// Its vote stands for a log that is not there.
+		return nil, fmt.Errorf("%w: it has known others by its log, which is empty", ErrDamaged)
+	}
 	p.cluster = own.cluster
 	vote := filepath.Join(opts.Dir, voteFile)
 	store, err := stable.Open(mmapfile.OS, vote, logger)
 	if errors.Is(err, fs.ErrNotExist) && !own.member {
 		store, err = stable.Create(mmapfile.OS, vote)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: its vote is lost: %w", ErrDamaged, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("replica: %w", err)
@@ -119,10 +139,31 @@ func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, e
 			return nil, err
 		}
 	}
-	if err := removeNote(opts.Dir); err != nil {
-		return nil, err
+	for _, file := range []string{noteFile, repairFile} {
+		if err := removeFile(opts.Dir, file); err != nil {
+			return nil, err
+		}
 	}
 	return start(*opts, *p)
+}
+
+// listen makes the node's endpoint.
+func (p *parts) listen(opts *Options, cluster uint64, logger *slog.Logger) error {
+	var err error
+	p.endpoint, err = peer.Listen(opts.Listen, peer.Config{
+		Node: p.id, Cluster: cluster, Identity: opts.Certificates, Advertise: opts.Advertise, Client: opts.Client, Logger: logger,
+	})
+	if err != nil {
+		return fmt.Errorf("replica: %w", err)
+	}
+	if err := checkAddress(p.endpoint.Address()); err != nil {
+		return err
+	}
+	p.address = p.endpoint.Address().String()
+	p.consult = func(ctx context.Context, id, address string, q question) (answer, error) {
+		return consult(ctx, p.endpoint, id, address, q)
+	}
+	return nil
 }
 
 // close gives back what was opened so far.

@@ -25,7 +25,7 @@ type nodeFlags struct {
 	name, peer, peerAdvertise string
 	bootstrap                 bool
 	join                      string
-	learner                   bool
+	learner, noRepair         bool
 	certs                     string
 }
 
@@ -35,8 +35,10 @@ func (f *nodeFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.peer, "peer", "127.0.0.1:8083", "`HOST:PORT` for the other nodes of the cluster")
 	flags.StringVar(&f.peerAdvertise, "peer-advertise", "", "`HOST:PORT` under which other nodes reach this one (default: --peer)")
 	flags.BoolVar(&f.bootstrap, "bootstrap", false, "be the first node of a new cluster, with the data there is; without meaning later")
-	flags.StringVar(&f.join, "join", "", "join the cluster of the node whose --peer is `HOST:PORT`; without meaning later")
+	flags.StringVar(&f.join, "join", "", "join the cluster of the nodes whose --peer is `HOST:PORT`[,HOST:PORT...]; without meaning later")
 	flags.BoolVar(&f.learner, "learner", false, "have the log and do not count for a majority, until gantry cluster promote")
+	flags.BoolVar(&f.noRepair, "no-repair", false, "when this node is damaged, end and stay as it is; otherwise, with two others that count,\n"+
+		"it sets its files aside and comes back with those of the others")
 	flags.StringVar(&f.certs, "certs", "", "`DIR` with ca.crt, NODE.crt and NODE.key from gantry cert: nodes talk TLS and\n"+
 		"know each other by it; without, --peer must be a loopback address")
 	cmd.MarkFlagDirname("certs")
@@ -82,7 +84,7 @@ func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Optio
 		Broker: b,
 		Replica: replica.Options{
 			Name: f.node.name, Listen: f.node.peer, Advertise: f.node.peerAdvertise, Client: advertised,
-			Certificates: identity, Bootstrap: f.node.bootstrap, Join: f.node.join, Learner: f.node.learner, Logger: b.Logger, Fatal: b.Fatal,
+			Certificates: identity, Bootstrap: f.node.bootstrap, Join: f.node.join, Learner: f.node.learner, NoRepair: f.node.noRepair, Logger: b.Logger, Fatal: b.Fatal,
 		},
 		Server: s, Clients: clients, Drain: drainTimeout, Logger: b.Logger.With(logging.Component, "node"),
 		Show: web.show(f.hosts()),

@@ -26,6 +26,12 @@ func NameOf(id string) string {
 	return name
 }
 
+// SplitID returns the name in an ID, and the number in it, "" if it has none.
+func SplitID(id string) (name, directory string) {
+	name, directory, _ = strings.Cut(id, "/")
+	return name, directory
+}
+
 // CheckID reports what is wrong with an ID. A name alone is one, too.
 func CheckID(id string) error {
 	name, directory, numbered := strings.Cut(id, "/")

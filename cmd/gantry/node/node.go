@@ -50,6 +50,10 @@ type Options struct {
 // Dir is where in its data directory a node has what it needs besides the log.
 const Dir = "replica"
 
+// Damaged is where in it the files are kept that a node had before it repaired itself,
+// each time in a directory of its own.
+const Damaged = "damaged"
+
 // abort is how long the calls of a term that is over have to hear of it.
 const abort = 500 * time.Millisecond
 
@@ -63,13 +67,25 @@ const handover = 5 * time.Second
 // Run is a node until ctx ends, then a nil error, or until it cannot go on.
 func Run(ctx context.Context, o Options) error {
 	defer o.Clients.Close()
-	o.Replica.Dir, o.Replica.Store = filepath.Join(o.Broker.Dir, Dir), store(o.Broker)
+	o.Replica.Dir = filepath.Join(o.Broker.Dir, Dir)
 	l := &life{Options: o}
+	// What the log or the broker finds damaged later ends the process: the next start repairs it.
+	var opened atomic.Pointer[replica.Node]
+	if fatal := o.Broker.Fatal; fatal != nil {
+		l.Broker.Fatal = func(err error) {
+			if n := opened.Load(); n != nil {
+				n.Damaged(err)
+			}
+			fatal(err)
+		}
+	}
+	l.Replica.Store = store(l.Broker)
 	l.Replica.Digest, l.Replica.Full = l.digest, l.full
 	n, err := replica.Open(ctx, l.Replica)
 	if err != nil {
 		return err
 	}
+	opened.Store(n)
 	l.Broker.Log, l.Broker.Remember, l.node = n.Log(), n.Remember, n
 	l.front = newFront(o.Clients, n.DialLeader, n.Moved, o.Logger)
 	n.HandleClients(l.front.fromPeer)
@@ -85,6 +101,9 @@ func Run(ctx context.Context, o Options) error {
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil
 	}
+	if err != nil {
+		n.Damaged(err)
+	}
 	l.front.close()
 	return errors.Join(err, n.Close(), n.Log().Close())
 }
@@ -96,6 +115,10 @@ func store(o broker.Options) *replica.Store {
 		OpenLog:    func() (*commitlog.Log, error) { return broker.OpenLog(o) },
 		Checkpoint: func() ([]byte, record.Position, error) { return broker.ReadCheckpoint(o) },
 		Restore:    func(b []byte) (record.Position, error) { return broker.WriteCheckpoint(o, b) },
+		SetAside: func(directory string) (string, error) {
+			to := filepath.Join(o.Dir, Damaged, directory)
+			return to, broker.SetAside(o, to)
+		},
 	}
 }
 
