@@ -45,7 +45,8 @@
 // ([peer.NewID]). A node that has lost its directory is another node: it neither
 // votes nor is taken for the one that did, and joins under the old name only after
 // that one was removed. A node that was removed, and finds out by being told or by
-// asking, stops.
+// asking, stops. A node that is damaged leaves and comes back as another by itself, if
+// two others count (see repair.go).
 //
 // The membership says where each node is, for nodes and for clients; a node that
 // comes back at another address tells the leader.

@@ -115,7 +115,7 @@ func (n *Node) report() {
 		case <-n.ctx.Done():
 			return
 		}
-		n.remember()
+		n.noteMembers()
 		if n.settled() || len(n.Members()) == 0 {
 			continue
 		}

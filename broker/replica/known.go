@@ -115,8 +115,8 @@ func readKnown(dir, file string) (known, error) {
 	return k, nil
 }
 
-// remember writes down whom this node knows, when that is not what it wrote last.
-func (n *Node) remember() {
+// noteMembers writes down whom this node knows, when that is not what it wrote last.
+func (n *Node) noteMembers() {
 	members := n.Members()
 	if n.parts.endpoint == nil || !slices.ContainsFunc(members, func(m Member) bool { return m.ID == n.parts.id }) {
 		return // it has no files, has not heard yet, or not any more
