@@ -80,7 +80,7 @@ func (b *Broker) saturated() error {
 	b.gate.refused[short].Add(1)
 	bytes, sends := b.gate.Held()
 	return &Error{Reason: TooManyRequests, Message: fmt.Sprintf("%v is saturated: %d sends with %d bytes are under way, the limits are %d and %d; try again in %v",
-		short, sends, bytes, MaxSends, b.gate.Limit(), max(b.gate.Took(), 10*time.Millisecond).Round(10*time.Millisecond))}
+		short, sends, bytes, b.gate.Calls(), b.gate.Limit(), max(b.gate.Took(), 10*time.Millisecond).Round(10*time.Millisecond))}
 }
 
 // shortOf looks at what the sends that are under way wait for.

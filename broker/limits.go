@@ -30,9 +30,10 @@ const (
 	MaxUnpacked = 64 << 20
 	UnpackWait  = 3 * time.Second
 
-	// Sends and batches that are under way at once, and their bytes. So many share
-	// their syncs as well as more would, and each is answered before its client gives up.
-	MaxSends          = 4096
+	// Sends and batches that are under way at once, and their bytes. A quarter of the
+	// number shares its syncs as well, and is the bound while sends are slow
+	// (admission.Slow), but those beyond it cost less waiting than refused and made again.
+	MaxSends          = 16_384
 	DefaultSendMemory = 256 << 20
 	MinSendMemory     = 32 << 20
 

@@ -24,6 +24,11 @@ const (
 // state, buffers.
 const CallBytes = 16 << 10
 
+// Slow is how long sends may take before fewer are let in, a third of what clients wait
+// for: while the log keeps up, a call costs less when it waits than when it is refused
+// and made again; when it does not, all that is let in would be answered too late.
+const Slow = time.Second
+
 // Gate is passed by each send with its weight, and left when its outcome is known.
 // Its methods may be called by any goroutine.
 type Gate struct {
@@ -39,7 +44,7 @@ type Gate struct {
 }
 
 // New returns a gate that lets sends of so many bytes, and so many of them, be under
-// way.
+// way: a quarter of the number while they take longer than Slow.
 func New(bytes int64, calls int) *Gate { return &Gate{limit: bytes, calls: int64(calls)} }
 
 // Pass is what a send that was let in gives back.
@@ -63,7 +68,8 @@ func (g *Gate) enter(p Pass) bool {
 	if g.under[p.door] > 0 {
 		bytes, calls := g.held[Unary]+g.held[Stream]+p.bytes, g.under[Unary]+g.under[Stream]+1
 		own, ownCalls := g.held[p.door]+p.bytes, g.under[p.door]+1
-		if bytes > g.limit || calls > g.calls || own > g.limit-g.limit/4 || ownCalls > g.calls-g.calls/4 {
+		most := g.Calls()
+		if bytes > g.limit || calls > most || own > g.limit-g.limit/4 || ownCalls > most-most/4 {
 			return false
 		}
 	}
@@ -147,3 +153,11 @@ func (g *Gate) Held() (bytes, sends int64) {
 
 // Limit returns the bound of Held's bytes.
 func (g *Gate) Limit() int64 { return g.limit }
+
+// Calls returns the bound of Held's sends, as it is now.
+func (g *Gate) Calls() int64 {
+	if g.Took() > Slow {
+		return g.calls / 4
+	}
+	return g.calls
+}

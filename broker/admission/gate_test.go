@@ -43,6 +43,33 @@ func TestSendsAreBoundedInNumberToo(t *testing.T) {
 	}
 }
 
+func TestFewerAreLetInWhileSendsAreSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := New(1<<40, 64)
+		fill := func() (in []Pass) {
+			for {
+				p, ok := g.TryEnter(Unary, 0)
+				if !ok {
+					return in
+				}
+				in = append(in, p)
+			}
+		}
+		for i, want := range []int{48, 12, 48} { // three quarters of 64, of 16, of 64
+			in := fill()
+			if len(in) != want {
+				t.Errorf("round %d: %d of 64 were let in by one door, want %d", i, len(in), want)
+			}
+			if i == 0 {
+				time.Sleep(2 * Slow)
+			}
+			for _, p := range in {
+				g.Leave(p)
+			}
+		}
+	})
+}
+
 func TestOneIsAlwaysLetIn(t *testing.T) {
 	g := New(kib, 1)
 	p, ok := g.TryEnter(Unary, 1<<30)
