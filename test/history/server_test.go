@@ -166,7 +166,7 @@ func (s *server) check() error {
 var (
 	trouble = regexp.MustCompile(`level=ERROR|panic:|fatal error:|DATA RACE`)
 	// expected is what faults have a server say as an error.
-	expected = regexp.MustCompile(`msg="(this node was removed from the cluster|disk space is short, refusing messages|no message will be taken: the disk is too small for the reserve, or full|commit log: no space for the next segment, refusing messages)"`)
+	expected = regexp.MustCompile(`msg="(this node was removed from the cluster|this node is damaged|this node repairs itself at its next start|disk space is short, refusing messages|no message will be taken: the disk is too small for the reserve, or full|commit log: no space for the next segment, refusing messages)"`)
 )
 
 // complaints returns what the server's processes logged that must not happen,

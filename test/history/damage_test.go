@@ -1,0 +1,114 @@
+package history
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// damage kills a node, has what it has on its disk change, and starts it, and again when
+// it ends, as what watches over a process does. It has to be another node then.
+func (c *cluster) damage(r *rand.Rand, i int) {
+	s := c.nodes[i]
+	must(c.t, s.kill())
+	what := "its log is lost"
+	switch r.IntN(5) {
+	case 0:
+		must(c.t, os.RemoveAll(filepath.Join(s.data(), "commitlog")))
+	case 1:
+		what = "its identity has another bit"
+		must(c.t, flip(filepath.Join(s.data(), "replica", "node"), r.Int64N(128)))
+	case 2:
+		what = "its vote has other bits"
+		vote := filepath.Join(s.data(), "replica", "vote")
+		must(c.t, flip(vote, r.Int64N(4096)))
+		must(c.t, flip(vote, 4096+r.Int64N(4096)))
+	default:
+		file, from, to, err := s.replayed()
+		must(c.t, err)
+		if from >= to {
+			c.t.Logf("%s has nothing that its next start must read", c.names[i])
+			must(c.t, s.start())
+			must(c.t, s.await())
+			return
+		}
+		at := from + r.Int64N(to-from)
+		what = fmt.Sprintf("its log has another bit in byte %d of %s", at, filepath.Base(file))
+		must(c.t, flip(file, at))
+	}
+	c.t.Logf("%s: %s", c.names[i], what)
+	pause(r, 2*time.Second)
+	for starts := 1; ; starts++ {
+		must(c.t, s.start())
+		err := s.await()
+		if err == nil {
+			break
+		}
+		if starts == 3 {
+			c.t.Fatalf("%s: started %d times: %v", c.names[i], starts, err)
+		}
+		s.wait() // it has said why
+	}
+	kept := filepath.Join(s.data(), "damaged")
+	if dirs, err := os.ReadDir(kept); err != nil || len(dirs) != 1 {
+		c.t.Fatalf("%s: %s, and it did not set that aside: %v, %v", c.names[i], what, dirs, err)
+	}
+	must(c.t, os.RemoveAll(kept))
+}
+
+// flip changes a bit of a file.
+func flip(file string, at int64) error {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err = f.ReadAt(b[:], at); err == nil {
+		b[0] ^= 1 << (at % 8)
+		_, err = f.WriteAt(b[:], at)
+	}
+	return err
+}
+
+// replayed returns what of the last file of a killed server's log its next start has to
+// read: what is behind the checkpoint. The very last of it may be taken for a write
+// that did not finish.
+func (s *server) replayed() (file string, from, to int64, err error) {
+	files, err := filepath.Glob(filepath.Join(s.data(), "commitlog", "*.log"))
+	if err != nil || len(files) == 0 {
+		return "", 0, 0, fmt.Errorf("%q: %w", files, err)
+	}
+	file = slices.Max(files)
+	base, err := number(file)
+	if err != nil {
+		return "", 0, 0, err
+	}
+	checkpoints, err := filepath.Glob(filepath.Join(s.data(), "state", "*.ckpt"))
+	if err != nil {
+		return "", 0, 0, err
+	}
+	from = base + 4096
+	if len(checkpoints) > 0 {
+		at, err := number(slices.Max(checkpoints))
+		if err != nil {
+			return "", 0, 0, err
+		}
+		from = max(from, at)
+	}
+	b, err := os.ReadFile(file)
+	end := int64(len(bytes.TrimRight(b, "\x00")))
+	return file, from - base, end - 64<<10, err
+}
+
+// number is the position in a file's name.
+func number(file string) (int64, error) {
+	digits, _, _ := strings.Cut(filepath.Base(file), ".")
+	return strconv.ParseInt(digits, 10, 64)
+}
