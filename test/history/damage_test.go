@@ -13,9 +13,12 @@ import (
 )
 
 // damage kills a node, has what it has on its disk change, and starts it, and again when
-// it ends, as what watches over a process does. It has to be another node then.
+// it ends, as what watches over a process does. It has to be another node then. Of two that
+// count it would stay as it is: the one before must count again, and all have written that down.
 func (c *cluster) damage(r *rand.Rand, i int) {
 	s := c.nodes[i]
+	c.await(c.settled)
+	time.Sleep(2 * time.Second)
 	must(c.t, s.kill())
 	what := "its log is lost"
 	switch r.IntN(5) {
