@@ -56,8 +56,8 @@ const (
 )
 
 // Without MaxBuffered, enoughBuffered and batchBuffered for each batch may be buffered.
-// What waits costs latency and nothing is won by it: with one topic p50 is a third of what it is
-// with 32 MiB, at the same messages/s and CPU, synced and with three nodes, too. Many
+// What waits costs latency: with one topic p50 is a third of what it is with 32 MiB, synced
+// and with three nodes, too, and messages/s and CPU differ by no more than equal runs do. Many
 // topics share the room, though, and if there is no more for them their batches are smaller: to
 // 10,000 queues 8 MiB alone took twice the CPU of 32.
 const (
