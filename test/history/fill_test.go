@@ -34,16 +34,17 @@ func (c *cluster) mount(s *server) {
 // which the node does not go on leading.
 func (c *cluster) fill(r *rand.Rand) {
 	s := c.nodes[smallNode]
-	c.await(func([]*gantryv1.ClusterNode) bool { // a node's first files take some 80 MiB, without which it ends
-		arenas, err := filepath.Glob(filepath.Join(s.data(), "consumequeue", "*.arena"))
-		return err == nil && len(arenas) > 0
-	})
 	to := c.names[r.IntN(len(c.names))] // the one with that disk, or another
 	if out, err := exec.Command(s.binary, "cluster", "transfer", to, "--server", s.addr).CombinedOutput(); err != nil {
 		c.t.Logf("transfer: %v %s", err, out)
 	}
 	left := int64(r.IntN(4 << 20))
-	if r.IntN(2) == 0 {
+	arenas, err := filepath.Glob(filepath.Join(s.data(), "consumequeue", "*.arena"))
+	must(c.t, err)
+	switch {
+	case len(arenas) == 0: // without its first files a node ends
+		left = 200 << 20
+	case r.IntN(2) == 0:
 		left = 100 << 20
 	}
 	resize := func(size int64) {
