@@ -15,8 +15,8 @@ import (
 const diskLookEvery = time.Second
 
 // watchDisk has sends refused while space is short; a follower would refuse them if it
-// led. It asks for an eighth more before
-// they go on, or they would stop and go with every file that comes and goes.
+// led. It asks for an eighth more before they go on, or they would stop and go with every
+// file that comes and goes.
 func (b *Broker) watchDisk() {
 	tick := time.NewTicker(diskLookEvery)
 	defer tick.Stop()

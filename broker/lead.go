@@ -12,6 +12,7 @@ import (
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/logging"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
 
 // A broker either has its log to itself, orders it, and serves from Open on. Or
@@ -78,25 +79,15 @@ func WriteCheckpoint(opts Options, b []byte) (record.Position, error) {
 // directory of the same file system. What is moved already stays.
 func SetAside(opts Options, to string) error {
 	opts.setDefaults()
-	if err := opts.FS.MkdirAll(to); err != nil {
-		return fmt.Errorf("broker: %w", err)
-	}
 	lock, err := opts.FS.Lock(opts.LogDir())
 	if err == nil {
 		defer lock.Close()
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("broker: %w", err)
 	}
-	for _, from := range []string{filepath.Join(opts.Dir, "consumequeue"), filepath.Join(opts.Dir, "keyindex"), opts.stateDir(), opts.LogDir()} {
-		err := opts.FS.Rename(from, filepath.Join(to, filepath.Base(from)))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("broker: %w", err)
-		}
-	}
-	for _, dir := range []string{to, filepath.Dir(to), opts.Dir} {
-		if err := opts.FS.SyncDir(dir); err != nil {
-			return fmt.Errorf("broker: %w", err)
-		}
+	err = mmapfile.MoveAll(opts.FS, opts.Dir, to, "consumequeue", "keyindex", filepath.Base(opts.stateDir()), filepath.Base(opts.LogDir()))
+	if err != nil {
+		return fmt.Errorf("broker: %w", err)
 	}
 	return nil
 }

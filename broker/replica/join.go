@@ -106,8 +106,9 @@ func (n *Node) admit(q question) error {
 }
 
 // report tells the leader, now and then, what it should know of this node: where it
-// is, and, until it counts, how far it is. It also writes down whom it knows. One that hears of no leader asks, too: it
-// may have been removed while it was away. It ends with the node.
+// is, and, until it counts, how far it is. It also writes down whom it knows. One that
+// hears of no leader asks, too: it may have been removed while it was away. It ends with
+// the node.
 func (n *Node) report() {
 	for {
 		select {

@@ -135,19 +135,8 @@ func setAside(opts *Options, id string) error {
 		return fmt.Errorf("replica: %w", err)
 	}
 	to := filepath.Join(aside, filepath.Base(opts.Dir))
-	if err := mmapfile.OS.MkdirAll(to); err != nil {
+	if err := mmapfile.MoveAll(mmapfile.OS, opts.Dir, to, voteFile, snapshotDir, noteFile, peersFile); err != nil {
 		return fmt.Errorf("replica: %w", err)
-	}
-	for _, file := range []string{voteFile, snapshotDir, noteFile, peersFile} {
-		err := mmapfile.OS.Rename(filepath.Join(opts.Dir, file), filepath.Join(to, file))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("replica: %w", err)
-		}
-	}
-	for _, dir := range []string{to, aside, opts.Dir} {
-		if err := mmapfile.OS.SyncDir(dir); err != nil {
-			return fmt.Errorf("replica: %w", err)
-		}
 	}
 	opts.Logger.Warn("the damaged files of this node were set aside, and are kept there", "node", id, "directory", aside)
 	return nil

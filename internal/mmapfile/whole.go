@@ -31,6 +31,27 @@ func WriteFile(fsys FS, name string, b []byte) error {
 	return fsys.SyncDir(filepath.Dir(name))
 }
 
+// MoveAll moves what has these names in the directory dir to the directory to, which is
+// made if it is not there and on the same file system. What is missing, or was moved
+// before, is passed over. It is durable on return.
+func MoveAll(fsys FS, dir, to string, names ...string) error {
+	if err := fsys.MkdirAll(to); err != nil {
+		return err
+	}
+	for _, name := range names {
+		err := fsys.Rename(filepath.Join(dir, name), filepath.Join(to, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for _, d := range []string{to, filepath.Dir(to), dir} {
+		if err := fsys.SyncDir(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ReadFile returns the content of the file name.
 func ReadFile(fsys FS, name string) ([]byte, error) {
 	f, err := fsys.OpenRead(name)

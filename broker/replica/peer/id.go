@@ -22,7 +22,7 @@ func NewID(name string, directory uint64) string { return fmt.Sprintf("%s/%016x"
 
 // NameOf returns the name in an ID.
 func NameOf(id string) string {
-	name, _, _ := strings.Cut(id, "/")
+	name, _ := SplitID(id)
 	return name
 }
 
