@@ -24,10 +24,11 @@ func findProcess(pid int, dataDir string) *process {
 		}
 		pid, _ = strconv.Atoi(strings.TrimSpace(string(raw)))
 	}
-	if p := (&process{pid}); pid > 0 && p.cpu() > 0 {
-		return p
+	p := &process{pid}
+	if rss, _ := p.memory(); pid <= 0 || rss == 0 { // its processor time may be less than a tick yet
+		return nil
 	}
-	return nil
+	return p
 }
 
 // tick is the unit in which /proc/PID/stat counts.
