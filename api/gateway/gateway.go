@@ -31,9 +31,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -59,7 +57,7 @@ const (
 // Gateway is an http.Handler. Register services, as with a grpc.Server, before it
 // serves.
 type Gateway struct {
-	hosts   []string
+	hosts   Hosts
 	unary   grpc.UnaryServerInterceptor
 	stream  grpc.StreamServerInterceptor
 	methods map[string]http.HandlerFunc // by path without Prefix
@@ -116,8 +114,8 @@ func (g *Gateway) refuse(r *http.Request) (code int, why string) {
 	switch {
 	case r.Method != http.MethodPost:
 		return http.StatusMethodNotAllowed, "calls are made with POST"
-	case !g.isOurs(r.Host):
-		return http.StatusMisdirectedRequest, fmt.Sprintf("this server is not known as %q: call it by its address, or as localhost", r.Host)
+	case !g.hosts.Has(r.Host):
+		return http.StatusMisdirectedRequest, notKnown(r.Host)
 	case r.Header.Get(Header) == "":
 		return http.StatusForbidden, "the header " + Header + " is missing"
 	case content != "application/json":
@@ -127,15 +125,6 @@ func (g *Gateway) refuse(r *http.Request) (code int, why string) {
 		return http.StatusForbidden, "the call comes from a page of another site"
 	}
 	return 0, ""
-}
-
-func (g *Gateway) isOurs(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	return net.ParseIP(host) != nil || strings.EqualFold(host, "localhost") ||
-		slices.ContainsFunc(g.hosts, func(h string) bool { return strings.EqualFold(h, host) })
 }
 
 // decode reads the request of a call.

@@ -400,6 +400,36 @@ func TestHTTPPortAnswers(t *testing.T) {
 	}
 }
 
+// A page that has its own name pointed at our address is of our origin to its browser.
+func TestMetricsAreNotToldToWhoAsksByAStrangersName(t *testing.T) {
+	s := serve(t, t.TempDir(), "--pprof", "--http-names", "gantry.example,metrics")
+	port := s.web[strings.LastIndex(s.web, ":"):]
+	for path, guarded := range map[string]bool{"/metrics": true, "/debug/pprof/": true, "/debug/pprof/cmdline": true, "/healthz": false, "/readyz": false} {
+		for host, known := range map[string]bool{
+			"127.0.0.1" + port: true, "[::1]" + port: true, "10.1.2.3": true, "LOCALHOST" + port: true, "gantry.example": true, "metrics" + port: true,
+			"evil.example" + port: false, "evil.example": false, "127.0.0.1.evil.example": false, "xgantry.example": false,
+		} {
+			r, err := http.NewRequest(http.MethodGet, s.web+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Host = host
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			want := http.StatusOK
+			if guarded && !known {
+				want = http.StatusMisdirectedRequest
+			}
+			if resp.StatusCode != want {
+				t.Errorf("%s of %s: %s, want %d", path, host, resp.Status, want)
+			}
+		}
+	}
+}
+
 func TestHTTPPortIsAskedWhileTheBrokerCloses(t *testing.T) {
 	s := serve(t, t.TempDir())
 	s.run(t, "topic", "create", "t")

@@ -30,6 +30,10 @@ import (
 //	/healthz  200 while the process runs
 //	/readyz   200 when clients are served, else 503 and why not
 //	/metrics  Prometheus
+//
+// What tells of clients and messages is told only to who asks by an address or one of
+// our names: see gateway.Hosts. The probes say nothing that a port does not, and load
+// balancers ask by any name.
 type web struct {
 	listener net.Listener
 	server   *http.Server
@@ -44,7 +48,7 @@ type web struct {
 }
 
 // listenHTTP serves at once, so that probes get an answer during recovery.
-func listenHTTP(addr string, withPprof bool, logger *slog.Logger) (*web, error) {
+func listenHTTP(addr string, hosts gateway.Hosts, withPprof bool, logger *slog.Logger) (*web, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
@@ -57,17 +61,19 @@ func listenHTTP(addr string, withPprof bool, logger *slog.Logger) (*web, error) 
 	)
 	logger = logger.With(logging.Component, "http")
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(w.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelError)}))
+	mux.Handle("GET /metrics", hosts.Only(promhttp.HandlerFor(w.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelError)})))
 	mux.HandleFunc("GET /healthz", func(out http.ResponseWriter, _ *http.Request) { fmt.Fprintln(out, "ok") })
 	mux.HandleFunc("GET /readyz", w.readyz)
 	mux.Handle("/", dashboard.Handler())
 	mux.HandleFunc(gateway.Prefix, w.call)
 	if withPprof {
-		mux.HandleFunc("/debug/pprof/", pprof.Index)
-		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+		profiles := http.NewServeMux()
+		profiles.HandleFunc("/debug/pprof/", pprof.Index)
+		profiles.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		profiles.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		profiles.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		profiles.HandleFunc("/debug/pprof/trace", pprof.Trace)
+		mux.Handle("/debug/pprof/", hosts.Only(profiles))
 	}
 	w.server = &http.Server{
 		Handler:           mux,

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gantry-mq/gantry/api"
+	"github.com/gantry-mq/gantry/api/gateway"
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/internal/host"
@@ -30,6 +31,7 @@ const drainTimeout = 20 * time.Second
 
 type serveFlags struct {
 	data, listen, http, advertise string
+	httpNames                     string
 	durability                    string
 	retentionAge, maxDelay        time.Duration
 	retentionSize, segmentSize    byteSize
@@ -76,6 +78,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.data, "data", "./gantry-data", "directory that holds everything; made when missing")
 	flags.StringVar(&f.listen, "listen", defaultAddr, "`HOST:PORT` for clients: gRPC, TLS and plaintext alike (port 0: any)")
 	flags.StringVar(&f.http, "http", "127.0.0.1:8082", "`HOST:PORT` for the dashboard, /metrics, /healthz and /readyz (port 0: any)")
+	flags.StringVar(&f.httpNames, "http-names", "", "`NAMES`, with commas between them, by which the dashboard and /metrics may be asked for, besides addresses,\nlocalhost, this host's name and those in --http and --advertise: pages of other sites come with other names")
 	flags.StringVar(&f.advertise, "advertise", "", "`HOST:PORT` that routes tell clients to dial (default: the address each client came by)")
 	flags.StringVar(&f.durability, "durability", "sync", "what an acknowledged message has survived:\n"+
 		"sync: it is on the disk (fdatasync, shared by all waiting senders)\n"+
@@ -164,7 +167,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		return fmt.Errorf("--listen: %w", err)
 	}
 	defer clients.Close()
-	web, err := listenHTTP(f.http, f.pprof, logger)
+	web, err := listenHTTP(f.http, f.hosts(), f.pprof, logger)
 	if err != nil {
 		return fmt.Errorf("--http: %w", err)
 	}
@@ -238,8 +241,9 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	return errors.Join(err, b.Close())
 }
 
-// hosts are the names by which the dashboard may be called.
-func (f *serveFlags) hosts() (names []string) {
+// hosts are the names by which the HTTP port may be asked.
+func (f *serveFlags) hosts() (names gateway.Hosts) {
+	names = strings.FieldsFunc(f.httpNames, func(r rune) bool { return r == ',' || r == ' ' })
 	for _, addr := range []string{f.http, f.advertise} {
 		if host, _, err := splitAddr(addr); err == nil && host != "" {
 			names = append(names, host)
