@@ -101,8 +101,12 @@ func (m *messaging) sendDelivery(stream grpc.ServerStream, d *broker.Delivery) e
 // sendMessages sends the messages of a receive or of a pull.
 func (m *messaging) sendMessages(stream grpc.ServerStream, d *broker.Delivery) error {
 	host := localAddr(stream.Context())
+	cut := func() {
+		m.log.Warn("a connection was ended: it did not take decompressed bodies, and others waited", "client", clientID(stream.Context()), "remote", remoteAddr(stream.Context()))
+		connOf(stream.Context()).Conn.Close()
+	}
 	for i := range d.Messages {
-		leave, err := m.broker.Unpack(stream.Context(), &d.Messages[i])
+		leave, err := m.broker.Unpack(stream.Context(), &d.Messages[i], cut)
 		if err != nil {
 			return rpcError(m.log, err)
 		}

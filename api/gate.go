@@ -133,10 +133,13 @@ func (g *gate) enter(ctx context.Context, method string, c presented) (caller, e
 // certified is the common name of the caller's certificate, "" when it showed none that
 // the clients' authorities have signed.
 func certified(ctx context.Context) string {
-	if p, ok := peer.FromContext(ctx); ok {
-		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(info.State.VerifiedChains) > 0 {
-			return info.State.VerifiedChains[0][0].Subject.CommonName
-		}
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ""
+	}
+	on, _ := p.AuthInfo.(onConn)
+	if info, ok := on.AuthInfo.(credentials.TLSInfo); ok && len(info.State.VerifiedChains) > 0 {
+		return info.State.VerifiedChains[0][0].Subject.CommonName
 	}
 	return ""
 }

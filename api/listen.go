@@ -18,6 +18,7 @@ import (
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/peer"
 
 	"github.com/gantry-mq/gantry/proto/stream"
 )
@@ -164,14 +165,35 @@ func (s sniffer) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, 
 	}
 	switch first {
 	case tlsHandshake:
-		return s.tls.ServerHandshake(c)
+		return secured(c, s.tls)
 	case stream.OpeningByte:
 		if err := s.calls.take(c); err != nil {
 			return nil, nil, err
 		}
 		return nil, nil, credentials.ErrConnDispatched
 	}
-	return s.plain.ServerHandshake(c)
+	return secured(c, s.plain)
+}
+
+// onConn is the peer's AuthInfo: it leads handlers to the connection that a call is on.
+type onConn struct {
+	credentials.AuthInfo
+	conn *conn
+}
+
+func secured(c *conn, by credentials.TransportCredentials) (net.Conn, credentials.AuthInfo, error) {
+	s, info, err := by.ServerHandshake(c)
+	return s, onConn{info, c}, err
+}
+
+// connOf returns nil for a call by HTTP, or without HTTP/2.
+func connOf(ctx context.Context) *conn {
+	if p, ok := peer.FromContext(ctx); ok {
+		if on, ok := p.AuthInfo.(onConn); ok {
+			return on.conn
+		}
+	}
+	return nil
 }
 
 func (s sniffer) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

@@ -42,7 +42,7 @@ func deliver(d *broker.Delivered, storeHost string) (*reply, error) {
 
 // unpacked is delivered for a client, which may not know how the body is compressed.
 func unpacked(ctx context.Context, b *broker.Broker, d *broker.Delivered, storeHost string) (*v2.Message, error) {
-	leave, err := b.Unpack(ctx, d)
+	leave, err := b.Unpack(ctx, d, func() {})
 	if err != nil {
 		return nil, err
 	}

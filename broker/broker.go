@@ -152,10 +152,10 @@ type Broker struct {
 	firstLease     uint64 // leases with lower ids are from before the start
 	counters       counters
 	gate           gate
-	unpacking      *admission.Gate // holds bodies that were decompressed, until they are sent
-	diskShort      atomic.Bool     // sends are refused, see diskspace.go
-	diskFree       atomic.Int64    // as of the last look, bytes
-	deletions      atomic.Uint64   // delete records applied
+	unpacking      unpacked      // holds bodies that were decompressed, until they are sent
+	diskShort      atomic.Bool   // sends are refused, see diskspace.go
+	diskFree       atomic.Int64  // as of the last look, bytes
+	deletions      atomic.Uint64 // delete records applied
 	opened         time.Time
 	led            time.Time     // when it began to serve
 	term           Term          // nil while it follows, and for a log of its own
@@ -196,7 +196,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		clock:        clock.New(opts.Wall),
 	}
 	b.gate.Gate = admission.New(opts.SendMemory, MaxSends)
-	b.unpacking = admission.New(MaxUnpacked/3*4, MaxSends) // one door takes three quarters
+	b.unpacking = unpacked{Gate: admission.New(MaxUnpacked/3*4, MaxSends), lying: map[*lying]struct{}{}} // one door takes three quarters
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	b.inflight = inflight.New(b.leasesEnded, b.queueExists, b.liteFreed)
 	b.sessions = session.New(ClientExpiry, b.clientGone)

@@ -26,7 +26,8 @@ const (
 	MaxTimerList       = 1000 // delayed messages in one listing
 
 	// Bodies that the broker decompresses for those that cannot, together, until they
-	// are sent; and how long a delivery waits for room.
+	// are sent; and how long a delivery waits for room, after which those who have not
+	// taken a body for as long lose their connections.
 	MaxUnpacked = 64 << 20
 	UnpackWait  = 3 * time.Second
 

@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"sync"
+	"time"
 
 	"github.com/gantry-mq/gantry/broker/admission"
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -15,6 +17,55 @@ import (
 // unpackDoor is the one that all go through: there is one kind of them.
 const unpackDoor = admission.Stream
 
+// unpacked are the bodies that lie decompressed until they are sent.
+type unpacked struct {
+	*admission.Gate
+	mu    sync.Mutex
+	lying map[*lying]struct{} // guarded by mu
+}
+
+type lying struct {
+	pass  admission.Pass
+	since time.Time
+	cut   func()
+}
+
+func (u *unpacked) add(pass admission.Pass, cut func()) *lying {
+	l := &lying{pass, time.Now(), cut}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.lying[l] = struct{}{}
+	return l
+}
+
+// remove may come late, or twice: gRPC forgets what it had to send when a connection ends.
+func (u *unpacked) remove(l *lying) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, ok := u.lying[l]; ok {
+		delete(u.lying, l)
+		u.Leave(l.pass)
+	}
+}
+
+// cutSlow makes room by ending the connections that have not taken a body for as long as
+// others wait for one.
+func (u *unpacked) cutSlow() {
+	u.mu.Lock()
+	var slow []*lying
+	for l := range u.lying {
+		if time.Since(l.since) >= UnpackWait {
+			slow = append(slow, l)
+			delete(u.lying, l)
+			u.Leave(l.pass)
+		}
+	}
+	u.mu.Unlock()
+	for _, l := range slow {
+		l.cut()
+	}
+}
+
 // packed reports that m's body is one that Unpack decompresses.
 func packed(m *record.Message) bool {
 	p := m.Flags.Packing()
@@ -23,10 +74,11 @@ func packed(m *record.Message) bool {
 
 // Unpack decompresses d's body for a client that knows gzip alone, and makes d a
 // message that was never compressed. Then leave is not nil, and is called when the body
-// was sent: it gives room to others. A body of which nothing can be made is left as it came, for its
+// was sent: it gives room to others. When that takes longer than UnpackWait and others
+// have no room, cut is called, which ends whatever takes the body so slowly. A body of which nothing can be made is left as it came, for its
 // consumer to find unreadable: a message that cannot be delivered would be in the way
 // of others. The error is TooManyRequests, or ctx's end.
-func (b *Broker) Unpack(ctx context.Context, d *Delivered) (leave func(), err error) {
+func (b *Broker) Unpack(ctx context.Context, d *Delivered, cut func()) (leave func(), err error) {
 	if !packed(&d.Message) {
 		return nil, nil
 	}
@@ -36,7 +88,8 @@ func (b *Broker) Unpack(ctx context.Context, d *Delivered) (leave func(), err er
 	}
 	d.Message.Body, d.Unpacked = body, true
 	d.Message.Flags &^= record.FlagsPacked
-	return func() { b.unpacking.Leave(pass) }, nil
+	l := b.unpacking.add(pass, cut)
+	return func() { b.unpacking.remove(l) }, nil
 }
 
 // PlainBody returns m's body as its producer had it before it was compressed, in
@@ -61,6 +114,10 @@ func (b *Broker) PlainBody(ctx context.Context, m *record.Message) (body []byte,
 func (b *Broker) unpack(ctx context.Context, m *record.Message) ([]byte, admission.Pass, error) {
 	// What comes out is not known, and lies in twice its size while it grows.
 	pass, ok := b.unpacking.Enter(ctx, unpackDoor, 2*record.MaxBody, UnpackWait)
+	if !ok && ctx.Err() == nil {
+		b.unpacking.cutSlow()
+		pass, ok = b.unpacking.Enter(ctx, unpackDoor, 2*record.MaxBody, UnpackWait)
+	}
 	if !ok {
 		return nil, pass, Errorf(TooManyRequests, "too many bodies are being decompressed: a client of gantry.v1 does it itself")
 	}
