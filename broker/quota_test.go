@@ -133,8 +133,17 @@ func TestAGroupHasNoMoreInFlightThanItsQuota(t *testing.T) {
 			n++
 		}
 	}
-	if n != 10 {
+	if n > 10 {
 		t.Errorf("%d messages in flight, the quota is 10", n)
+	}
+	// Who found less than it had reserved may have kept another out: the rest is there.
+	for _, tp := range []string{"t", "u"} {
+		ms := receive(t, b, tp, "g", func(r *ReceiveRequest) { r.Invisible = time.Minute })
+		held[tp] = append(held[tp], ms...)
+		n += len(ms)
+	}
+	if n != 10 {
+		t.Errorf("%d messages are in flight in the end, the quota is 10", n)
 	}
 	if ms := receive(t, b, "t", "g"); len(ms) != 0 {
 		t.Errorf("%d more", len(ms))
