@@ -129,8 +129,8 @@ func (p Pattern) String() string {
 	switch {
 	case p.Type == Any || p.Type == Cluster:
 		return p.Type.String()
-	case p.Type != Namespace && p.Namespace != "":
-		name = p.Namespace + "%" + name
+	case p.Type != Namespace:
+		name = record.Resource{Namespace: p.Namespace, Name: name}.Label()
 	case name == "":
 		name = "(default)"
 	}

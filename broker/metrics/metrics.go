@@ -38,18 +38,12 @@ const (
 // to it: a tilde is not allowed in names.
 const Other = "~other"
 
-// label is a topic or group as series are labelled with it: namespace%name, as RocketMQ
-// has it. Two resources must not be one label, or there is no scrape at all. So a name
-// without a namespace that would read as one with is ~a%orders, and a % in a namespace %~:
-// names have no tilde, so of those with a namespace the first % that none follows ends it.
-func label(r record.Resource) string {
-	switch {
-	case r.Namespace != "":
-		return strings.ReplaceAll(r.Namespace, "%", "%~") + "%" + r.Name
-	case strings.IndexByte(r.Name, '%') > 0: // %DLQ%group reads as what it is
-		return "~" + r.Name
+// claimed is what a client says of itself: nothing of that is equal to Other either.
+func claimed(text string) string {
+	if strings.HasPrefix(text, "~") {
+		return "~" + text
 	}
-	return r.Name
+	return text
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -316,7 +310,7 @@ func foldTopics(all []broker.TopicStats) []topicSeries {
 	all = slices.SortedFunc(slices.Values(all), func(a, b broker.TopicStats) int { return cmp.Compare(a.ID, b.ID) })
 	var series []topicSeries
 	for i, t := range all {
-		one := topicSeries{label(t.Name), t.MessagesIn, t.BytesIn, t.Committed, t.RolledBack, t.Delayed, t.Fired, t.Half, t.Timing}
+		one := topicSeries{t.Name.Label(), t.MessagesIn, t.BytesIn, t.Committed, t.RolledBack, t.Delayed, t.Fired, t.Half, t.Timing}
 		switch {
 		case i < maxTopics:
 			series = append(series, one)
@@ -349,7 +343,7 @@ type groupSeries struct {
 func foldGroups(all []broker.GroupStats) []groupSeries {
 	series := make([]groupSeries, 0, len(all))
 	for _, g := range all {
-		series = append(series, groupSeries{label(g.Group), label(g.Topic), g.MessagesOut, g.DeadLetters, g.Lag, int64(g.Ready), int64(g.InFlight), g.Oldest, g.Unsettled, g.Paused})
+		series = append(series, groupSeries{g.Group.Label(), g.Topic.Label(), g.MessagesOut, g.DeadLetters, g.Lag, int64(g.Ready), int64(g.InFlight), g.Oldest, g.Unsettled, g.Paused})
 	}
 	slices.SortFunc(series, func(a, b groupSeries) int {
 		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.topic, b.topic))
@@ -390,7 +384,7 @@ func foldConnections(all []broker.Connections) []connectionSeries {
 	type kind struct{ group, language, version, mode string }
 	count := map[kind]int{}
 	for _, c := range all {
-		k := kind{label(c.Group), c.Language, c.Version, "push"}
+		k := kind{c.Group.Label(), claimed(c.Language), claimed(c.Version), "push"}
 		switch c.Role {
 		case session.Producer:
 			k.group, k.mode = "", ""

@@ -129,6 +129,7 @@ func TestHistogramsAndAgesAreInTheUnitsOfTheirNames(t *testing.T) {
 func TestClientsAreCountedByKindAndKindsAreBounded(t *testing.T) {
 	s := broker.Stats{Serves: true, Connections: []broker.Connections{
 		{Role: session.Producer, Language: "JAVA", Version: "5", Count: 3},
+		{Role: session.Producer, Language: Other, Version: Other, Count: 4}, // it says
 		{Role: session.PushConsumer, Group: record.Resource{Name: "g"}, Language: "GO", Version: "5", Count: 2},
 		{Role: session.SimpleConsumer, Group: record.Resource{Name: "g"}, Language: "GO", Version: "5", Count: 1},
 	}}
@@ -136,6 +137,7 @@ func TestClientsAreCountedByKindAndKindsAreBounded(t *testing.T) {
 	got := gather(t, collector)
 	for series, want := range map[string]float64{
 		"rocketmq_producer_connections language=JAVA protocol_type=grpc version=5":                                  3,
+		"rocketmq_producer_connections language=~~other protocol_type=grpc version=~~other":                         4,
 		"rocketmq_consumer_connections consume_mode=push consumer_group=g language=GO protocol_type=grpc version=5": 2,
 		"rocketmq_consumer_connections consume_mode=pull consumer_group=g language=GO protocol_type=grpc version=5": 1,
 	} {
@@ -153,7 +155,7 @@ func TestClientsAreCountedByKindAndKindsAreBounded(t *testing.T) {
 			total += v
 		}
 	}
-	if count != maxAlike+2 || total != float64(6+maxAlike) {
+	if count != maxAlike+2 || total != float64(10+maxAlike) {
 		t.Errorf("%d series that add up to %v", count, total)
 	}
 }

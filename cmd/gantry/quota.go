@@ -53,7 +53,10 @@ func printQuotas(cmd *cobra.Command, views []quotaView) error {
 	}
 	var rows [][]string
 	for _, v := range views {
-		name := qualified(v.Namespace, v.Name)
+		name := v.Name
+		if v.Kind == "topic" || v.Kind == "group" {
+			name = qualified(v.Namespace, name)
+		}
 		if name == "" {
 			name = "(default)"
 		}

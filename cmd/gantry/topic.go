@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
@@ -430,10 +431,7 @@ func filterNamespace(cmd *cobra.Command, c *client) *string {
 }
 
 func qualified(namespace, name string) string {
-	if namespace == "" {
-		return name
-	}
-	return namespace + "%" + name
+	return record.Resource{Namespace: namespace, Name: name}.Label()
 }
 
 func newTopicRoute() *cobra.Command {

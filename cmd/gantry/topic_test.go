@@ -116,3 +116,13 @@ func TestDeletedMessageIsNotReceived(t *testing.T) {
 		}
 	}
 }
+
+// The names would be one as RocketMQ writes them.
+func TestTopicsOfTwoNamespacesAreNeverShownAlike(t *testing.T) {
+	s := serve(t, t.TempDir())
+	s.run(t, "topic", "create", "a%orders")
+	s.run(t, "topic", "create", "orders", "--namespace", "a")
+	if out := s.run(t, "topic", "list"); !strings.Contains(out, "\na%orders ") || !strings.Contains(out, "\n~a%orders ") {
+		t.Errorf("they are listed as\n%s", out)
+	}
+}

@@ -362,4 +362,6 @@ export function to(page, params = {}) {
   return `#/${page}${q.size ? "?" + q : ""}`;
 }
 
-export const full = (namespace, name) => namespace ? namespace + "%" + name : name;
+// full is a resource as it is shown, and named to the server's metrics: namespace%name. What
+// would read so by itself is ~name, and a % of a namespace %~, for no two are shown alike.
+export const full = (namespace, name) => namespace ? namespace.replaceAll("%", "%~") + "%" + name : name.indexOf("%") > 0 ? "~" + name : name;

@@ -19,8 +19,8 @@ export function topicSelect(value, ns, only = () => true) {
 
 // part is the reverse of full.
 export function part(name) {
-  const at = name.startsWith("%") ? -1 : name.indexOf("%");
-  return at < 0 ? { topic: name, namespace: "" } : { topic: name.slice(at + 1), namespace: name.slice(0, at) };
+  const [, namespace, topic] = name.match(/^((?:[^~%]|%~)(?:[^%]|%~)*)%(.*)$/) ?? [];
+  return topic === undefined ? { topic: name.replace("~", ""), namespace: "" } : { topic, namespace: namespace.replaceAll("%~", "%") };
 }
 
 const local = t => t ? new Date(t).toISOString() : undefined;
