@@ -31,6 +31,7 @@ type config struct {
 	conns   int
 	size    int
 	idle    int
+	senders int
 	seconds float64
 	repeats int
 	starts  int
@@ -56,12 +57,21 @@ func main() {
 	flag.Int64Var(&c.backlogMB, "backlog-mb", 50_000, "size of the backlog in the part backlog, in MB")
 	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside; or overload, idle or backlog, which are not in the page")
 	flag.IntVar(&c.idle, "idle", 10_000, "how many wait in the part idle; each takes a file of this process and one of the server")
+	flag.IntVar(&c.senders, "senders", 8, "connections of SendMessage in the part overload")
+	beside := flag.String("beside", "", "be the consumer beside the senders of the part overload, of the server at `ADDR`")
 	flag.Func("phases", "measure only the phases of load whose name matches this `REGEXP`", func(s string) (err error) {
 		c.phases, err = regexp.Compile(s)
 		return err
 	})
 	flag.StringVar(&c.profile, "profile", "", "write a CPU profile of the server during each phase into `DIR`; the figures are a little worse for it")
 	flag.Parse()
+	if *beside != "" {
+		if err := consumeBeside(*beside); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: beside:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if c.smoke {
 		c.seconds, c.repeats, c.starts, c.storeMB, c.settle = 0.3, 1, 2, 20, 100*time.Millisecond
 	}

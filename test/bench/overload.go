@@ -22,10 +22,7 @@ import (
 // answers, and the server has one processor, so that those who send can be ahead of it
 // with the others.
 
-const (
-	senderConns = 8
-	streamConns = 4
-)
+const streamConns = 4
 
 // door is a way in with load on it for a while.
 type door struct {
@@ -36,7 +33,7 @@ type door struct {
 
 var doors = []door{
 	{"SendMessage", 2000, func(ctx context.Context, s *server, c config, rate float64, length time.Duration) (*openloop.Outcome, error) {
-		return openloop.Sends{Addr: s.clients, Topic: topicName, Size: c.size, Conns: senderConns, Rate: rate, For: length}.Run(ctx)
+		return openloop.Sends{Addr: s.clients, Topic: topicName, Size: c.size, Conns: c.senders, Rate: rate, For: length}.Run(ctx)
 	}},
 	{"Publish", 50_000, publishes},
 }
@@ -67,8 +64,8 @@ func measureOverload(ctx context.Context, c config, dir string, r *report) error
 			rows = append(rows, more...)
 		}
 	}
-	r.table(fmt.Sprintf("Overload, bodies of %d bytes, the server on one processor, %v each", c.size, length),
-		[]string{"durability", "door", "offered", "due/s", "stored and told so within 3 s, /s", "of peak", "p99 of these, ms", "of a processor: server, senders", "stored per CPU second of the server", "server's memory, MiB", "the others"}, rows)
+	r.table(fmt.Sprintf("Overload, bodies of %d bytes, %d connections of SendMessage, the server on one processor, %v each", c.size, c.senders, length),
+		[]string{"durability", "door", "offered", "due/s", "stored and told so within 3 s, /s", "of peak", "p99 of these, ms", "of a processor: server, senders", "stored per CPU second of the server", "server's memory, MiB", "a consumer beside them waits for, p50, p99, ms", "the others"}, rows)
 	return nil
 }
 
@@ -94,6 +91,10 @@ func overload(ctx context.Context, c config, s *server, durability string, d doo
 	}
 	for _, times := range []float64{1, 2, 10} {
 		var top memory
+		beside, err := watchBeside(ctx, s.clients)
+		if err != nil {
+			return nil, err
+		}
 		used, err := cpuOf(s.cmd.Process.Pid)
 		if err != nil {
 			return nil, err
@@ -109,6 +110,10 @@ func overload(ctx context.Context, c config, s *server, durability string, d doo
 		if err != nil {
 			return nil, err
 		}
+		waited, err := beside()
+		if err != nil {
+			return nil, err
+		}
 		now, err := cpuOf(s.cmd.Process.Pid)
 		if err != nil {
 			return nil, err
@@ -121,7 +126,7 @@ func overload(ctx context.Context, c config, s *server, durability string, d doo
 		}
 		rows = append(rows, []string{durability, d.name, fmt.Sprintf("%.0fx", times), text.Number(float64(o.Due) / o.Duration.Seconds()), text.Number(o.PerSecond()),
 			fmt.Sprintf("%.0f %%", 100*o.PerSecond()/peak), p99,
-			fmt.Sprintf("%.0f %%, %.0f %%", 100*server/took, 100*senders/took), text.Number(float64(o.Acked) / server), fmt.Sprintf("%d, %d anonymous", top.rss>>20, top.anon>>20), others(o)})
+			fmt.Sprintf("%.0f %%, %.0f %%", 100*server/took, 100*senders/took), text.Number(float64(o.Acked) / server), fmt.Sprintf("%d, %d anonymous", top.rss>>20, top.anon>>20), waited.text(), others(o)})
 	}
 	return rows, nil
 }
