@@ -22,7 +22,6 @@ import (
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/quota"
 	"github.com/gantry-mq/gantry/broker/session"
-	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/tally"
 )
 
