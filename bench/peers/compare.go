@@ -47,6 +47,15 @@ var (
 
 	ready = metric{name: "start to ready, ms", of: func(s sample) float64 { return s.Ready }, lessWins: true, whatItIs: "start"}
 
+	written = metric{name: "written, bytes/byte/node", of: func(s sample) float64 { return s.Written }, lessWins: true, whatItIs: "bytes written"}
+
+	longest = metric{name: "longest send, ms", of: func(s sample) float64 {
+		if s.Send == nil {
+			return 0
+		}
+		return s.Send.Max / 1e3
+	}, lessWins: true, whatItIs: "longest send"}
+
 	sendP50 = percentile("send p50, us", func(s sample) *percentiles { return s.Send }, func(p percentiles) float64 { return p.P50 })
 	sendP99 = percentile("send p99, us", func(s sample) *percentiles { return s.Send }, func(p percentiles) float64 { return p.P99 })
 	send999 = percentile("send p99.9, us", func(s sample) *percentiles { return s.Send }, func(p percentiles) float64 { return p.P999 })

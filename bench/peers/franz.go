@@ -17,7 +17,7 @@ import (
 func (s *kafkaServer) publish(ctx context.Context, topics []string, size int, length time.Duration) (outcome, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	cl, err := kgo.NewClient(kgo.SeedBrokers(kafkaAddr),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(s.seeds...),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytes(200_000),
@@ -57,7 +57,7 @@ func (s *kafkaServer) publish(ctx context.Context, topics []string, size int, le
 func (s *kafkaServer) consume(ctx context.Context, topic string, length time.Duration) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(kafkaAddr), kgo.ConsumeTopics(topic),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(s.seeds...), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
 		return outcome{}, err
@@ -80,7 +80,7 @@ func (s *kafkaServer) consume(ctx context.Context, topic string, length time.Dur
 func (s *kafkaServer) rate(ctx context.Context, topic string, size, n int, through bool) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(n)*time.Second/openRate+time.Minute)
 	defer cancel()
-	producer, err := kgo.NewClient(kgo.SeedBrokers(kafkaAddr), kgo.DefaultProduceTopic(topic), kgo.RequiredAcks(kgo.AllISRAcks()),
+	producer, err := kgo.NewClient(kgo.SeedBrokers(s.seeds...), kgo.DefaultProduceTopic(topic), kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerLinger(0), kgo.MaxBufferedRecords(n+1))
 	if err != nil {
 		return outcome{}, err
@@ -93,7 +93,7 @@ func (s *kafkaServer) rate(ctx context.Context, topic string, size, n int, throu
 	}
 	var receive func() error
 	if through {
-		consumer, err := kgo.NewClient(kgo.SeedBrokers(kafkaAddr), kgo.ConsumeTopics(topic),
+		consumer, err := kgo.NewClient(kgo.SeedBrokers(s.seeds...), kgo.ConsumeTopics(topic),
 			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 		if err != nil {
 			return outcome{}, err

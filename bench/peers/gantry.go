@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -18,11 +20,17 @@ import (
 const (
 	gantryAddr = "127.0.0.1:8081"
 	gantryHTTP = "127.0.0.1:8082"
+	gantryPeer = "127.0.0.1:8083"
 )
 
-type gantry struct{}
+type gantry struct{ nodes int }
 
-func (g *gantry) name() string { return "gantry" }
+func (g *gantry) name() string {
+	if g.nodes == 3 {
+		return "gantry" + threeNodes
+	}
+	return "gantry"
+}
 
 func gantryBinary(c config) string { return filepath.Join(c.root, "bench/peers/target/gantry") }
 
@@ -52,7 +60,7 @@ func (g *gantry) versions(ctx context.Context, c config) (map[string]string, err
 }
 
 type gantryServer struct {
-	broker   *process
+	brokers  []*process
 	manage   *grpc.ClientConn
 	official *official
 }
@@ -63,51 +71,91 @@ func (g *gantry) start(ctx context.Context, c config, at place) (_ server, err e
 		return nil, err
 	}
 	durability := map[string]string{async: "unsafe-async", sync_: "sync"}[at.durability]
-	argv := []string{binary, "serve", "--data", filepath.Join(at.dir, "data"), "--listen", gantryAddr, "--http", gantryHTTP,
-		"--durability", durability, "--log-level", "warn"}
-	at.commands.add(map[string]string{binary: "gantry", at.dir: "$DIR"}, argv...)
-	s := &gantryServer{}
-	if s.broker, err = launch(at.dir, "gantry", nil, argv...); err != nil {
-		return nil, err
-	}
+	s := &gantryServer{official: &official{config: c, addr: gantryAddr}}
+	s.official.topics = s.topics
 	if s.manage, err = grpc.NewClient(gantryAddr, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
-		s.broker.stop()
 		return nil, err
 	}
-	err = s.broker.await(ctx, func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+gantryHTTP+"/readyz", nil)
+	for i := range g.nodes {
+		argv := []string{binary, "serve", "--data", filepath.Join(at.dir, "data"), "--listen", gantryAddr, "--http", gantryHTTP,
+			"--durability", durability, "--log-level", "warn"}
+		web := gantryHTTP
+		if g.nodes > 1 {
+			web = port(gantryHTTP, i)
+			argv = []string{binary, "serve", "--data", filepath.Join(at.dir, fmt.Sprint("data", i+1)), "--listen", port(gantryAddr, i), "--http", web,
+				"--durability", durability, "--log-level", "warn", "--node", fmt.Sprint("n", i+1), "--peer", port(gantryPeer, i)}
+			if i == 0 {
+				argv = append(argv, "--bootstrap")
+			} else {
+				argv = append(argv, "--join", gantryPeer)
+			}
+		}
+		at.commands.add(map[string]string{binary: "gantry", at.dir: "$DIR"}, argv...)
+		p, err := launch(at.dir, fmt.Sprint("gantry", i+1), nil, argv...)
 		if err != nil {
-			return err
+			s.stop()
+			return nil, err
 		}
-		r, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return err
+		s.brokers = append(s.brokers, p)
+		if err := p.await(ctx, func(ctx context.Context) error { return readyAt(ctx, web) }); err != nil {
+			s.stop()
+			return nil, err
 		}
-		r.Body.Close()
-		if r.StatusCode != http.StatusOK {
-			return fmt.Errorf("/readyz: %s", r.Status)
-		}
-		return nil
-	})
-	s.official = &official{config: c, addr: gantryAddr, topics: s.topics}
-	if err != nil {
-		s.stop()
-		return nil, err
 	}
 	return s, nil
 }
 
-func (s *gantryServer) processes() []*process { return []*process{s.broker} }
+// readyAt asks a node's page whether it serves clients.
+func readyAt(ctx context.Context, addr string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	r, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		return fmt.Errorf("/readyz: %s", r.Status)
+	}
+	return nil
+}
+
+func (s *gantryServer) processes() []*process { return s.brokers }
 
 func (s *gantryServer) phases() []phase {
 	own := &streams{config: s.official.config, addr: gantryAddr, topics: s.topics}
+	if len(s.brokers) > 1 {
+		own.addrs = []string{port(gantryAddr, 1), port(gantryAddr, 2)}
+		topic := func(ctx context.Context, name string) error { return own.topic(ctx, name, 1, queues) }
+		return threeNodePhases(clientStreams, topic, own.publish, own.rate, s.kill, own.config)
+	}
 	return append(append(own.phases(), s.official.phases()...), s.official.many())
+}
+
+// kill ends the node that leads as a power cut would.
+func (s *gantryServer) kill(ctx context.Context) error {
+	d, err := gantryv1.NewClusterClient(s.manage).Describe(ctx, &gantryv1.DescribeClusterRequest{})
+	if err != nil {
+		return err
+	}
+	for _, n := range d.GetNodes() {
+		if n.GetLeader() {
+			i, err := strconv.Atoi(strings.TrimPrefix(n.GetName(), "n"))
+			if err != nil {
+				return err
+			}
+			return s.brokers[i-1].cmd.Process.Kill()
+		}
+	}
+	return errors.New("no node leads")
 }
 
 func (s *gantryServer) stop() {
 	s.official.close()
 	s.manage.Close()
-	s.broker.stop()
+	stopAll(s.brokers)
 }
 
 func (s *gantryServer) topics(ctx context.Context, prefix string, count, perTopic int) error {

@@ -15,7 +15,21 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-const kafkaAddr = "127.0.0.1:9092"
+const (
+	kafkaAddr       = "127.0.0.1:9092"
+	kafkaController = "127.0.0.1:9093"
+)
+
+// kafkaOfThree is what its project advises for three nodes: three replicas of
+// everything, two of which must have what is acknowledged.
+const kafkaOfThree = `min.insync.replicas=2
+default.replication.factor=3
+offsets.topic.replication.factor=3
+transaction.state.log.replication.factor=3
+transaction.state.log.min.isr=2
+share.coordinator.state.topic.replication.factor=3
+share.coordinator.state.topic.min.isr=2
+`
 
 // What the distribution's scripts give the broker and the performance tools. 1
 // GiB is their own choice for a server; the rest of the machine is page cache,
@@ -34,9 +48,14 @@ var (
 // compressed, by nobody.
 var kafkaProducer = []string{"acks=all", "batch.size=200000", "linger.ms=10", "buffer.memory=67108864"}
 
-type kafka struct{}
+type kafka struct{ nodes int }
 
-func (k *kafka) name() string { return "kafka" }
+func (k *kafka) name() string {
+	if k.nodes == 3 {
+		return "kafka" + threeNodes
+	}
+	return "kafka"
+}
 
 func (k *kafka) prepare(ctx context.Context, c config) error {
 	return maven(ctx, filepath.Join(c.root, "bench/peers/kafka"))
@@ -55,9 +74,10 @@ func (k *kafka) versions(ctx context.Context, c config) (map[string]string, erro
 type kafkaServer struct {
 	config
 	at       place
+	seeds    []string
 	conf     string // directory of our files
 	class    string // class path
-	broker   *process
+	brokers  []*process
 	client   *kgo.Client
 	admin    *kadm.Client
 	made     map[string]bool
@@ -77,36 +97,25 @@ func (k *kafka) start(ctx context.Context, c config, at place) (server, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := fmt.Sprintf("log.dirs=%s\n", filepath.Join(at.dir, "logs"))
-	if at.durability == sync_ {
-		own += "log.flush.interval.messages=1\n"
+	for i := range k.nodes {
+		s.seeds = append(s.seeds, port(kafkaAddr, i))
 	}
-	file := filepath.Join(at.dir, "server.properties")
-	if err := os.WriteFile(file, append(settings, own...), 0o644); err != nil {
-		return nil, err
-	}
-	const clusterID = "MkU3OEVBNTcwNTJENDM2Qg"
-	format := s.toolArgv("kafka.tools.StorageTool", "format", "-t", clusterID, "-c", file)
-	argv := s.argv(kafkaServerJVM, "log4j2.properties", "kafka.Kafka", file)
-	s.note(format)
-	s.note(argv)
-	if _, err := runTool(ctx, at.dir, nil, format...); err != nil {
-		return nil, err
-	}
-	if s.broker, err = launch(at.dir, "kafka", nil, argv...); err != nil {
-		return nil, err
-	}
-	if s.client, err = kgo.NewClient(kgo.SeedBrokers(kafkaAddr)); err != nil {
-		s.broker.stop()
+	if s.client, err = kgo.NewClient(kgo.SeedBrokers(s.seeds...)); err != nil {
 		return nil, err
 	}
 	s.admin = kadm.NewClient(s.client)
-	err = s.broker.await(ctx, func(ctx context.Context) error {
+	for i := range k.nodes {
+		if err := s.launch(ctx, i, k.nodes, settings); err != nil {
+			s.stop()
+			return nil, err
+		}
+	}
+	err = s.brokers[0].await(ctx, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		b, err := s.admin.ListBrokers(ctx)
-		if err == nil && len(b) == 0 {
-			err = fmt.Errorf("no broker is registered")
+		if err == nil && len(b) < k.nodes {
+			err = fmt.Errorf("%d of %d brokers are registered", len(b), k.nodes)
 		}
 		return err
 	})
@@ -115,6 +124,41 @@ func (k *kafka) start(ctx context.Context, c config, at place) (server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// launch starts node i of so many.
+func (s *kafkaServer) launch(ctx context.Context, i, nodes int, settings []byte) error {
+	name := "server.properties"
+	own := fmt.Sprintf("log.dirs=%s\n", filepath.Join(s.at.dir, fmt.Sprint("logs", i+1)))
+	if s.at.durability == sync_ {
+		own += "log.flush.interval.messages=1\n"
+	}
+	if nodes > 1 {
+		name = fmt.Sprintf("server-%d.properties", i+1)
+		var voters []string
+		for n := range nodes {
+			voters = append(voters, fmt.Sprintf("%d@%s", n+1, port(kafkaController, n)))
+		}
+		own += kafkaOfThree + fmt.Sprintf("node.id=%d\ncontroller.quorum.voters=%s\nlisteners=PLAINTEXT://%s,CONTROLLER://%s\nadvertised.listeners=PLAINTEXT://%[3]s\n",
+			i+1, strings.Join(voters, ","), port(kafkaAddr, i), port(kafkaController, i))
+	}
+	file := filepath.Join(s.at.dir, name)
+	if err := os.WriteFile(file, append(settings, own...), 0o644); err != nil {
+		return err
+	}
+	const clusterID = "MkU3OEVBNTcwNTJENDM2Qg"
+	format := s.toolArgv("kafka.tools.StorageTool", "format", "-t", clusterID, "-c", file)
+	argv := s.argv(kafkaServerJVM, "log4j2.properties", "kafka.Kafka", file)
+	s.note(format)
+	s.note(argv)
+	if _, err := runTool(ctx, s.at.dir, nil, format...); err != nil {
+		return err
+	}
+	p, err := launch(s.at.dir, fmt.Sprint("kafka", i+1), nil, argv...)
+	if err == nil {
+		s.brokers = append(s.brokers, p)
+	}
+	return err
 }
 
 func (s *kafkaServer) argv(jvm []string, logging, class string, args ...string) []string {
@@ -138,15 +182,23 @@ func (s *kafkaServer) tool(ctx context.Context, class string, args func(records,
 	return runTool(ctx, s.at.dir, nil, s.toolArgv(class, args(fmt.Sprint(records), fmt.Sprint(warm))...)...)
 }
 
-func (s *kafkaServer) processes() []*process { return []*process{s.broker} }
+func (s *kafkaServer) processes() []*process { return s.brokers }
+
+// kill ends the last node as a power cut would: it leads a third of the partitions.
+func (s *kafkaServer) kill(context.Context) error {
+	return s.brokers[len(s.brokers)-1].cmd.Process.Kill()
+}
 
 func (s *kafkaServer) stop() {
 	s.client.Close()
-	s.broker.stop()
+	stopAll(s.brokers)
 }
 
 func (s *kafkaServer) phases() []phase {
 	const tool, franz = "its performance tools", "franz-go"
+	if len(s.brokers) > 1 {
+		return threeNodePhases(franz, s.topic, s.publish, s.rate, s.kill, s.config)
+	}
 	var all []phase
 	for _, size := range []int{1024, 100} {
 		topic := fmt.Sprintf("bench-%d", size)
@@ -204,7 +256,7 @@ func (s *kafkaServer) topics(ctx context.Context, prefix string, count int, part
 	s.made[prefix] = true
 	// One request for thousands of partitions would run into the client's time-out.
 	for names := range slices.Chunk(topicNames(prefix, count), 100) {
-		answers, err := s.admin.CreateTopics(ctx, partitions, 1, nil, names...)
+		answers, err := s.admin.CreateTopics(ctx, partitions, int16(len(s.brokers)), nil, names...)
 		if err := errors.Join(err, answers.Error()); err != nil {
 			return err
 		}

@@ -51,7 +51,7 @@ func main() {
 	c := config{length: 3 * time.Second, warm: time.Second, warmFirst: 8 * time.Second, settle: 3 * time.Second,
 		queues: 10_000, rated: 20_000, reps: 3}
 	only := flag.String("only", "", "measure only phases whose name system/client/shape/size/durability matches this `REGEXP`, e.g. 'publish.*/1024/'")
-	systems := flag.String("systems", "gantry,kafka,rocketmq", "measure only these, in this order")
+	systems := flag.String("systems", "gantry,kafka,rocketmq,gantry-3,kafka-3", "measure only these, in this order; -3 is three nodes")
 	durabilities := flag.String("durabilities", async+","+sync_, "measure only with these")
 	flag.StringVar(&c.root, "root", "../..", "top of the repository")
 	flag.StringVar(&c.work, "work", "", "where to make data directories; not a tmpfs (default: the system's temporary directory)")
@@ -150,13 +150,17 @@ func choose(names []string) ([]system, error) {
 	for _, name := range names {
 		switch name {
 		case "gantry":
-			chosen = append(chosen, &gantry{})
+			chosen = append(chosen, &gantry{nodes: 1})
 		case "kafka":
-			chosen = append(chosen, &kafka{})
+			chosen = append(chosen, &kafka{nodes: 1})
 		case "rocketmq":
 			chosen = append(chosen, &rocketmq{})
+		case "gantry-3":
+			chosen = append(chosen, &gantry{nodes: 3})
+		case "kafka-3":
+			chosen = append(chosen, &kafka{nodes: 3})
 		default:
-			return nil, fmt.Errorf("-systems: %q is not one of gantry, kafka, rocketmq", name)
+			return nil, fmt.Errorf("-systems: %q is not one of gantry, kafka, rocketmq, gantry-3, kafka-3", name)
 		}
 	}
 	return chosen, nil

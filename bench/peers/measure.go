@@ -13,7 +13,7 @@ import (
 
 // system is one broker program.
 type system interface {
-	name() string
+	name() string // ends with threeNodes if it is of so many
 	// prepare fetches or builds it; nothing is measured yet.
 	prepare(ctx context.Context, c config) error
 	// versions says what was prepared, part by part.
@@ -21,6 +21,15 @@ type system interface {
 	// start returns when clients are served.
 	start(ctx context.Context, c config, at place) (server, error)
 }
+
+// threeNodes ends the name of a system of so many: what it does is named by a shape
+// that begins with shapeOfThree.
+const (
+	threeNodes   = "-3"
+	shapeOfThree = "three nodes: "
+)
+
+func product(s system) string { return strings.TrimSuffix(s.name(), threeNodes) }
 
 // place is where a server starts, and with what promise.
 type place struct {
@@ -54,6 +63,7 @@ type phase struct {
 
 	asyncOnly bool // fsync makes no difference
 	cold      bool // warms up by itself
+	last      bool // kills a process: what the server used is not looked at, and nothing comes after
 	prepare   func(ctx context.Context) error
 	run       func(ctx context.Context, length time.Duration) (outcome, error)
 }
@@ -89,6 +99,11 @@ const (
 	shapeSend    = "send at 5,000/s"
 	shapeThrough = "end to end at 5,000/s"
 	shapeMany    = "publish to many queues"
+
+	// Of three nodes, acknowledged when a majority has it.
+	shapePublish3 = shapeOfThree + shapePublish
+	shapeSend3    = shapeOfThree + shapeSend
+	shapeKill3    = shapeOfThree + "one is killed"
 )
 
 const (
@@ -123,11 +138,14 @@ func measureAll(ctx context.Context, c config, systems []system, r *results) err
 		}
 		defer cache.file.Close()
 	}
-	first := r.reps()
+	first := map[string]int{}
+	for _, s := range systems {
+		first[s.name()] = r.reps(s)
+	}
 	for rep := range c.reps {
 		for _, durability := range c.durabilities {
-			for _, s := range systems {
-				dir := filepath.Join(work, fmt.Sprintf("%s-%s-%d", s.name(), durability, rep))
+			for i, s := range systems {
+				dir := filepath.Join(work, fmt.Sprintf("%d-%s-%s-%d", i, s.name(), durability, rep))
 				if err := os.Mkdir(dir, 0o755); err != nil {
 					return err
 				}
@@ -136,7 +154,7 @@ func measureAll(ctx context.Context, c config, systems []system, r *results) err
 						return err
 					}
 				}
-				m := measurement{config: c, system: s, rep: first + rep, durability: durability, results: r, warmed: map[string]bool{}}
+				m := measurement{config: c, system: s, rep: first[s.name()] + rep, durability: durability, results: r, warmed: map[string]bool{}}
 				if err := m.run(ctx, dir); err != nil {
 					return fmt.Errorf("%s, %s: %w", s.name(), durability, err)
 				}
@@ -178,7 +196,7 @@ func (m *measurement) run(ctx context.Context, dir string) error {
 	}
 	defer s.stop()
 	ready := time.Since(begun)
-	if m.durability == async && m.wanted(m.system.name(), idlePhase, async) {
+	if len(s.processes()) == 1 && m.durability == async && m.wanted(m.system.name(), idlePhase, async) {
 		if err := m.idle(ctx, s, ready); err != nil {
 			return err
 		}
@@ -195,7 +213,7 @@ func (m *measurement) run(ctx context.Context, dir string) error {
 			return err
 		}
 		// The others still say something: a run takes too long to throw away.
-		failure := fmt.Sprintf("%s, %s, %s, %s, %s: %v", names[m.system.name()], p.Client, p.Shape, bytesOf(p.Size), fsync(m.durability), err)
+		failure := fmt.Sprintf("%s, %s, %s, %s, %s: %v", names[product(m.system)], p.Client, p.Shape, bytesOf(p.Size), fsync(m.durability), err)
 		m.results.Failures = append(m.results.Failures, failure)
 		for _, proc := range s.processes() {
 			failure += "\n" + proc.tail()
@@ -237,6 +255,13 @@ func (m *measurement) phase(ctx context.Context, s server, p phase) error {
 			return fmt.Errorf("warming up: %w", err)
 		}
 	}
+	if p.last {
+		done, err := p.run(ctx, m.length)
+		if err == nil {
+			m.add(sample{phase: p, outcome: done})
+		}
+		return err
+	}
 	syscall.Sync() // what others left to be written is not this phase's
 	before, err := usageOf(s.processes())
 	if err != nil {
@@ -255,8 +280,9 @@ func (m *measurement) phase(ctx context.Context, s server, p phase) error {
 	if done.Messages == 0 {
 		return errors.New("no message got through")
 	}
+	written := float64(after.written-before.written) / float64(len(s.processes()))
 	m.add(sample{
-		phase: p, outcome: done,
+		phase: p, outcome: done, Written: written / float64(done.Messages*int64(max(p.Size, 1))),
 		CPU: float64(after.cpu-before.cpu) / float64(time.Microsecond) / float64(done.Messages),
 		RSS: mib(max(most.rss, after.rss)), Anon: mib(max(most.anon, after.anon)),
 	})
@@ -264,7 +290,7 @@ func (m *measurement) phase(ctx context.Context, s server, p phase) error {
 }
 
 func (m *measurement) add(s sample) {
-	s.System, s.Durability, s.Rep = m.system.name(), m.durability, m.rep
+	s.System, s.Durability, s.Rep = product(m.system), m.durability, m.rep
 	m.results.Samples = append(m.results.Samples, s)
 	logf("%d %-8s %-5s %s", m.rep, s.System, s.Durability, s)
 }

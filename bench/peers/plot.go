@@ -23,6 +23,8 @@ var plotted = []struct {
 	{"through", shapeThrough, thruP99},
 	{"idle", shapeIdle, rss},
 	{"many", shapeMany, rss},
+	{"three", shapePublish3, rate},
+	{"kill", shapeKill3, longest},
 }
 
 func plotFile(name string) string { return "benchmarks-peers-" + name + ".svg" }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -68,6 +69,15 @@ func (p *process) stop() {
 	}
 }
 
+// stopAll stops all at once: one of a cluster may wait for the others.
+func stopAll(all []*process) {
+	var stopped sync.WaitGroup
+	for _, p := range all {
+		stopped.Go(p.stop)
+	}
+	stopped.Wait()
+}
+
 // tail is the end of what the process printed.
 func (p *process) tail() string { return tail(p.log) }
 
@@ -123,6 +133,7 @@ func runTool(ctx context.Context, dir string, env []string, argv ...string) (str
 type usage struct {
 	cpu       time.Duration
 	rss, anon int64
+	written   int64 // bytes, to the disk
 }
 
 func usageOf(processes []*process) (usage, error) {
@@ -131,10 +142,11 @@ func usageOf(processes []*process) (usage, error) {
 		pid := p.cmd.Process.Pid
 		cpu, err1 := meter.CPU(pid)
 		rss, anon, err2 := meter.Memory(pid)
-		if err := errors.Join(err1, err2); err != nil {
+		written, err3 := meter.Written(pid)
+		if err := errors.Join(err1, err2, err3); err != nil {
 			return usage{}, err
 		}
-		u = usage{u.cpu + cpu, u.rss + rss, u.anon + anon}
+		u = usage{u.cpu + cpu, u.rss + rss, u.anon + anon, u.written + written}
 	}
 	return u, nil
 }

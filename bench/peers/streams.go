@@ -24,6 +24,7 @@ const (
 type streams struct {
 	config
 	addr   string
+	addrs  []string // of other nodes
 	topics func(ctx context.Context, prefix string, count, perTopic int) error
 
 	made map[string]bool
@@ -90,7 +91,7 @@ func (s *streams) topic(ctx context.Context, prefix string, count, perTopic int)
 }
 
 func (s *streams) dial(ctx context.Context) (*client.Client, error) {
-	return client.Dial(ctx, []string{s.addr}, client.Options{})
+	return client.Dial(ctx, append([]string{s.addr}, s.addrs...), client.Options{})
 }
 
 // publish sends to topics in turn, flat out for length.
@@ -175,7 +176,7 @@ func (s *streams) rate(ctx context.Context, topic string, size, n int, through b
 		return outcome{}, err
 	}
 	defer c.Close(ctx)
-	p, err := c.NewProducer(client.ProducerOptions{Topic: topic, Linger: -1})
+	p, err := c.NewProducer(client.ProducerOptions{Topic: topic, Linger: -1, MaxBuffered: 2 * n * size}) // nobody waits before it is sent
 	if err != nil {
 		return outcome{}, err
 	}

@@ -61,6 +61,21 @@ func Memory(pid int) (rss, anon int64, err error) {
 	return rss, anon, nil
 }
 
+// Written is how many bytes the process has caused to be written to a disk, as
+// pages that it dirtied.
+func Written(pid int) (int64, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(raw)) {
+		if n, ok := strings.CutPrefix(line, "write_bytes: "); ok {
+			return strconv.ParseInt(strings.TrimSpace(n), 10, 64)
+		}
+	}
+	return 0, errors.New("no write_bytes in /proc/PID/io")
+}
+
 // CPUModel is the processor's name.
 func CPUModel() string {
 	raw, _ := os.ReadFile("/proc/cpuinfo")
