@@ -25,12 +25,7 @@ const (
 
 type gantry struct{ nodes int }
 
-func (g *gantry) name() string {
-	if g.nodes == 3 {
-		return "gantry" + threeNodes
-	}
-	return "gantry"
-}
+func (g *gantry) name() string { return named("gantry", g.nodes) }
 
 func gantryBinary(c config) string { return filepath.Join(c.root, "bench/peers/target/gantry") }
 
@@ -77,13 +72,11 @@ func (g *gantry) start(ctx context.Context, c config, at place) (_ server, err e
 		return nil, err
 	}
 	for i := range g.nodes {
-		argv := []string{binary, "serve", "--data", filepath.Join(at.dir, "data"), "--listen", gantryAddr, "--http", gantryHTTP,
+		web := port(gantryHTTP, i)
+		argv := []string{binary, "serve", "--data", filepath.Join(at.dir, fmt.Sprint("data", i+1)), "--listen", port(gantryAddr, i), "--http", web,
 			"--durability", durability, "--log-level", "warn"}
-		web := gantryHTTP
 		if g.nodes > 1 {
-			web = port(gantryHTTP, i)
-			argv = []string{binary, "serve", "--data", filepath.Join(at.dir, fmt.Sprint("data", i+1)), "--listen", port(gantryAddr, i), "--http", web,
-				"--durability", durability, "--log-level", "warn", "--node", fmt.Sprint("n", i+1), "--peer", port(gantryPeer, i)}
+			argv = append(argv, "--node", fmt.Sprint("n", i+1), "--peer", port(gantryPeer, i))
 			if i == 0 {
 				argv = append(argv, "--bootstrap")
 			} else {
@@ -125,9 +118,11 @@ func readyAt(ctx context.Context, addr string) error {
 func (s *gantryServer) processes() []*process { return s.brokers }
 
 func (s *gantryServer) phases() []phase {
-	own := &streams{config: s.official.config, addr: gantryAddr, topics: s.topics}
+	own := &streams{config: s.official.config, topics: s.topics}
+	for i := range s.brokers {
+		own.addrs = append(own.addrs, port(gantryAddr, i))
+	}
 	if len(s.brokers) > 1 {
-		own.addrs = []string{port(gantryAddr, 1), port(gantryAddr, 2)}
 		topic := func(ctx context.Context, name string) error { return own.topic(ctx, name, 1, queues) }
 		return threeNodePhases(clientStreams, topic, own.publish, own.rate, s.kill, own.config)
 	}

@@ -50,12 +50,7 @@ var kafkaProducer = []string{"acks=all", "batch.size=200000", "linger.ms=10", "b
 
 type kafka struct{ nodes int }
 
-func (k *kafka) name() string {
-	if k.nodes == 3 {
-		return "kafka" + threeNodes
-	}
-	return "kafka"
-}
+func (k *kafka) name() string { return named("kafka", k.nodes) }
 
 func (k *kafka) prepare(ctx context.Context, c config) error {
 	return maven(ctx, filepath.Join(c.root, "bench/peers/kafka"))
@@ -128,13 +123,11 @@ func (k *kafka) start(ctx context.Context, c config, at place) (server, error) {
 
 // launch starts node i of so many.
 func (s *kafkaServer) launch(ctx context.Context, i, nodes int, settings []byte) error {
-	name := "server.properties"
 	own := fmt.Sprintf("log.dirs=%s\n", filepath.Join(s.at.dir, fmt.Sprint("logs", i+1)))
 	if s.at.durability == sync_ {
 		own += "log.flush.interval.messages=1\n"
 	}
 	if nodes > 1 {
-		name = fmt.Sprintf("server-%d.properties", i+1)
 		var voters []string
 		for n := range nodes {
 			voters = append(voters, fmt.Sprintf("%d@%s", n+1, port(kafkaController, n)))
@@ -142,7 +135,7 @@ func (s *kafkaServer) launch(ctx context.Context, i, nodes int, settings []byte)
 		own += kafkaOfThree + fmt.Sprintf("node.id=%d\ncontroller.quorum.voters=%s\nlisteners=PLAINTEXT://%s,CONTROLLER://%s\nadvertised.listeners=PLAINTEXT://%[3]s\n",
 			i+1, strings.Join(voters, ","), port(kafkaAddr, i), port(kafkaController, i))
 	}
-	file := filepath.Join(s.at.dir, name)
+	file := filepath.Join(s.at.dir, fmt.Sprintf("server-%d.properties", i+1))
 	if err := os.WriteFile(file, append(settings, own...), 0o644); err != nil {
 		return err
 	}

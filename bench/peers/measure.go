@@ -29,7 +29,16 @@ const (
 	shapeOfThree = "three nodes: "
 )
 
+func ofThree(s system) bool   { return strings.HasSuffix(s.name(), threeNodes) }
 func product(s system) string { return strings.TrimSuffix(s.name(), threeNodes) }
+
+// named is the name of a product's system of so many nodes, 1 or 3.
+func named(product string, nodes int) string {
+	if nodes == 3 {
+		return product + threeNodes
+	}
+	return product
+}
 
 // place is where a server starts, and with what promise.
 type place struct {
@@ -140,12 +149,12 @@ func measureAll(ctx context.Context, c config, systems []system, r *results) err
 	}
 	first := map[string]int{}
 	for _, s := range systems {
-		first[s.name()] = r.reps(s)
+		first[s.name()] = r.reps(func(x sample) bool { return strings.HasPrefix(x.Shape, shapeOfThree) == ofThree(s) })
 	}
 	for rep := range c.reps {
 		for _, durability := range c.durabilities {
-			for i, s := range systems {
-				dir := filepath.Join(work, fmt.Sprintf("%d-%s-%s-%d", i, s.name(), durability, rep))
+			for _, s := range systems {
+				dir := filepath.Join(work, fmt.Sprintf("%s-%s-%d", s.name(), durability, rep))
 				if err := os.Mkdir(dir, 0o755); err != nil {
 					return err
 				}
@@ -196,7 +205,7 @@ func (m *measurement) run(ctx context.Context, dir string) error {
 	}
 	defer s.stop()
 	ready := time.Since(begun)
-	if len(s.processes()) == 1 && m.durability == async && m.wanted(m.system.name(), idlePhase, async) {
+	if !ofThree(m.system) && m.durability == async && m.wanted(m.system.name(), idlePhase, async) {
 		if err := m.idle(ctx, s, ready); err != nil {
 			return err
 		}
@@ -280,12 +289,15 @@ func (m *measurement) phase(ctx context.Context, s server, p phase) error {
 	if done.Messages == 0 {
 		return errors.New("no message got through")
 	}
-	written := float64(after.written-before.written) / float64(len(s.processes()))
-	m.add(sample{
-		phase: p, outcome: done, Written: written / float64(done.Messages*int64(max(p.Size, 1))),
+	one := sample{
+		phase: p, outcome: done,
 		CPU: float64(after.cpu-before.cpu) / float64(time.Microsecond) / float64(done.Messages),
 		RSS: mib(max(most.rss, after.rss)), Anon: mib(max(most.anon, after.anon)),
-	})
+	}
+	if ofThree(m.system) {
+		one.Written = float64(after.written-before.written) / 3 / float64(done.Messages*int64(p.Size))
+	}
+	m.add(one)
 	return nil
 }
 

@@ -75,7 +75,7 @@ func page(r *results) string {
 		orNone(r.Versions["kafka"]), orNone(r.Versions["franz-go"]), orNone(r.Versions["rocketmq"]), orNone(r.Versions["java"]), r.Versions["go"])
 	line("%s, %d CPUs shared by client and server, %.1f GiB, Linux %s, file system type %s; an fdatasync after a write of 4 KiB takes %s us.",
 		r.Machine.CPU, r.Machine.CPUs, float64(r.Machine.Memory)/1024, r.Machine.Kernel, r.Machine.FS, text.Spread(r.Machine.Sync))
-	line("Repetitions: %d, in turns, %.3g s a phase. Each number is the median with its range, and each ratio is the median, with its range, of the\nratios within one repetition.", r.most(), r.Length)
+	line("Repetitions: %d, in turns, %.3g s a phase. Each number is the median with its range, and each ratio is the median, with its range, of the\nratios within one repetition.", r.reps(anything), r.Length)
 
 	var lines [][]string
 	for _, a := range aims() {

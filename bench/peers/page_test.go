@@ -112,7 +112,7 @@ func TestExtendingKeepsOldRepetitionsApart(t *testing.T) {
 	if err := next.follow(made()); err != nil {
 		t.Fatal(err)
 	}
-	if got := next.most(); got != 3 || len(next.Samples) == 0 {
+	if got := next.reps(anything); got != 3 || len(next.Samples) == 0 {
 		t.Errorf("%d repetitions, %d samples after following 3", got, len(next.Samples))
 	}
 	other := made()

@@ -51,7 +51,7 @@ type sample struct {
 	Anon  float64 `json:"anon_mib"`           // of it what is not file pages
 	Ready float64 `json:"ready_ms,omitempty"` // idle only: from the start until clients were served
 
-	Written float64 `json:"written,omitempty"` // bytes to the disk, per byte of the bodies and per node
+	Written float64 `json:"written,omitempty"` // bytes to the disk, per byte of the bodies and per node; of three nodes only
 }
 
 func (s sample) String() string {
@@ -140,24 +140,17 @@ func (r *results) follow(old *results) error {
 	return nil
 }
 
-// reps is how many repetitions there are of what systems of so many nodes as s do.
-func (r *results) reps(s system) int {
-	n, three := 0, strings.HasSuffix(s.name(), threeNodes)
-	for _, x := range r.Samples {
-		if strings.HasPrefix(x.Shape, shapeOfThree) == three {
-			n = max(n, x.Rep+1)
+// reps is how many repetitions there are of some samples.
+func (r *results) reps(of func(sample) bool) (n int) {
+	for _, s := range r.Samples {
+		if of(s) {
+			n = max(n, s.Rep+1)
 		}
 	}
 	return n
 }
 
-// most is how many repetitions there are of anything.
-func (r *results) most() (n int) {
-	for _, s := range r.Samples {
-		n = max(n, s.Rep+1)
-	}
-	return n
-}
+func anything(sample) bool { return true }
 
 func readResults(file string) (*results, error) {
 	raw, err := os.ReadFile(file)

@@ -23,8 +23,7 @@ const (
 // is done, and nothing gets out of being sent.
 type streams struct {
 	config
-	addr   string
-	addrs  []string // of other nodes
+	addrs  []string // of the nodes
 	topics func(ctx context.Context, prefix string, count, perTopic int) error
 
 	made map[string]bool
@@ -91,7 +90,7 @@ func (s *streams) topic(ctx context.Context, prefix string, count, perTopic int)
 }
 
 func (s *streams) dial(ctx context.Context) (*client.Client, error) {
-	return client.Dial(ctx, append([]string{s.addr}, s.addrs...), client.Options{})
+	return client.Dial(ctx, s.addrs, client.Options{})
 }
 
 // publish sends to topics in turn, flat out for length.
