@@ -101,12 +101,8 @@ func (m *messaging) sendDelivery(stream grpc.ServerStream, d *broker.Delivery) e
 // sendMessages sends the messages of a receive or of a pull.
 func (m *messaging) sendMessages(stream grpc.ServerStream, d *broker.Delivery) error {
 	host := localAddr(stream.Context())
-	cut := func() {
-		m.log.Warn("a connection was ended: it did not take decompressed bodies, and others waited", "client", clientID(stream.Context()), "remote", remoteAddr(stream.Context()))
-		connOf(stream.Context()).Conn.Close()
-	}
 	for i := range d.Messages {
-		leave, err := m.broker.Unpack(stream.Context(), &d.Messages[i], cut)
+		leave, err := m.unpack(stream.Context(), &d.Messages[i])
 		if err != nil {
 			return rpcError(m.log, err)
 		}
@@ -123,6 +119,18 @@ func (m *messaging) sendMessages(stream grpc.ServerStream, d *broker.Delivery) e
 		}
 	}
 	return nil
+}
+
+// unpack is broker.Unpack for the client of a call, which loses its connection when it
+// does not take the body while others wait.
+func (m *messaging) unpack(ctx context.Context, d *broker.Delivered) (leave func(), err error) {
+	if !d.Packed() {
+		return nil, nil
+	}
+	return m.broker.Unpack(ctx, d, func() {
+		m.log.Warn("a connection was ended: it did not take decompressed bodies, and others waited", "client", clientID(ctx), "remote", remoteAddr(ctx))
+		endConn(ctx)
+	})
 }
 
 func sendStatus(stream grpc.ServerStream, st *v2.Status) error {

@@ -186,14 +186,13 @@ func secured(c *conn, by credentials.TransportCredentials) (net.Conn, credential
 	return s, onConn{info, c}, err
 }
 
-// connOf returns nil for a call by HTTP, or without HTTP/2.
-func connOf(ctx context.Context) *conn {
+// endConn ends the connection of a call, with all others on it. A call by HTTP has none.
+func endConn(ctx context.Context) {
 	if p, ok := peer.FromContext(ctx); ok {
 		if on, ok := p.AuthInfo.(onConn); ok {
-			return on.conn
+			on.conn.Conn.Close()
 		}
 	}
-	return nil
 }
 
 func (s sniffer) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

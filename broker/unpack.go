@@ -72,14 +72,18 @@ func packed(m *record.Message) bool {
 	return p != 0 && p != record.FlagGzip
 }
 
+// Packed reports that Unpack has something to do.
+func (d *Delivered) Packed() bool { return packed(&d.Message) }
+
 // Unpack decompresses d's body for a client that knows gzip alone, and makes d a
 // message that was never compressed. Then leave is not nil, and is called when the body
 // was sent: it gives room to others. When that takes longer than UnpackWait and others
-// have no room, cut is called, which ends whatever takes the body so slowly. A body of which nothing can be made is left as it came, for its
-// consumer to find unreadable: a message that cannot be delivered would be in the way
-// of others. The error is TooManyRequests, or ctx's end.
+// have no room, cut is called, on a goroutine of theirs: it ends whatever takes the body
+// so slowly. A body of which nothing can be made is left as it came, for its consumer to
+// find unreadable: a message that cannot be delivered would be in the way of others. The
+// error is TooManyRequests, or ctx's end.
 func (b *Broker) Unpack(ctx context.Context, d *Delivered, cut func()) (leave func(), err error) {
-	if !packed(&d.Message) {
+	if !d.Packed() {
 		return nil, nil
 	}
 	body, pass, err := b.unpack(ctx, &d.Message)
