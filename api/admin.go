@@ -80,25 +80,25 @@ func (a *admin) DescribeTopicStatus(_ context.Context, req *v2.DescribeTopicStat
 }
 
 // GetTopicRoute answers in the JSON of the remoting protocol, for consoles that know
-// it. The one broker's address is what a route would tell this caller.
+// it. A broker's address is what a route would tell this caller.
 func (a *admin) GetTopicRoute(ctx context.Context, req *v2.GetTopicRouteRequest) (*v2.GetTopicRouteResponse, error) {
-	t, err := a.broker.Route(resource(req.GetTopic()))
+	t, brokers, err := a.messaging.holders(ctx, nil, resource(req.GetTopic()))
 	if err != nil {
 		return &v2.GetTopicRouteResponse{Status: statusFor(a.log, err)}, nil
 	}
-	b := a.messaging.wireBroker(ctx, nil)
-	at := b.GetEndpoints().GetAddresses()[0]
 	const readAndWrite = 6
-	text, err := json.Marshal(map[string]any{
-		"queueDatas": []any{map[string]any{
+	var queues, at []any
+	for _, b := range brokers {
+		first := b.GetEndpoints().GetAddresses()[0]
+		queues = append(queues, map[string]any{
 			"brokerName": b.GetName(), "readQueueNums": t.Queues, "writeQueueNums": t.Queues, "perm": readAndWrite, "topicSysFlag": 0,
-		}},
-		"brokerDatas": []any{map[string]any{
+		})
+		at = append(at, map[string]any{
 			"cluster": b.GetName(), "brokerName": b.GetName(),
-			"brokerAddrs": map[string]string{strconv.Itoa(int(b.GetId())): net.JoinHostPort(at.GetHost(), strconv.Itoa(int(at.GetPort())))},
-		}},
-		"filterServerTable": map[string]any{},
-	})
+			"brokerAddrs": map[string]string{strconv.Itoa(int(b.GetId())): net.JoinHostPort(first.GetHost(), strconv.Itoa(int(first.GetPort())))},
+		})
+	}
+	text, err := json.Marshal(map[string]any{"queueDatas": queues, "brokerDatas": at, "filterServerTable": map[string]any{}})
 	if err != nil {
 		return &v2.GetTopicRouteResponse{Status: statusFor(a.log, err)}, nil
 	}

@@ -71,6 +71,9 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if s.gate != nil && why == nil {
 		ctx, why = s.gate.unary(ctx, info.FullMethod, req)
 	}
+	if why == nil {
+		why = s.elsewhere(info.FullMethod, req)
+	}
 	if why != nil {
 		if r, held := req.(request); held {
 			r.free()
@@ -83,6 +86,9 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		return refusal(info.FullMethod, st), nil
 	}
 	resp, err = handle(ctx, req)
+	if err == nil {
+		s.settle(ctx, info.FullMethod)
+	}
 	if cluster := s.messaging.cluster; cluster != nil && rules[info.FullMethod].verified {
 		if v := cluster.Verify(); v != nil {
 			why := broker.Errorf(broker.Unavailable, "this node does not lead any more; what was asked for may have been done: %w", v)

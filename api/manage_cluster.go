@@ -58,6 +58,7 @@ type clusterOps struct {
 	gantryv1.UnsafeClusterServer // an RPC without a method must not compile
 
 	cluster Cluster // nil: none
+	shards  Shards  // nil: one
 }
 
 var errNoCluster = status.Error(codes.FailedPrecondition, "this broker is no node of a cluster: it was started without --node")
@@ -66,7 +67,11 @@ func (s *clusterOps) Describe(ctx context.Context, _ *gantryv1.DescribeClusterRe
 	if s.cluster == nil {
 		return nil, errNoCluster
 	}
-	resp := &gantryv1.DescribeClusterResponse{}
+	resp := &gantryv1.DescribeClusterResponse{Shards: 1}
+	if s.shards != nil {
+		own, of := s.shards.Own()
+		resp.Shard, resp.Shards = uint32(own), uint32(of)
+	}
 	for _, n := range s.cluster.Nodes(ctx) {
 		wire := &gantryv1.ClusterNode{Name: n.Name, Id: n.ID, Peer: n.Peer, Client: n.Client, Leader: n.Leader, Voter: n.Voter}
 		if n.Err != nil {

@@ -11,21 +11,23 @@ import (
 )
 
 // QueryRoute lists a topic's queues, in the same order every time: SDKs compare
-// routes by position and start anew when one changed.
+// routes by position and start anew when one changed. Each shard has as many of them,
+// numbered by itself.
 func (m *messaging) QueryRoute(ctx context.Context, req *v2.QueryRouteRequest) (*v2.QueryRouteResponse, error) {
-	t, err := m.broker.Route(resource(req.GetTopic()))
+	t, brokers, err := m.holders(ctx, req.GetEndpoints(), resource(req.GetTopic()))
 	if err != nil {
 		return &v2.QueryRouteResponse{Status: statusFor(m.log, err)}, nil
 	}
-	broker := m.wireBroker(ctx, req.GetEndpoints())
-	resp := &v2.QueryRouteResponse{Status: statusOK, MessageQueues: make([]*v2.MessageQueue, t.Queues)}
-	for i := range resp.MessageQueues {
-		resp.MessageQueues[i] = &v2.MessageQueue{
-			Topic:              req.GetTopic(), // as sent: clients compare it with their own
-			Id:                 int32(i),
-			Permission:         v2.Permission_READ_WRITE,
-			Broker:             broker,
-			AcceptMessageTypes: accepts[t.Type],
+	resp := &v2.QueryRouteResponse{Status: statusOK}
+	for _, b := range brokers {
+		for i := range t.Queues {
+			resp.MessageQueues = append(resp.MessageQueues, &v2.MessageQueue{
+				Topic:              req.GetTopic(), // as sent: clients compare it with their own
+				Id:                 int32(i),
+				Permission:         v2.Permission_READ_WRITE,
+				Broker:             b,
+				AcceptMessageTypes: accepts[t.Type],
+			})
 		}
 	}
 	return resp, nil
@@ -34,19 +36,24 @@ func (m *messaging) QueryRoute(ctx context.Context, req *v2.QueryRouteRequest) (
 // QueryAssignment tells every member of a group the same: messages are shared
 // out one by one when they are received, not by queue.
 func (m *messaging) QueryAssignment(ctx context.Context, req *v2.QueryAssignmentRequest) (*v2.QueryAssignmentResponse, error) {
-	queues, err := m.broker.Assignment(resource(req.GetTopic()), resource(req.GetGroup()))
+	t, brokers, err := m.holders(ctx, req.GetEndpoints(), resource(req.GetTopic()))
+	var queues []int32
+	if err == nil {
+		queues, err = m.broker.Assignment(t, resource(req.GetGroup()))
+	}
 	if err != nil {
 		return &v2.QueryAssignmentResponse{Status: statusFor(m.log, err)}, nil
 	}
-	broker := m.wireBroker(ctx, req.GetEndpoints())
-	resp := &v2.QueryAssignmentResponse{Status: statusOK, Assignments: make([]*v2.Assignment, len(queues))}
-	for i, id := range queues {
-		resp.Assignments[i] = &v2.Assignment{MessageQueue: &v2.MessageQueue{
-			Topic:      req.GetTopic(),
-			Id:         id,
-			Permission: v2.Permission_READ_WRITE,
-			Broker:     broker,
-		}}
+	resp := &v2.QueryAssignmentResponse{Status: statusOK}
+	for _, b := range brokers {
+		for _, id := range queues {
+			resp.Assignments = append(resp.Assignments, &v2.Assignment{MessageQueue: &v2.MessageQueue{
+				Topic:      req.GetTopic(),
+				Id:         id,
+				Permission: v2.Permission_READ_WRITE,
+				Broker:     b,
+			}})
+		}
 	}
 	return resp, nil
 }
@@ -68,14 +75,18 @@ var accepts = map[topic.Type][]v2.MessageType{
 func (m *messaging) wireBroker(ctx context.Context, asked *v2.Endpoints) *v2.Broker {
 	endpoints := m.advertise
 	switch {
-	case m.cluster == nil && endpoints == nil, m.cluster != nil && len(asked.GetAddresses()) > 1 && dialable(asked):
-		endpoints = reachedBy(ctx, asked)
-	case m.cluster != nil && triesSeveral[header(ctx, headerLanguage)]:
+	case m.cluster != nil && toldNodes(ctx, asked):
 		endpoints = allOf(m.cluster.Route())
-	case m.cluster != nil:
+	case m.cluster != nil, endpoints == nil:
 		endpoints = reachedBy(ctx, asked) // any node leads to this one
 	}
 	return &v2.Broker{Name: m.broker.Name(), Id: 0, Endpoints: endpoints}
+}
+
+// toldNodes reports whether a client of a cluster is told the addresses of all nodes, not
+// the one by which it came, or its own list of them.
+func toldNodes(ctx context.Context, asked *v2.Endpoints) bool {
+	return triesSeveral[header(ctx, headerLanguage)] && !(len(asked.GetAddresses()) > 1 && dialable(asked))
 }
 
 // triesSeveral are the SDKs that were seen to go on with the next address of an

@@ -25,6 +25,8 @@ type rule struct {
 	// has asked whether it still leads. A process that was stopped goes on where it was,
 	// and knows nothing of the leader after it.
 	verified bool
+	// tables are changed by these calls: those that all shards of a cluster have.
+	tables bool
 }
 
 // rules has every method of every service: a method without a rule is refused, and
@@ -202,6 +204,17 @@ func init() {
 	operator("Access/DescribeUser", aboutSelf((*gantryv1.DescribeUserRequest).GetName))
 	operator("Access/ListPolicies", aboutSelf((*gantryv1.ListPoliciesRequest).GetUser))
 	operator("Access/Test", aboutSelf((*gantryv1.TestAccessRequest).GetUser))
+
+	for _, m := range []string{
+		"Management/CreateTopic", "Management/DeleteTopic", "TopicOps/Update",
+		"Management/CreateGroup", "Management/DeleteGroup", "GroupOps/Update",
+		"Access/CreateUser", "Access/UpdateUser", "Access/DeleteUser", "Access/ResealUsers", "Access/Grant", "Access/Revoke",
+		"Quotas/Set", "Quotas/Unset",
+	} {
+		r := rules["/gantry.v1."+m]
+		r.tables = true
+		rules["/gantry.v1."+m] = r
+	}
 
 	contract := func(name string, r rule) {
 		r.operator, r.verified = true, true

@@ -88,6 +88,9 @@ type Options struct {
 	// Cluster is nil for a broker on its own.
 	Cluster Cluster
 
+	// Shards is nil for a cluster of one.
+	Shards Shards
+
 	// Auth has calls authenticated and checked. Nil: everybody may do everything.
 	Auth *Auth
 
@@ -144,6 +147,7 @@ type messaging struct {
 	log       *slog.Logger
 	advertise *v2.Endpoints // nil: as the client came
 	cluster   Cluster       // nil: on its own
+	shards    Shards        // nil: one
 	calls     *tally.Calls
 	draining  context.Context // done when shutdown begins
 	questions questions
@@ -158,7 +162,7 @@ func New(b *broker.Broker, o Options) *Server {
 	}
 	s.gate = newGate(b, o.Auth, s.log)
 	s.log = s.log.With(logging.Component, "api")
-	s.messaging = &messaging{broker: b, log: s.log, cluster: o.Cluster, calls: s.calls}
+	s.messaging = &messaging{broker: b, log: s.log, cluster: o.Cluster, shards: o.Shards, calls: s.calls}
 	s.messaging.draining, s.drain = context.WithCancel(context.Background())
 	if o.Advertise != "" {
 		e, err := parseEndpoint(o.Advertise)
@@ -253,7 +257,7 @@ func (s *Server) operations(r grpc.ServiceRegistrar) {
 	gantryv1.RegisterAccessServer(r, &accessOps{broker: b, log: s.log})
 	gantryv1.RegisterQuotasServer(r, &quotaOps{broker: b, log: s.log})
 	gantryv1.RegisterNamespacesServer(r, &namespaceOps{broker: b})
-	gantryv1.RegisterClusterServer(r, &clusterOps{cluster: s.messaging.cluster})
+	gantryv1.RegisterClusterServer(r, &clusterOps{cluster: s.messaging.cluster, shards: s.messaging.shards})
 }
 
 // Serve accepts connections on l, TLS and plaintext alike, until Shutdown, and

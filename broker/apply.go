@@ -67,6 +67,7 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 	case record.KindTopicPut:
 		tp, err := b.topics.ApplyPut(record.Command(rec))
 		b.dedup.Configure(tp.ID, tp.DedupWindow, tp.DedupMax, string(tp.DedupKey))
+		b.changes.tell()
 		return err
 	case record.KindTopicDelete:
 		id, err := b.topics.ApplyDelete(record.Command(rec))
@@ -82,12 +83,14 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		b.filters.drop(func(k inflight.SubKey) bool { return k.Topic == id })
 		b.counters.dropTopic(id)
 		b.wakes.topic(id)
+		b.changes.tell()
 		return nil
 	case record.KindGroupPut:
 		resumed, err := b.groups.ApplyPut(record.Command(rec))
 		if resumed != 0 {
 			b.wakes.groups = append(b.wakes.groups, resumed)
 		}
+		b.changes.tell()
 		return err
 	case record.KindGroupDelete:
 		id, err := b.groups.ApplyDelete(record.Command(rec))
@@ -98,6 +101,7 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 		b.replays.Drop(func(k replay.Key) bool { return k.Group == id })
 		b.filters.drop(func(k inflight.SubKey) bool { return k.Group == id })
 		b.counters.dropGroup(id)
+		b.changes.tell()
 		return nil
 	case record.KindLitePut:
 		return b.lites.ApplyPut(record.Command(rec), b.topicExists)
@@ -132,8 +136,10 @@ func (b *Broker) applyKind(pos record.Position, rec []byte, kind record.Kind, ti
 	case record.KindProducerMark:
 		return b.producers.Apply(pos, record.Command(rec), time)
 	case record.KindUserPut, record.KindUserDelete, record.KindPolicyPut, record.KindPolicyDelete:
+		defer b.changes.tell()
 		return b.access.Apply(kind, record.Command(rec))
 	case record.KindQuotaPut, record.KindQuotaDelete:
+		defer b.changes.tell()
 		return b.quotas.Apply(kind, record.Command(rec))
 	case record.KindDigest:
 		b.takeDigest(pos)

@@ -52,6 +52,9 @@ type Options struct {
 	KeySegmentEntries int
 	BrokerName        string // as clients see it; "" = gantry
 	AutoCreateGroups  bool   // a group comes into being when it is first named
+	// NewGroup lets a group come into being where the tables are that this broker
+	// mirrors, from where it gets here: see mirror.go. nil = the tables are its own.
+	NewGroup func(ctx context.Context, name record.Resource) error
 	// MaxDelay is how far ahead a delivery time may be. 0 = DefaultMaxDelay; 24 h is
 	// what the reference broker's proxy takes.
 	MaxDelay time.Duration
@@ -138,6 +141,7 @@ type Broker struct {
 	retainAfter    time.Time   // housekeep's
 	live           atomic.Bool // what is applied is new, not replayed, and this broker serves
 	tableOp        chan struct{}
+	changes        tableChanges
 	deadOp         chan struct{} // held while dead letters are settled, and by retention
 	replaysRunning sync.Map      // inflight.SubKey -> true, while somebody does it
 	lites          *lite.Table

@@ -79,6 +79,8 @@ const (
 	TransactionCheckMax   = 15   // checks before a half message is parked
 	MaxTransactionPage    = 1000 // half messages in one listing
 
+	MirrorWait = 5 * time.Second // until a group that was made in another shard is known
+
 	MaxClientID = 512 // bytes: it is part of every lease record
 	MaxUsers    = 10_000
 	MaxPolicies = 256 // of one user: each call may look at all of them

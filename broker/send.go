@@ -144,9 +144,10 @@ func checkType(m *Outgoing, tp *topic.Topic) error {
 	return nil
 }
 
-func isDLQ(tp topic.Topic) bool {
-	return len(tp.Name.Name) > len(DLQPrefix) && tp.Name.Name[:len(DLQPrefix)] == DLQPrefix
-}
+func isDLQ(tp topic.Topic) bool { return IsDLQ(tp.Name.Name) }
+
+// IsDLQ reports whether a topic of that name is for a group's dead letters.
+func IsDLQ(name string) bool { return len(name) > len(DLQPrefix) && name[:len(DLQPrefix)] == DLQPrefix }
 
 // sendState is the scratch memory of one Send.
 type sendState struct {

@@ -168,13 +168,9 @@ func (b *Broker) Route(name record.Resource) (topic.Topic, error) {
 	return tp, nil
 }
 
-// Assignment returns the queues that a consumer of the group polls: -1, any
-// queue, or each queue by itself when the group is ordered.
-func (b *Broker) Assignment(topicName, groupName record.Resource) ([]int32, error) {
-	tp, err := b.Route(topicName)
-	if err != nil {
-		return nil, err
-	}
+// Assignment returns the queues of a topic that a consumer of the group polls: -1,
+// any queue, or each queue by itself when the group is ordered.
+func (b *Broker) Assignment(tp topic.Topic, groupName record.Resource) ([]int32, error) {
 	if err := checkGroupName(groupName); err != nil {
 		return nil, err
 	}
@@ -307,6 +303,9 @@ func (b *Broker) EnsureGroup(ctx context.Context, name record.Resource) (group.G
 	}
 	if !b.opts.AutoCreateGroups {
 		return group.Group{}, groupNotFound(name)
+	}
+	if b.opts.NewGroup != nil {
+		return b.groupElsewhere(ctx, name)
 	}
 	g := group.Group{Name: name}
 	if err := completeGroup(&g); err != nil {

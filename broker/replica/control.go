@@ -28,6 +28,7 @@ type question struct {
 	At      uint64 `json:",omitempty"` // a position in the log
 	Learner bool   `json:",omitempty"` // who asks does not want to count
 	Cluster uint64 `json:",omitempty"` // for a join and a leave: the only one that is meant, 0 = any
+	Order   []byte `json:",omitempty"` // see Options.Order
 }
 
 type asked string
@@ -42,6 +43,8 @@ const (
 	askRemove   asked = "remove"   // the leader is to take Node out
 	askTransfer asked = "transfer" // the leader is to hand over to Node, "" = to whom it likes
 	askPromote  asked = "promote"  // the leader is to let Node count
+	askOrder    asked = "order"    // the leader's broker is to do something
+	askHold     asked = "hold"     // the leadership stays where it is put, for a while
 )
 
 type answer struct {
@@ -53,6 +56,7 @@ type answer struct {
 	Chain                 uint32 `json:",omitempty"`
 	State                 *State `json:",omitempty"`
 	Digest                Digest `json:",omitempty"`
+	Reply                 []byte `json:",omitempty"` // to an order
 }
 
 type verdict string
@@ -118,7 +122,7 @@ var control = peer.Purpose{Kind: peer.Control}
 // consult asks the node with that ID at a peer address.
 func consult(ctx context.Context, e *peer.Endpoint, id, address string, q question) (answer, error) {
 	timeout := decideTimeout
-	if q.Ask == askState || q.Ask == askChain {
+	if q.Ask == askState || q.Ask == askChain || q.Ask == askHold {
 		timeout = stateTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -172,12 +176,16 @@ func (n *Node) answer(q question, from string) answer {
 		if peer.NameOf(q.Node) != peer.NameOf(from) {
 			return answer{Verdict: failed, Text: "a node asks for itself alone"}
 		}
-	case askRemove, askTransfer, askPromote:
+	case askRemove, askTransfer, askPromote, askOrder, askHold:
 		if _, err := n.member(peer.NameOf(from)); err != nil {
 			return answer{Verdict: failed, Text: "only a member may ask for this"}
 		}
 	default:
 		return answer{Verdict: failed, Text: fmt.Sprintf("this node does not understand the question %q", q.Ask)}
+	}
+	if q.Ask == askHold {
+		n.hold()
+		return answer{Verdict: granted}
 	}
 	if q.Cluster != 0 && q.Cluster != n.parts.cluster {
 		return answer{Verdict: failed, Text: fmt.Sprintf("this is cluster %016x, not %016x", n.parts.cluster, q.Cluster)}

@@ -102,8 +102,16 @@ func (n *Node) decide(q question) answer {
 	if n.raft.State() != raft.Leader {
 		return answer{Verdict: notLeader}
 	}
+	var reply []byte
 	var err error
 	switch q.Ask {
+	case askOrder:
+		if n.opts.Order == nil {
+			return answer{Verdict: failed, Text: "this node takes no orders"}
+		}
+		ctx, cancel := context.WithTimeout(n.ctx, decideTimeout)
+		defer cancel()
+		reply, err = n.opts.Order(ctx, q.Order)
 	case askJoin, askUpdate:
 		err = n.admit(q)
 	case askLeave:
@@ -117,7 +125,7 @@ func (n *Node) decide(q question) answer {
 	}
 	switch {
 	case err == nil:
-		return answer{Verdict: granted, Cluster: n.parts.cluster}
+		return answer{Verdict: granted, Cluster: n.parts.cluster, Reply: reply}
 	case errors.Is(err, ErrNotLeading), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, ErrClosed):
 		return answer{Verdict: notLeader}
 	}

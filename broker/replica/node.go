@@ -45,6 +45,10 @@ type Options struct {
 	// Digest returns the digest of the state at a position; nil = nobody knows.
 	Digest func(ctx context.Context, at record.Position) (Digest, error)
 
+	// Order does what another node wants of the broker that leads here; ErrNotLeading when
+	// none does. nil = nothing. See Node.Order.
+	Order func(ctx context.Context, order []byte) ([]byte, error)
+
 	// Full says whether this node has no disk space for messages; nil = it always has.
 	Full func() bool
 
@@ -95,6 +99,7 @@ type Node struct {
 	leading chan struct{} // closed while this node leads, replaced when it does no more
 	term    *Term         // the one that was handed out last
 	moved   chan struct{} // closed when another node leads, and replaced
+	held    time.Time     // until then the leadership stays where it is, see Prefer
 }
 
 // parts is what a node is made of, beside its options.

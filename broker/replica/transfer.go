@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -79,6 +80,51 @@ func (n *Node) Relieve() (bool, error) {
 		return false, err
 	}
 	return true, nil
+}
+
+// HoldFor is how long after Hold no leader hands over to the node that is to lead.
+const HoldFor = 5 * time.Minute
+
+// Hold has the leadership stay where the next Transfer puts it, for HoldFor: no member
+// that hears of it hands over by Prefer. Those that do not answer soon do not count.
+func (n *Node) Hold(ctx context.Context) {
+	n.hold()
+	ctx, cancel := context.WithTimeout(ctx, heirTimeout)
+	defer cancel()
+	var telling sync.WaitGroup
+	for _, m := range n.Members() {
+		if m.ID != n.parts.id {
+			telling.Go(func() { n.parts.consult(ctx, m.ID, m.Peer, question{Ask: askHold}) })
+		}
+	}
+	telling.Wait()
+}
+
+func (n *Node) hold() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.held = time.Now().Add(HoldFor)
+}
+
+// Prefer hands the leadership to the node with that name, when this one leads and that
+// one could at once: it counts, answers, has nearly all of the log, and disk space, and
+// nobody asked for a Hold. It is to be asked from time to time, and reports whether it
+// did so.
+func (n *Node) Prefer(ctx context.Context, name string) (bool, error) {
+	n.mu.Lock()
+	held := time.Now().Before(n.held)
+	n.mu.Unlock()
+	if held || !n.State().Leads {
+		return false, nil
+	}
+	for _, m := range n.Status(ctx) {
+		if m.Name != name || m.ID == n.parts.id || !m.Voter || m.Err != nil || m.State.Full || m.Lag > caughtUp {
+			continue
+		}
+		err := n.ask(func() raft.Future { return n.handOver(m.Member) })
+		return err == nil, err
+	}
+	return false, nil
 }
 
 // abdicate hands the leadership over, if this node has it and there is somebody.

@@ -155,6 +155,17 @@ func writePrivate(path, text string) (err error) {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// checkKey reports a key that does not open what the users' secrets are sealed with.
+func (f *authFlags) checkKey(b *broker.Broker) error {
+	if !f.on {
+		return nil
+	}
+	if err := b.Access().CheckKey(); err != nil {
+		return fmt.Errorf("--auth-key: %w", err)
+	}
+	return nil
+}
+
 // prepare sees to it that somebody can call: a broker that serves for the first time
 // gets its first user.
 func (f *authFlags) prepare(ctx context.Context, b *broker.Broker, logger *slog.Logger) error {
@@ -166,8 +177,8 @@ func (f *authFlags) prepare(ctx context.Context, b *broker.Broker, logger *slog.
 	case !f.on:
 		return nil
 	}
-	if err := b.Access().CheckKey(); err != nil {
-		return fmt.Errorf("--auth-key: %w", err)
+	if err := f.checkKey(b); err != nil {
+		return err
 	}
 	if users > 0 {
 		return nil

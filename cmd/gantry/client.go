@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/gantry-mq/gantry/api"
 	gantry "github.com/gantry-mq/gantry/client"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/proto/rocketmqv2"
@@ -39,6 +40,7 @@ const (
 // clientFlags are on every command that talks to a broker.
 type clientFlags struct {
 	server    string
+	shard     int
 	namespace string
 	json      bool
 	caller    callerFlags
@@ -78,6 +80,7 @@ func (f *clientFlags) add(cmd *cobra.Command) {
 		server = env
 	}
 	cmd.Flags().StringVar(&f.server, "server", server, "broker to talk to, as `HOST:PORT` (environment: "+serverEnv+")")
+	cmd.Flags().IntVar(&f.shard, "shard", 0, "talk to shard `N` of the cluster: its port is that of --server and 10 more for each")
 	cmd.Flags().StringVar(&f.namespace, "namespace", "", "namespace of the topics and groups that are named")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	f.caller.add(cmd)
@@ -86,6 +89,7 @@ func (f *clientFlags) add(cmd *cobra.Command) {
 // client is one connection to a broker.
 type client struct {
 	*clientFlags
+	at   string // the broker's address: that of --server, or of another shard
 	conn *grpc.ClientConn
 	id   string // x-mq-client-id
 }
@@ -94,6 +98,10 @@ type client struct {
 func (f *clientFlags) connect() (*client, error) {
 	if _, _, err := splitAddr(f.server); err != nil {
 		return nil, usageErrorf("--server %q: want HOST:PORT", f.server)
+	}
+	at, err := api.ShardAddress(f.server, f.shard)
+	if err != nil || f.shard < 0 || f.shard >= api.MaxShards {
+		return nil, usageErrorf("--shard %d of %s: want 0 to %d, with a port that there is", f.shard, f.server, api.MaxShards-1)
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxInbound)),
@@ -105,7 +113,7 @@ func (f *clientFlags) connect() (*client, error) {
 	if user != "" {
 		options = append(options, grpc.WithPerRPCCredentials(gantry.Credentials(user, secret)))
 	}
-	conn, err := grpc.NewClient("passthrough:///"+f.server, options...)
+	conn, err := grpc.NewClient("passthrough:///"+at, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +123,7 @@ func (f *clientFlags) connect() (*client, error) {
 	}
 	return &client{
 		clientFlags: f,
+		at:          at,
 		conn:        conn,
 		id:          fmt.Sprintf("%s@%d@cli@%s", host, os.Getpid(), rand.Text()[:8]),
 	}, nil
@@ -151,7 +160,7 @@ func (c *client) resource(name string) *rocketmqv2.Resource {
 // endpoints says how this client dials the broker, so that a route answers with
 // the same.
 func (c *client) endpoints() *rocketmqv2.Endpoints {
-	host, port, err := splitAddr(c.server)
+	host, port, err := splitAddr(c.at)
 	if err != nil {
 		return nil
 	}
@@ -217,13 +226,13 @@ func (c *client) explain(err error) error {
 		if i := strings.LastIndex(why, "dial tcp "); i >= 0 { // gRPC says it in three layers
 			why = strings.TrimSuffix(why[i:], `"`)
 		}
-		return fmt.Errorf("no broker answers at %s (%s); start one with `gantry serve`, or name another with --server", c.server, why)
+		return fmt.Errorf("no broker answers at %s (%s); start one with `gantry serve`, or name another with --server", c.at, why)
 	case codes.DeadlineExceeded:
-		return fmt.Errorf("the broker at %s did not answer in time", c.server)
+		return fmt.Errorf("the broker at %s did not answer in time", c.at)
 	case codes.Unauthenticated:
 		return fmt.Errorf("%s; name a user with --user and --secret-file, or with %s and %s", st.Message(), userEnv, secretEnv)
 	case codes.Unimplemented:
-		return fmt.Errorf("the server at %s does not know this call: %s", c.server, st.Message())
+		return fmt.Errorf("the server at %s does not know this call: %s", c.at, st.Message())
 	}
 	return errors.New(st.Message())
 }

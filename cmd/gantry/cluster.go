@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/gantry-mq/gantry/broker/replica"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
@@ -20,6 +22,7 @@ func newCluster() *cobra.Command {
 
 // nodeView is a node in JSON.
 type nodeView struct {
+	Shard     *int    `json:"shard,omitempty"` // of a cluster that has several
 	Name      string  `json:"name"`
 	ID        string  `json:"id"`
 	Role      string  `json:"role"`
@@ -56,37 +59,81 @@ func viewNode(n *gantryv1.ClusterNode) nodeView {
 func newClusterStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "List the nodes and how far they are",
+		Long: "List the nodes and how far they are, in each shard or the one that --shard names.",
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
-		nodes, err := c.nodes(ctx)
-		if err != nil {
-			return c.explain(err)
-		}
-		views := []nodeView{}
-		for _, n := range nodes {
-			views = append(views, viewNode(n))
+		views, rows := []nodeView{}, [][]string{}
+		head := []string{"NODE", "ROLE", "CLIENTS", "NODES", "TERM", "ENTRIES", "HEARD LEADER", "STATE"}
+		err := c.shards(ctx, cmd, func(c *client, shard, of int) error {
+			nodes, err := c.nodes(ctx)
+			if err != nil {
+				return c.explain(err)
+			}
+			for _, n := range nodes {
+				v := viewNode(n)
+				state, heard := fmt.Sprintf("%d behind", v.Lag), "-"
+				if v.Error != "" {
+					state = "does not answer: " + v.Error
+				}
+				if v.Contact != nil {
+					heard = *v.Contact + " ago"
+				}
+				row := []string{v.Name, v.Role, v.Client, v.Peer, fmt.Sprint(v.Term), fmt.Sprint(v.Last), heard, state}
+				if of > 1 {
+					v.Shard = &shard
+					row = append([]string{fmt.Sprint(shard)}, row...)
+				}
+				views, rows = append(views, v), append(rows, row)
+			}
+			if of > 1 && head[0] != "SHARD" {
+				head = append([]string{"SHARD"}, head...)
+			}
+			return nil
+		})
+		// One shard that does not answer does not hide the others.
+		if len(rows) == 0 && err != nil {
+			return err
 		}
 		if c.json {
-			return printJSON(cmd.OutOrStdout(), views)
+			return errors.Join(printJSON(cmd.OutOrStdout(), views), err)
 		}
-		rows := [][]string{}
-		for _, v := range views {
-			state, heard := fmt.Sprintf("%d behind", v.Lag), "-"
-			if v.Error != "" {
-				state = "does not answer: " + v.Error
-			}
-			if v.Contact != nil {
-				heard = *v.Contact + " ago"
-			}
-			rows = append(rows, []string{v.Name, v.Role, v.Client, v.Peer, fmt.Sprint(v.Term), fmt.Sprint(v.Last), heard, state})
-		}
-		return printList(cmd.OutOrStdout(), "no nodes", []string{"NODE", "ROLE", "CLIENTS", "NODES", "TERM", "ENTRIES", "HEARD LEADER", "STATE"}, rows)
+		return errors.Join(printList(cmd.OutOrStdout(), "no nodes", head, rows), err)
 	})
+}
+
+// shards calls f for each shard of the cluster, or for the one that --shard names, and
+// goes on after an error.
+func (c *client) shards(ctx context.Context, cmd *cobra.Command, f func(c *client, shard, of int) error) error {
+	call, cancel := c.call(ctx)
+	defer cancel()
+	r, err := c.cluster().Describe(call, &gantryv1.DescribeClusterRequest{})
+	if err != nil {
+		return c.explain(err)
+	}
+	of := int(r.GetShards())
+	if of <= 1 || cmd.Flags().Changed("shard") {
+		return f(c, c.shard, of)
+	}
+	var errs []error
+	for shard := range of {
+		flags := *c.clientFlags
+		flags.shard = shard
+		there, err := flags.connect()
+		if err == nil {
+			err = f(there, shard, of)
+			there.close()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("shard %d: %w", shard, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // digestView is what a node says of its state, in JSON.
 type digestView struct {
+	Shard    *int              `json:"shard,omitempty"` // of a cluster that has several
 	Node     string            `json:"node"`
 	Position uint64            `json:"position"`
 	Sums     map[string]string `json:"sums,omitempty"`
@@ -97,69 +144,87 @@ func newClusterDigest() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "digest", Short: "Compare the state of all nodes",
 		Long: `Compare the state of all nodes: topics, groups, leases, timers and so on, each as of
-the same place in the log. It fails when nodes differ, which nodes that work never
-do, or when one does not answer. The state is summed while nothing else is applied:
-with hundreds of MiB of it, clients wait for a moment.`,
+the same place in the log, in each shard or the one that --shard names. It fails when
+nodes differ, which nodes that work never do, or when one does not answer. The state
+is summed while nothing else is applied: with hundreds of MiB of it, clients wait for
+a moment.`,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
-		ctx, cancel := c.call(ctx)
-		defer cancel()
-		r, err := c.cluster().Digest(ctx, &gantryv1.DigestClusterRequest{})
-		if err != nil {
-			return c.explain(err)
-		}
-		views, rows := []digestView{}, [][]string{}
-		head := []string{"STATE", "BYTES"}
-		var silent, differ []string
-		var first *gantryv1.NodeDigest
-		for _, n := range r.GetNodes() {
-			v := digestView{Node: n.GetName(), Position: r.GetPosition(), Error: n.GetError(), Sums: map[string]string{}}
-			for _, s := range n.GetSections() {
-				v.Sums[s.GetName()] = s.GetSum()
-			}
-			views, head = append(views, v), append(head, n.GetName())
-			if n.GetError() != "" {
-				silent = append(silent, clean(n.GetName()+": "+n.GetError()))
-			} else if first == nil {
-				first = n
-			}
-		}
-		for _, s := range first.GetSections() {
-			row, same := []string{s.GetName(), fmt.Sprint(s.GetSize())}, true
-			for _, v := range views {
-				sum, ok := v.Sums[s.GetName()]
-				same = same && (sum == s.GetSum() || v.Error != "")
-				if !ok {
-					sum = "-"
+		all := []digestView{}
+		err := c.shards(ctx, cmd, func(c *client, shard, of int) error {
+			views, head, rows, err := c.digest(ctx)
+			if of > 1 {
+				for i := range views {
+					views[i].Shard = &shard
 				}
-				row = append(row, sum[:min(len(sum), 12)])
+				head = append([]string{fmt.Sprintf("SHARD %d", shard)}, head[1:]...)
 			}
-			if !same {
-				differ = append(differ, s.GetName())
+			if all = append(all, views...); !c.json && len(views) > 0 {
+				return errors.Join(printList(cmd.OutOrStdout(), "no nodes", head, rows), err)
 			}
-			rows = append(rows, row)
-		}
-		if c.json {
-			err = printJSON(cmd.OutOrStdout(), views)
-		} else {
-			err = printList(cmd.OutOrStdout(), "no nodes", head, rows)
-		}
-		switch {
-		case err != nil:
 			return err
-		case len(differ) > 0:
-			return fmt.Errorf("nodes differ at position %d of the log, in: %s", r.GetPosition(), clean(strings.Join(differ, ", ")))
-		case len(silent) > 0:
-			return fmt.Errorf("not all nodes say what their state is: %s", strings.Join(silent, "; "))
+		})
+		if c.json && len(all) > 0 {
+			return errors.Join(printJSON(cmd.OutOrStdout(), all), err)
 		}
-		return nil
+		return err
 	})
+}
+
+// digest has all nodes of a shard say what their state is, as views and as a table.
+func (c *client) digest(ctx context.Context) (views []digestView, head []string, rows [][]string, err error) {
+	ctx, cancel := c.call(ctx)
+	defer cancel()
+	head = []string{"STATE", "BYTES"}
+	r, err := c.cluster().Digest(ctx, &gantryv1.DigestClusterRequest{})
+	if err != nil {
+		return nil, head, nil, c.explain(err)
+	}
+	var silent, differ []string
+	var first *gantryv1.NodeDigest
+	for _, n := range r.GetNodes() {
+		v := digestView{Node: n.GetName(), Position: r.GetPosition(), Error: n.GetError(), Sums: map[string]string{}}
+		for _, s := range n.GetSections() {
+			v.Sums[s.GetName()] = s.GetSum()
+		}
+		views, head = append(views, v), append(head, n.GetName())
+		if n.GetError() != "" {
+			silent = append(silent, clean(n.GetName()+": "+n.GetError()))
+		} else if first == nil {
+			first = n
+		}
+	}
+	for _, s := range first.GetSections() {
+		row, same := []string{s.GetName(), fmt.Sprint(s.GetSize())}, true
+		for _, v := range views {
+			sum, ok := v.Sums[s.GetName()]
+			same = same && (sum == s.GetSum() || v.Error != "")
+			if !ok {
+				sum = "-"
+			}
+			row = append(row, sum[:min(len(sum), 12)])
+		}
+		if !same {
+			differ = append(differ, s.GetName())
+		}
+		rows = append(rows, row)
+	}
+	switch {
+	case len(differ) > 0:
+		err = fmt.Errorf("nodes differ at position %d of the log, in: %s", r.GetPosition(), clean(strings.Join(differ, ", ")))
+	case len(silent) > 0:
+		err = fmt.Errorf("not all nodes say what their state is: %s", strings.Join(silent, "; "))
+	}
+	return views, head, rows, err
 }
 
 func newClusterTransfer() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "transfer [NODE]", Short: "Hand the leadership to a node, or to the one that is furthest",
+		Long: `Hand the leadership to a node, or to the one that is furthest. With several shards
+it is that of shard 0, or the one that --shard names; after five minutes the leaders
+are spread over the nodes again.`,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: nodeNames,
 	}
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
@@ -198,15 +263,33 @@ func newClusterTransfer() *cobra.Command {
 func newClusterRemove() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "remove NODE", Short: "Take a node out of the cluster, for good",
-		Long: `Take a node out of the cluster, for good. It stops when it hears of it. With an
-empty data directory it may join again, under the same name.`,
+		Long: `Take a node out of the cluster, out of all its shards, for good. It stops when it
+hears of it. With an empty data directory it may join again, under the same name. It
+may be called again after a failure.`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: nodeNames,
 	}
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
-		ctx, cancel := c.call(ctx)
-		defer cancel()
-		if _, err := c.cluster().Remove(ctx, &gantryv1.RemoveNodeRequest{Name: args[0]}); err != nil {
-			return c.explain(err)
+		removed := false
+		var absent error
+		err := c.shards(ctx, cmd, func(c *client, _, _ int) error {
+			ctx, cancel := c.call(ctx)
+			defer cancel()
+			_, err := c.cluster().Remove(ctx, &gantryv1.RemoveNodeRequest{Name: args[0]})
+			switch {
+			case err == nil:
+				removed = true
+			case strings.Contains(err.Error(), replica.ErrNoMember.Error()): // of this shard
+				absent = c.explain(err)
+			default:
+				return c.explain(err)
+			}
+			return nil
+		})
+		if err == nil && !removed {
+			err = absent
+		}
+		if err != nil {
+			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%s is no node of the cluster any more\n", clean(args[0]))
 		return nil

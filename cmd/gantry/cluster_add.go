@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,32 +26,44 @@ and called again.`,
 	}
 	wait := cmd.Flags().Duration("wait", 10*time.Minute, "give up after this time")
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
-		a := arrival{node: args[0]}
-		for deadline, said := time.Now().Add(*wait), ""; ; {
-			nodes, err := c.nodes(ctx)
-			if err != nil && (said == "" || ctx.Err() != nil) { // later the leader may change
-				return c.explain(err)
+		deadline := time.Now().Add(*wait)
+		return c.shards(ctx, cmd, func(c *client, shard, of int) error {
+			out := cmd.OutOrStdout()
+			if of > 1 {
+				fmt.Fprintf(out, "shard %d:\n", shard)
 			}
-			if err == nil {
-				state, done := a.state(nodes)
-				if state != said {
-					fmt.Fprintln(cmd.OutOrStdout(), clean(state))
-					said = state
-				}
-				if done {
-					return nil
-				}
+			return c.arrives(ctx, out, args[0], deadline)
+		})
+	})
+}
+
+// arrives says how far a node is in one shard, until it is there.
+func (c *client) arrives(ctx context.Context, out io.Writer, node string, deadline time.Time) error {
+	a := arrival{node: node}
+	for said := ""; ; {
+		nodes, err := c.nodes(ctx)
+		if err != nil && (said == "" || ctx.Err() != nil) { // later the leader may change
+			return c.explain(err)
+		}
+		if err == nil {
+			state, done := a.state(nodes)
+			if state != said {
+				fmt.Fprintln(out, clean(state))
+				said = state
 			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("given up after %v", *wait)
-			}
-			select {
-			case <-time.After(addPoll):
-			case <-ctx.Done():
-				return errors.New("interrupted")
+			if done {
+				return nil
 			}
 		}
-	})
+		if time.Now().After(deadline) {
+			return errors.New("given up: it took too long")
+		}
+		select {
+		case <-time.After(addPoll):
+		case <-ctx.Done():
+			return errors.New("interrupted")
+		}
+	}
 }
 
 // arrival is that of a node in a cluster.
@@ -91,15 +104,21 @@ func (a *arrival) state(nodes []*gantryv1.ClusterNode) (string, bool) {
 func newClusterPromote() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "promote NODE", Short: "Let a node count that joined with --learner",
-		Long: `Let a node count for a majority that joined with --learner. It is refused while the
-node does not have all of the log.`,
+		Long: `Let a node count for a majority that joined with --learner, in all shards. It is
+refused while the node does not have all of the log.`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: nodeNames,
 	}
 	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
-		ctx, cancel := c.call(ctx)
-		defer cancel()
-		if _, err := c.cluster().Promote(ctx, &gantryv1.PromoteNodeRequest{Name: args[0]}); err != nil {
-			return c.explain(err)
+		err := c.shards(ctx, cmd, func(c *client, _, _ int) error {
+			ctx, cancel := c.call(ctx)
+			defer cancel()
+			if _, err := c.cluster().Promote(ctx, &gantryv1.PromoteNodeRequest{Name: args[0]}); err != nil {
+				return c.explain(err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%s counts\n", clean(args[0]))
 		return nil

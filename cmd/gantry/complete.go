@@ -60,6 +60,7 @@ func completeFrom(list func(context.Context, *client) ([]string, error)) complet
 	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		var f clientFlags
 		f.server, _ = cmd.Flags().GetString("server")
+		f.shard, _ = cmd.Flags().GetInt("shard")
 		f.namespace, _ = cmd.Flags().GetString("namespace")
 		f.caller.user, _ = cmd.Flags().GetString("as") // where there is another --user
 		if f.caller.user == "" && cmd.Flags().Lookup("as") == nil {

@@ -125,7 +125,7 @@ func (c *client) dialsBack(ctx context.Context, o *gantryv1.OverviewResponse) fi
 	}
 	for _, addr := range advertised {
 		flags := *c.clientFlags
-		flags.server = addr
+		flags.server, flags.shard = addr, 0
 		there, err := flags.connect()
 		if err != nil {
 			return finding{check, failed, fmt.Sprintf("%s: %v", addr, err), "give `gantry serve --advertise` a HOST:PORT"}

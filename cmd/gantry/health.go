@@ -23,7 +23,7 @@ command, as a container's. Those that speak HTTP have /healthz and /readyz.`,
 			return c.explain(err)
 		}
 		if r.GetStatus() != healthpb.HealthCheckResponse_SERVING {
-			return fmt.Errorf("the broker at %s does not serve: it begins, or ends", c.server)
+			return fmt.Errorf("the broker at %s does not serve: it begins, or ends", c.at)
 		}
 		if c.json {
 			return printJSON(cmd.OutOrStdout(), map[string]bool{"serves": true})

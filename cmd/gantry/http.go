@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,24 +40,37 @@ type web struct {
 	listener net.Listener
 	server   *http.Server
 	registry *prometheus.Registry
+	shards   []*shown      // one, for a broker that has none
+	closed   atomic.Bool   // set before using is taken for the last time
+	done     chan struct{} // closed when Serve returned
+}
+
+// shown is the broker of a shard.
+type shown struct {
+	registry prometheus.Registerer
 	calling  *tally.Calls                  // what clients called
 	broker   atomic.Pointer[broker.Broker] // nil until recovery is over
 	calls    atomic.Pointer[http.Handler]  // of /api/, nil until then
 	led      atomic.Pointer[func() error]  // of a node of a cluster: why nobody is served
 	using    sync.RWMutex                  // read-held by whoever uses the broker
-	closed   atomic.Bool                   // set before using is taken for the last time
-	done     chan struct{}                 // closed when Serve returned
 }
 
 // listenHTTP serves at once, so that probes get an answer during recovery.
-func listenHTTP(addr string, hosts gateway.Hosts, withPprof bool, logger *slog.Logger) (*web, error) {
+func listenHTTP(addr string, hosts gateway.Hosts, withPprof bool, shards int, logger *slog.Logger) (*web, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	w := &web{listener: l, registry: prometheus.NewRegistry(), calling: tally.NewCalls(), done: make(chan struct{})}
+	w := &web{listener: l, registry: prometheus.NewRegistry(), done: make(chan struct{})}
+	for i := range shards {
+		v := &shown{registry: w.registry, calling: tally.NewCalls()}
+		if shards > 1 {
+			v.registry = prometheus.WrapRegistererWith(prometheus.Labels{"shard": strconv.Itoa(i)}, w.registry)
+		}
+		v.registry.MustRegister(metrics.NewCallCollector(v.calling, api.CodeName))
+		w.shards = append(w.shards, v)
+	}
 	w.registry.MustRegister(
-		metrics.NewCallCollector(w.calling, api.CodeName),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -90,24 +105,27 @@ func listenHTTP(addr string, hosts gateway.Hosts, withPprof bool, logger *slog.L
 
 func (w *web) addr() net.Addr { return w.listener.Addr() }
 
-// ready connects the broker: /readyz asks it, /metrics shows it, calls operates it.
+// ready connects a broker that is alone: /readyz asks it, /metrics shows it, calls
+// operates it.
 func (w *web) ready(b *broker.Broker, calls http.Handler) {
-	w.registry.MustRegister(metrics.NewCollector(func() broker.Stats {
-		w.using.RLock()
-		defer w.using.RUnlock()
+	v := w.shards[0]
+	v.registry.MustRegister(metrics.NewCollector(func() broker.Stats {
+		v.using.RLock()
+		defer v.using.RUnlock()
 		if w.closed.Load() {
 			return broker.Stats{}
 		}
 		return b.Stats()
 	}))
-	w.calls.Store(&calls)
-	w.broker.Store(b)
+	v.calls.Store(&calls)
+	v.broker.Store(b)
 }
 
 func (w *web) call(out http.ResponseWriter, r *http.Request) {
-	w.using.RLock()
-	defer w.using.RUnlock()
-	calls, why := w.calls.Load(), ""
+	v := w.shards[0]
+	v.using.RLock()
+	defer v.using.RUnlock()
+	calls, why := v.calls.Load(), ""
 	switch {
 	case w.closed.Load():
 		why = "the broker is closing"
@@ -126,31 +144,40 @@ func (w *web) call(out http.ResponseWriter, r *http.Request) {
 // closed then. Calls that go on for long end because the server was shut down before.
 func (w *web) release() {
 	w.closed.Store(true)
-	w.using.Lock()
-	w.using.Unlock()
+	w.shards[0].using.Lock()
+	w.shards[0].using.Unlock()
 }
 
 func (w *web) readyz(out http.ResponseWriter, _ *http.Request) {
-	w.using.RLock()
-	defer w.using.RUnlock()
-	if w.closed.Load() {
-		http.Error(out, "closing", http.StatusServiceUnavailable)
-		return
-	}
-	b := w.broker.Load()
-	if b == nil {
-		http.Error(out, "recovering", http.StatusServiceUnavailable)
-		return
-	}
-	err := b.Ready()
-	if led := w.led.Load(); led != nil && err == nil {
-		err = (*led)()
-	}
-	if err != nil {
-		http.Error(out, err.Error(), http.StatusServiceUnavailable)
-		return
+	for i, v := range w.shards {
+		if err := v.ready(w); err != nil {
+			why := err.Error()
+			if len(w.shards) > 1 {
+				why = fmt.Sprintf("shard %d: %s", i, why)
+			}
+			http.Error(out, why, http.StatusServiceUnavailable)
+			return
+		}
 	}
 	fmt.Fprintln(out, "ok")
+}
+
+// ready is why clients of the shard cannot be served, nil when they can.
+func (v *shown) ready(w *web) error {
+	v.using.RLock()
+	defer v.using.RUnlock()
+	b := v.broker.Load()
+	switch {
+	case w.closed.Load():
+		return errors.New("closing")
+	case b == nil:
+		return errors.New("recovering")
+	}
+	err := b.Ready()
+	if led := v.led.Load(); led != nil && err == nil {
+		err = (*led)()
+	}
+	return err
 }
 
 func (w *web) close() {

@@ -53,7 +53,7 @@ It goes on until it is interrupted, or --count or --wait ends it.`,
 		if err != nil {
 			return err
 		}
-		conn, err := gantry.Dial(ctx, []string{c.server}, gantry.Options{User: user, Secret: secret, Namespace: c.namespace})
+		conn, err := gantry.Dial(ctx, []string{c.at}, gantry.Options{User: user, Secret: secret, Namespace: c.namespace})
 		if err != nil {
 			return err
 		}

@@ -123,6 +123,9 @@ func (f *serveFlags) check() error {
 		err = f.checkAddrs(slog.New(slog.DiscardHandler))
 	}
 	if err == nil {
+		err = f.checkShards()
+	}
+	if err == nil {
 		err = f.auth.check()
 	}
 	return err
@@ -144,6 +147,9 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	if err := f.checkTLS(); err != nil {
 		return err
 	}
+	if err := f.checkShards(); err != nil {
+		return err
+	}
 	if err := f.auth.check(); err != nil {
 		return err
 	}
@@ -159,15 +165,15 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		return err
 	}
 
-	// Both ports are taken before the data is touched: a port in use is the
+	// The ports are taken before the data is touched: a port in use is the
 	// commonest mistake, and it should cost nothing. Clients that dial during
 	// recovery wait in the backlog.
-	clients, err := net.Listen("tcp", f.listen)
+	clients, err := f.listenClients()
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
-	defer clients.Close()
-	web, err := listenHTTP(f.http, f.hosts(), f.pprof, logger)
+	defer closeAll(clients)
+	web, err := listenHTTP(f.http, f.hosts(), f.pprof, f.node.shards, logger)
 	if err != nil {
 		return fmt.Errorf("--http: %w", err)
 	}
@@ -200,7 +206,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	serving := api.Options{
 		CertFile: f.tlsCert, KeyFile: f.tlsKey, ClientCA: f.clientCA,
 		Advertise: f.advertise, Logger: logger, Version: built.version, Commit: built.commit,
-		Levels: levels, Calls: web.calling, DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
+		Levels: levels, Calls: web.shards[0].calling, DataDir: dir, Durability: f.durability, FormatVersion: uint32(broker.FormatVersion()),
 	}
 	if err := f.auth.options(dir, f.node.name == "" || f.node.bootstrap, &options, &serving); err != nil {
 		return err
@@ -218,9 +224,9 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	server := api.New(b, serving)
 	web.ready(b, server.HTTP(f.hosts()...))
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(clients) }()
+	go func() { served <- server.Serve(clients[0]) }()
 
-	f.greet(cmd, dir, clients.Addr(), web.addr(), time.Since(begun))
+	f.greet(cmd, dir, clients, web.addr(), time.Since(begun))
 	select {
 	case err = <-served:
 		now, cancel := context.WithCancel(context.Background())
@@ -270,13 +276,17 @@ func inUse(err error, dir string) error {
 
 // greet says where everything is and what to do next. Scripts may read the two
 // addresses from it: "clients" and "http" begin their lines.
-func (f *serveFlags) greet(cmd *cobra.Command, dir string, clients, web net.Addr, took time.Duration) {
-	self, server, auth := invocation(), "", ""
+func (f *serveFlags) greet(cmd *cobra.Command, dir string, all []net.Listener, web net.Addr, took time.Duration) {
+	self, server, more := invocation(), "", ""
+	clients := all[0].Addr()
 	if clients.String() != defaultAddr {
 		server = " --server " + reachable(clients)
 	}
+	if len(all) > 1 {
+		more = fmt.Sprintf("\n  shards   %d, the last one's clients at %s", len(all), all[len(all)-1].Addr())
+	}
 	if f.auth.on {
-		auth = fmt.Sprintf("\n  auth     user %s, secret in %s", firstUser, clean(f.auth.admin))
+		more += fmt.Sprintf("\n  auth     user %s, secret in %s", firstUser, clean(f.auth.admin))
 		server += fmt.Sprintf(" --user %s --secret-file %s", firstUser, clean(f.auth.admin))
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), `gantry %s
@@ -289,7 +299,7 @@ ready in %d ms. To try it, in another terminal:
   %[8]s send hello 'it works'%[9]s
   %[8]s receive hello --group readers%[9]s
 
-`, readBuild(), clean(dir), f.durability, clients, web, auth, took.Milliseconds(), self, server)
+`, readBuild(), clean(dir), f.durability, clients, web, more, took.Milliseconds(), self, server)
 }
 
 // invocation is how the person who reads it would run this program again.

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"context"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,7 +16,6 @@ import (
 	"github.com/gantry-mq/gantry/broker/metrics"
 	"github.com/gantry-mq/gantry/broker/replica"
 	"github.com/gantry-mq/gantry/cmd/gantry/node"
-	"github.com/gantry-mq/gantry/internal/logging"
 	"github.com/gantry-mq/gantry/internal/pki"
 )
 
@@ -25,6 +24,7 @@ type nodeFlags struct {
 	name, peer, peerAdvertise string
 	bootstrap                 bool
 	join                      string
+	shards                    int
 	learner, noRepair         bool
 	certs                     string
 }
@@ -41,38 +41,48 @@ func (f *nodeFlags) register(cmd *cobra.Command) {
 		"it sets its files aside and comes back with those of the others")
 	flags.StringVar(&f.certs, "certs", "", "`DIR` with ca.crt, NODE.crt and NODE.key from gantry cert: nodes talk TLS and\n"+
 		"know each other by it; without, --peer must be a loopback address")
+	flags.IntVar(&f.shards, "shards", 1, "divide the cluster into `N` shards, 1 to 16, the same for all nodes: each has a log and a leader of its\n"+
+		"own, and the ports of each (--listen, --advertise, --peer, --peer-advertise, --join) are higher by 10\n"+
+		"than those of the one before; later N may be raised, not lowered")
 	cmd.MarkFlagDirname("certs")
 }
 
 // check reports flags that do not go together, with each other or with dir.
 func (f *nodeFlags) check(dir string) error {
-	member, err := replica.Exists(filepath.Join(dir, node.Dir))
+	have, err := shardsIn(dir)
 	switch {
 	case err != nil:
 		return err
-	case f.name == "" && member:
-		return usageErrorf("%s is of a node of a cluster: start it with its --node", dir)
+	case f.name == "" && f.shards > 1:
+		return usageErrorf("--shards %d needs --node", f.shards)
 	case f.name == "" && (f.bootstrap || f.join != "" || f.learner):
 		return usageErrorf("--bootstrap, --join and --learner need --node")
 	case f.bootstrap && f.learner:
 		return usageErrorf("the first node of a cluster is its majority: no --learner")
-	case f.name != "" && !member && !f.bootstrap && f.join == "":
-		return usageErrorf("%s is of no node of a cluster yet: add --bootstrap to begin one, or --join", dir)
-	case f.bootstrap && f.join != "":
+	case f.shards < have:
+		return usageErrorf("%s has %d shards, and messages in each: start it with --shards %d; shards can be added, not taken away", dir, have, have)
+	}
+	for i := range f.shards {
+		of := shardDir(dir, i)
+		member, err := replica.Exists(filepath.Join(of, node.Dir))
+		switch {
+		case err != nil:
+			return err
+		case f.name == "" && member:
+			return usageErrorf("%s is of a node of a cluster: start it with its --node", dir)
+		case f.name != "" && !member && !f.bootstrap && f.join == "":
+			return usageErrorf("%s is of no node of a cluster yet: add --bootstrap to begin one, or --join", of)
+		}
+	}
+	if f.bootstrap && f.join != "" {
 		return usageErrorf("a node begins a cluster or joins one: --bootstrap or --join")
 	}
 	return nil
 }
 
-// serveNode is serve for a node of a cluster.
-func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Options, clients net.Listener, web *web, begun time.Time) error {
-	advertised := f.advertise
-	if advertised == "" {
-		if a := clients.Addr().(*net.TCPAddr); a.IP.IsUnspecified() {
-			return usageErrorf("--listen %s: other nodes have to tell clients where this one is: add --advertise", f.listen)
-		}
-		advertised = clients.Addr().String()
-	}
+// serveNode is serve for a node of a cluster, with a listener for the clients of each
+// shard.
+func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Options, clients []net.Listener, web *web, begun time.Time) error {
 	var identity *pki.Identity
 	if f.node.certs != "" {
 		var err error
@@ -80,35 +90,39 @@ func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Optio
 			return err
 		}
 	}
-	return node.Run(cmd.Context(), node.Options{
-		Broker: b,
-		Replica: replica.Options{
-			Name: f.node.name, Listen: f.node.peer, Advertise: f.node.peerAdvertise, Client: advertised,
-			Certificates: identity, Bootstrap: f.node.bootstrap, Join: f.node.join, Learner: f.node.learner, NoRepair: f.node.noRepair, Logger: b.Logger, Fatal: b.Fatal,
-		},
-		Server: s, Clients: clients, Drain: drainTimeout, Logger: b.Logger.With(logging.Component, "node"),
-		Show: web.show(f.hosts()),
-		Prepare: func(ctx context.Context, leads *broker.Broker) error {
-			return f.auth.prepare(ctx, leads, b.Logger)
-		},
-		Ready: func(led func() error, state func() replica.State) {
-			web.led.Store(&led)
-			web.registry.MustRegister(metrics.NewNodeCollector(func() metrics.Node {
+	dir, shards := b.Dir, node.NewShards(shardNames(len(clients))...)
+	var ready atomic.Int32
+	all := make([]node.Options, len(clients))
+	for i := range all {
+		o, err := f.shard(i, b, s, clients[i])
+		if err != nil {
+			return err
+		}
+		o.Shards, o.Replica.Certificates, o.Server.Calls = shards, identity, web.shards[i].calling
+		o.Show = web.show(i, f.hosts())
+		o.Ready = func(led func() error, state func() replica.State) {
+			web.shards[i].led.Store(&led)
+			web.shards[i].registry.MustRegister(metrics.NewNodeCollector(func() metrics.Node {
 				s := state()
 				return metrics.Node{Term: s.Term, Last: s.Last, Committed: s.Committed, Leads: s.Leads, Contact: s.Contact}
 			}))
-			f.greet(cmd, b.Dir, clients.Addr(), web.addr(), time.Since(begun))
-		},
-	})
+			if int(ready.Add(1)) == len(all) {
+				f.greet(cmd, dir, clients, web.addr(), time.Since(begun))
+			}
+		}
+		all[i] = o
+	}
+	return node.RunAll(cmd.Context(), all)
 }
 
-// show returns what shows one broker after the other; nil is none. Operators' calls
-// are for the one that leads.
-func (w *web) show(hosts []string) func(*broker.Broker, *api.Server) {
-	w.registry.MustRegister(metrics.NewCollector(func() broker.Stats {
-		w.using.RLock()
-		defer w.using.RUnlock()
-		if b := w.broker.Load(); b != nil {
+// show returns what shows one broker of a shard after the other; nil is none. Operators'
+// calls are for the one that leads, of shard 0.
+func (w *web) show(shard int, hosts []string) func(*broker.Broker, *api.Server) {
+	v := w.shards[shard]
+	v.registry.MustRegister(metrics.NewCollector(func() broker.Stats {
+		v.using.RLock()
+		defer v.using.RUnlock()
+		if b := v.broker.Load(); b != nil {
 			return b.Stats()
 		}
 		return broker.Stats{}
@@ -119,10 +133,10 @@ func (w *web) show(hosts []string) func(*broker.Broker, *api.Server) {
 			h := s.HTTP(hosts...)
 			calls = &h
 		}
-		w.using.Lock() // what uses the one before has ended when this returns
-		defer w.using.Unlock()
-		w.broker.Store(b)
-		w.calls.Store(calls)
+		v.using.Lock() // what uses the one before has ended when this returns
+		defer v.using.Unlock()
+		v.broker.Store(b)
+		v.calls.Store(calls)
 	}
 }
 

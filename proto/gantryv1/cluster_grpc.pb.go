@@ -32,7 +32,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Whatever node is asked, the leader answers. Failures are gRPC statuses, as of
+// Whatever node is asked, the leader answers: that of the shard whose port was dialled.
+// Each shard is asked by itself. Failures are gRPC statuses, as of
 // Management. FAILED_PRECONDITION: the broker is no node of a cluster. UNAVAILABLE:
 // nobody leads.
 type ClusterClient interface {
@@ -114,7 +115,8 @@ func (c *clusterClient) Digest(ctx context.Context, in *DigestClusterRequest, op
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
 //
-// Whatever node is asked, the leader answers. Failures are gRPC statuses, as of
+// Whatever node is asked, the leader answers: that of the shard whose port was dialled.
+// Each shard is asked by itself. Failures are gRPC statuses, as of
 // Management. FAILED_PRECONDITION: the broker is no node of a cluster. UNAVAILABLE:
 // nobody leads.
 type ClusterServer interface {

@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/gantry-mq/gantry/api"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/test/history/check"
 	"github.com/gantry-mq/gantry/test/history/faultnet"
@@ -73,6 +74,7 @@ type cluster struct {
 	nodes []*server
 	names []string
 	peers []string // where they reach each other
+	shard int      // of those below that are asked for something, see in
 
 	dialled int
 	mounted bool // the small node has a disk of its own
@@ -107,6 +109,13 @@ func newCluster(t *testing.T, binary string) *cluster {
 	}
 	c.await(c.settled)
 	return c
+}
+
+// in is the same cluster, of which another shard is asked.
+func (c *cluster) in(shard int) *cluster {
+	other := *c
+	other.shard = shard
+	return &other
 }
 
 // settled reports whether three nodes count, answer, and have all of the log.
@@ -218,7 +227,9 @@ func (c *cluster) digest() ([]*gantryv1.NodeDigest, error) {
 func (c *cluster) dial(t *testing.T) *grpc.ClientConn {
 	var addrs []string
 	for i := range c.nodes {
-		addrs = append(addrs, c.nodes[(c.dialled+i)%len(c.nodes)].addr)
+		addr, err := api.ShardAddress(c.nodes[(c.dialled+i)%len(c.nodes)].addr, c.shard)
+		must(t, err)
+		addrs = append(addrs, addr)
 	}
 	c.dialled++
 	return dial(t, addrs...)

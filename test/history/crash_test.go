@@ -99,9 +99,14 @@ type dialler interface {
 // underLoad has clients work while trouble runs, and until all they sent is settled,
 // and judges what they saw.
 func underLoad(t *testing.T, s dialler, seed uint64, trouble func()) *check.Report {
-	admin := gantryv1.NewManagementClient(s.dial(t))
-	createAll(t, admin)
+	createAll(t, gantryv1.NewManagementClient(s.dial(t)))
+	return underLoadOf(t, s, seed, []string{plainTopic, plainTopic, fifoTopic, fifoTopic, mixedTopic, mixedTopic, mixedTopic, dyingTopic, liteTopic, liteTopic}, groups, trouble)
+}
 
+// underLoadOf is underLoad with a producer for each of the topics, which are there, as
+// are the groups.
+func underLoadOf(t *testing.T, s dialler, seed uint64, topics []string, groups []check.Consumers, trouble func()) *check.Report {
+	admin := gantryv1.NewManagementClient(s.dial(t))
 	rec := &recorder{began: time.Now()}
 	rec.Groups = groups
 	stop := make(chan struct{})
@@ -109,7 +114,7 @@ func underLoad(t *testing.T, s dialler, seed uint64, trouble func()) *check.Repo
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var producers, consumers sync.WaitGroup
-	for i, topic := range []string{plainTopic, plainTopic, fifoTopic, fifoTopic, mixedTopic, mixedTopic, mixedTopic, dyingTopic, liteTopic, liteTopic} {
+	for i, topic := range topics {
 		p := producer{client: newClient(rec, s.dial(t), fmt.Sprint("p", i), seed), topic: topic, fifo: topic == fifoTopic}
 		p.once = topic == mixedTopic || topic == dyingTopic
 		run := p.run

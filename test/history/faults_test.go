@@ -1,6 +1,7 @@
 package history
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -53,7 +54,7 @@ var faultsOfThree = []fault{
 	{name: "node damaged", weight: 1, do: func(c *cluster, r *rand.Rand) { c.damage(r, c.some(r)) }},
 	{name: "disk full", weight: 1, do: (*cluster).fill, can: func(c *cluster) bool { return c.mounted }},
 	{name: "leadership handed over", weight: 1, do: func(c *cluster, r *rand.Rand) {
-		out, err := exec.Command(c.nodes[0].binary, "cluster", "transfer", "--server", c.nodes[r.IntN(3)].addr).CombinedOutput()
+		out, err := exec.Command(c.nodes[0].binary, "cluster", "transfer", "--shard", fmt.Sprint(c.shard), "--server", c.nodes[r.IntN(3)].addr).CombinedOutput()
 		if err != nil {
 			c.t.Logf("transfer: %v %s", err, out) // it was not settled yet
 		}

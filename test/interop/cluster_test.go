@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gantry-mq/gantry/internal/brokertest"
 )
 
 // The leader of three nodes dies by SIGKILL under producers and consumers of all languages. They know one follower, or all nodes, and go on with the next leader.
@@ -23,7 +25,7 @@ func TestClientsFollowTheLeader(t *testing.T) {
 		{"all nodes known", []string{"go", "java", "python"}, func(leader, follower, other *broker) []*broker { return []*broker{leader, follower, other} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			nodes := newCluster(t, "cluster-"+strings.ReplaceAll(c.name, " ", "-"))
+			nodes := newCluster(t, "cluster-"+strings.ReplaceAll(c.name, " ", "-"), 1)
 			at := leaderOf(t, nodes)
 			leader, follower, other := nodes[at], nodes[(at+1)%3], nodes[(at+2)%3]
 			var access []string
@@ -35,15 +37,17 @@ func TestClientsFollowTheLeader(t *testing.T) {
 	}
 }
 
-// newCluster starts three nodes and waits until all of them count.
-func newCluster(t *testing.T, name string) []*broker {
+// newCluster starts three nodes and waits until all of them count, in each shard.
+func newCluster(t *testing.T, name string, shards int) []*broker {
 	var nodes []*broker
+	at := brokertest.FreeAddrs(t, 6, shards)
 	for i := range 3 {
 		b, err := newBroker(fmt.Sprint(name, "-", i+1))
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.args = []string{"--node", fmt.Sprint("n", i+1), "--peer", b.peer}
+		b.listen, b.peer = at[2*i], at[2*i+1]
+		b.args = []string{"--node", fmt.Sprint("n", i+1), "--peer", b.peer, "--shards", fmt.Sprint(shards)}
 		if i == 0 {
 			b.args = append(b.args, "--bootstrap")
 		} else {
@@ -62,7 +66,7 @@ func newCluster(t *testing.T, name string) []*broker {
 				count++
 			}
 		}
-		if count == len(nodes) {
+		if count == len(nodes)*shards {
 			return nodes
 		}
 		if time.Since(begun) > patience {

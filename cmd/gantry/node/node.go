@@ -11,6 +11,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,8 +29,8 @@ import (
 	"github.com/gantry-mq/gantry/commitlog/record"
 )
 
-// Options of a node. Broker.Log and Remember, Replica.Store, Dir and Full, and
-// Server.Cluster are set by Run.
+// Options of a node. Broker.Log, Remember and NewGroup, Replica.Store, Dir, Full and
+// Order, and Server.Cluster and Shards are set by Run.
 type Options struct {
 	Broker  broker.Options
 	Replica replica.Options
@@ -45,7 +46,18 @@ type Options struct {
 	// Ready is called once, when the node is a member of its cluster. led tells why
 	// clients cannot be served, nil when some node leads; state, how far this one is.
 	Ready func(led func() error, state func() replica.State)
+
+	// Shard is which of the shards of its cluster the node is of, Shards are all that
+	// this process runs; nil: there is one.
+	Shard  int
+	Shards *Shards
+	// SpreadAfter is how long a node leads before it hands over to the one that is to
+	// lead its shard; 0 = SpreadAfter.
+	SpreadAfter time.Duration
 }
+
+// SpreadAfter is how long the leader of one of several shards stays so at least.
+const SpreadAfter = time.Minute
 
 // Dir is where in its data directory a node has what it needs besides the log.
 const Dir = "replica"
@@ -68,7 +80,11 @@ const handover = 5 * time.Second
 func Run(ctx context.Context, o Options) error {
 	defer o.Clients.Close()
 	o.Replica.Dir = filepath.Join(o.Broker.Dir, Dir)
+	o.SpreadAfter = cmp.Or(o.SpreadAfter, SpreadAfter)
 	l := &life{Options: o}
+	if o.Shard > 0 {
+		l.Broker.NewGroup = l.newGroup
+	}
 	// What the log or the broker finds damaged later ends the process: the next start repairs it.
 	var opened atomic.Pointer[replica.Node]
 	if fatal := o.Broker.Fatal; fatal != nil {
@@ -80,7 +96,7 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}
 	l.Replica.Store = store(l.Broker)
-	l.Replica.Digest, l.Replica.Full = l.digest, l.full
+	l.Replica.Digest, l.Replica.Full, l.Replica.Order = l.digest, l.full, l.obey
 	n, err := replica.Open(ctx, l.Replica)
 	if err != nil {
 		return err
@@ -89,6 +105,9 @@ func Run(ctx context.Context, o Options) error {
 	l.Broker.Log, l.Broker.Remember, l.node = n.Log(), n.Remember, n
 	l.front = newFront(o.Clients, n.DialLeader, n.Moved, o.Logger)
 	n.HandleClients(l.front.fromPeer)
+	if o.Shards != nil {
+		o.Shards.all[o.Shard].Store(l)
+	}
 	o.Ready(func() error {
 		if _, ok := n.Leader(); !ok {
 			return replica.ErrNoLeader
@@ -125,9 +144,10 @@ func store(o broker.Options) *replica.Store {
 // life is what all terms of a node share.
 type life struct {
 	Options
-	node  *replica.Node
-	front *front
-	state atomic.Pointer[broker.Broker] // of the present term, or the one before
+	node    *replica.Node
+	front   *front
+	state   atomic.Pointer[broker.Broker] // of the present term, or the one before
+	leading leading
 }
 
 // term follows the log until this node leads, and then serves until it does no more.
@@ -158,8 +178,10 @@ func (l *life) term(ctx context.Context) (err error) {
 			return ended(t, err)
 		}
 	}
+	l.leading.set(b)
+	defer l.leading.set(nil)
 	o := l.Server
-	o.Cluster = members{l.node, b, t}
+	o.Cluster, o.Shards = members{l.node, b, t}, l.of()
 	server := api.New(b, o)
 	served := make(chan error, 1)
 	handed := l.front.lead()
@@ -172,6 +194,12 @@ func (l *life) term(ctx context.Context) (err error) {
 	leads, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watch.Go(func() { l.relieve(leads, t) })
+	if l.of() != nil {
+		watch.Go(func() { l.spread(leads) })
+	}
+	if l.Shard > 0 {
+		watch.Go(func() { l.mirror(leads, b) })
+	}
 
 	drain := abort
 	select {
@@ -184,6 +212,7 @@ func (l *life) term(ctx context.Context) (err error) {
 			drain = l.Drain
 		}
 	}
+	cancel()
 	l.front.follow()
 	stop, done := context.WithTimeout(context.Background(), drain)
 	defer done()
@@ -314,8 +343,16 @@ func (m members) Nodes(ctx context.Context) (out []api.Node) {
 	return out
 }
 
-func (m members) Route() (out []string) {
-	for _, n := range m.Members() {
+func (m members) Transfer(ctx context.Context, name string) error {
+	m.Hold(ctx)
+	return m.Node.Transfer(ctx, name)
+}
+
+func (m members) Route() []string { return route(m.Node) }
+
+// route is where clients find the leader now and after it.
+func route(node *replica.Node) (out []string) {
+	for _, n := range node.Members() {
 		if n.Leader {
 			out = append([]string{n.Client}, out...)
 		} else {

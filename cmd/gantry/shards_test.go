@@ -1,0 +1,183 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gantry-mq/gantry/internal/brokertest"
+)
+
+// serveShards starts a cluster of one node with several shards.
+func serveShards(t *testing.T, dir string, shards int, args ...string) *serving {
+	t.Helper()
+	at := brokertest.FreeAddrs(t, 2, shards)
+	return serve(t, dir, append([]string{"--node", "n1", "--bootstrap", "--shards", fmt.Sprint(shards), "--listen", at[0], "--peer", at[1]}, args...)...)
+}
+
+// inShard runs a command against a shard.
+func (s *serving) inShard(t *testing.T, shard int, args ...string) string {
+	t.Helper()
+	return s.run(t, append(args, "--shard", fmt.Sprint(shard))...)
+}
+
+func TestEachShardIsABrokerWithAPortOfItsOwn(t *testing.T) {
+	dir := t.TempDir()
+	s := serveShards(t, dir, 3)
+	s.run(t, "topic", "create", "hello", "--queues", "2")
+
+	var route []struct {
+		Queue     int
+		Broker    string
+		Addresses []string
+	}
+	for shard := range 3 { // whichever is asked
+		if err := json.Unmarshal([]byte(s.inShard(t, shard, "topic", "route", "hello", "--json")), &route); err != nil {
+			t.Fatal(err)
+		}
+		host, port, err := splitAddr(s.server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, q := range route {
+			name := []string{"gantry", "gantry-1", "gantry-2"}[i/2]
+			if at := net.JoinHostPort(host, fmt.Sprint(port+10*(i/2))); q.Queue != i%2 || q.Broker != name || len(q.Addresses) != 1 || q.Addresses[0] != at {
+				t.Errorf("queue %d of the route that shard %d tells: %+v, want %s at %s", i, shard, q, name, at)
+			}
+		}
+		if len(route) != 6 {
+			t.Errorf("shard %d knows %d queues, want 6", shard, len(route))
+		}
+	}
+
+	// What is sent to a shard is there, and nowhere else. Groups are everywhere.
+	s.inShard(t, 1, "send", "hello", "in shard 1")
+	if code, _, _ := cli(t, "receive", "hello", "--group", "g", "--wait", "100ms", "--server", s.server); code == 0 {
+		t.Error("shard 0 has the message of shard 1")
+	}
+	if out := s.inShard(t, 1, "receive", "hello", "--group", "readers"); !strings.Contains(out, "in shard 1") {
+		t.Errorf("shard 1: %s", out)
+	}
+	for shard := range 3 {
+		if out := s.inShard(t, shard, "group", "list"); !strings.Contains(out, "readers") {
+			t.Errorf("the group is not in shard %d: %s", shard, out)
+		}
+	}
+
+	code, _, errOut := cli(t, "topic", "create", "other", "--server", s.server, "--shard", "2")
+	if code == 0 || !strings.Contains(errOut, "shard 0, at "+s.server) {
+		t.Errorf("a topic is made in shard 2: exit %d: %s", code, errOut)
+	}
+	out := s.run(t, "cluster", "status")
+	if rows := strings.Split(strings.TrimSpace(out), "\n"); len(rows) != 4 || !strings.HasPrefix(rows[0], "SHARD") || !strings.HasPrefix(rows[3], "2 ") {
+		t.Errorf("cluster status:\n%s", out)
+	}
+	if out := s.inShard(t, 1, "cluster", "status"); strings.Count(out, "n1") != 1 || !strings.Contains(out, "\n1 ") {
+		t.Errorf("cluster status of shard 1:\n%s", out)
+	}
+	s.run(t, "cluster", "digest")
+	s.run(t, "topic", "delete", "hello")
+	if code, _, _ := cli(t, "topic", "describe", "hello", "--server", s.server, "--shard", "2"); code == 0 {
+		t.Error("a topic that was deleted is in shard 2")
+	}
+
+	get := func(path string) string {
+		r, err := http.Get(s.web + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		text, err := io.ReadAll(r.Body)
+		if err != nil || r.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s %s %v", path, r.Status, text, err)
+		}
+		return string(text)
+	}
+	get("/readyz")
+	metrics := get("/metrics")
+	for _, want := range []string{`gantry_clients\{shard="0"\}`, `gantry_clients\{shard="2"\}`, `gantry_grpc_calls_total\{.*shard="1".*\}`, `gantry_\w+\{shard="1"\}`} {
+		if !regexp.MustCompile("(?m)^" + want + " ").MatchString(metrics) {
+			t.Errorf("no metric %s", want)
+		}
+	}
+	s.stop()
+
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--node", "n1", "--shards", "2"}, "start it with --shards 3"},
+		{[]string{"--node", "n1"}, "start it with --shards 3"},
+		{[]string{"--shards", "3"}, "needs --node"},
+		{[]string{"--node", "n1", "--shards", "17"}, "want 1 to 16"},
+		{[]string{"--node", "n1", "--shards", "3", "--listen", "127.0.0.1:0"}, "none can be 0"},
+		{[]string{"--node", "n1", "--shards", "3", "--listen", "127.0.0.1:65530"}, "20 higher"},
+		{[]string{"--node", "n1", "--shards", "4"}, filepath.Join(dir, "shards", "3") + " is of no node of a cluster yet"},
+	} {
+		code, _, errOut := cli(t, append([]string{"serve", "--data", dir, "--http", "127.0.0.1:0"}, c.args...)...)
+		if code != exitUsage || !strings.Contains(errOut, c.want) {
+			t.Errorf("serve %q: exit %d: %s; want %q", c.args, code, errOut, c.want)
+		}
+	}
+}
+
+// A cluster begins with one shard and gets others later.
+func TestShardsAreAddedToACluster(t *testing.T) {
+	dir := t.TempDir()
+	s := serve(t, dir, "--node", "n1", "--bootstrap", "--peer", "127.0.0.1:0")
+	s.run(t, "topic", "create", "hello")
+	s.run(t, "send", "hello", "from before")
+	s.stop()
+	s = serveShards(t, dir, 2)
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if code, _, errOut := cli(t, "send", "hello", "in the new shard", "--server", s.server, "--shard", "1"); code == 0 {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("shard 1 has no topic: %s", errOut)
+		}
+	}
+	for shard, want := range []string{"from before", "in the new shard"} {
+		if out := s.inShard(t, shard, "receive", "hello", "--group", "g"); !strings.Contains(out, want) {
+			t.Errorf("shard %d: %s", shard, out)
+		}
+	}
+}
+
+// Users are shard 0's, and who may not call any more may not call any shard.
+func TestUsersOfAllShards(t *testing.T) {
+	dir := t.TempDir()
+	s := serveShards(t, filepath.Join(dir, "data"), 2, "--auth")
+	t.Setenv(userEnv, firstUser)
+	t.Setenv(secretEnv, filepath.Join(dir, "data.admin-secret"))
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // the first user comes when somebody leads
+		if code, _, errOut := cli(t, "topic", "create", "orders", "--server", s.server); code == 0 {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal(errOut)
+		}
+	}
+	secret := filepath.Join(dir, "secret")
+	if err := writePrivate(secret, "shop-secret"); err != nil {
+		t.Fatal(err)
+	}
+	s.run(t, "user", "create", "shop", "--new-secret-file", secret)
+	s.run(t, "acl", "grant", "--user", "shop", "--topic", "orders", "--action", "pub")
+	send := func() int {
+		code, _, _ := cli(t, "send", "orders", "x", "--server", s.server, "--shard", "1", "--user", "shop", "--secret-file", secret)
+		return code
+	}
+	if send() != 0 {
+		t.Fatal("a user of shard 0 may not send to shard 1")
+	}
+	s.run(t, "user", "delete", "shop")
+	if send() == 0 {
+		t.Fatal("a user that is gone from shard 0 may send to shard 1")
+	}
+}
