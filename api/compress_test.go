@@ -171,7 +171,9 @@ func TestASlowReaderKeepsNobodyFromDecompressedBodies(t *testing.T) {
 		return s
 	}
 	read := func() error {
-		for s := pull(as("c"), f); ; {
+		ctx, cancel := context.WithCancel(as("c"))
+		defer cancel() // what it leaves unread would make it a slow reader, too
+		for s := pull(ctx, f); ; {
 			if r, err := s.Recv(); err != nil || r.GetMessage() != nil {
 				return err
 			}

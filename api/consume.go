@@ -117,7 +117,7 @@ func (s *streams) consume(st consumeStream) error {
 		out:   make(chan *gantryv1.ConsumeResponse),
 		ended: make(chan error, 1),
 	}
-	opened := &gantryv1.Subscribed{StoreId: s.broker.StoreID()}
+	opened := &gantryv1.Subscribed{StoreId: s.broker.StoreID(), Shards: s.of}
 	if err = c.open(sub, opened); err != nil {
 		return st.Send(&gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Status{Status: streamStatus(s.log, err)}})
 	}

@@ -41,6 +41,7 @@ func (m *management) ServerInfo(context.Context, *gantryv1.ServerInfoRequest) (*
 	if m.options.Advertise != "" {
 		info.AdvertisedEndpoints = []string{m.options.Advertise}
 	}
+	info.Shard, info.Shards = ownShard(m.options.Shards)
 	return info, nil
 }
 

@@ -67,11 +67,8 @@ func (s *clusterOps) Describe(ctx context.Context, _ *gantryv1.DescribeClusterRe
 	if s.cluster == nil {
 		return nil, errNoCluster
 	}
-	resp := &gantryv1.DescribeClusterResponse{Shards: 1}
-	if s.shards != nil {
-		own, of := s.shards.Own()
-		resp.Shard, resp.Shards = uint32(own), uint32(of)
-	}
+	resp := &gantryv1.DescribeClusterResponse{}
+	resp.Shard, resp.Shards = ownShard(s.shards)
 	for _, n := range s.cluster.Nodes(ctx) {
 		wire := &gantryv1.ClusterNode{Name: n.Name, Id: n.ID, Peer: n.Peer, Client: n.Client, Leader: n.Leader, Voter: n.Voter}
 		if n.Err != nil {

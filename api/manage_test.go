@@ -196,7 +196,7 @@ func TestServerInfoSaysWhatTheBinaryKnows(t *testing.T) {
 	}
 	got.Uptime = nil
 	want := &gantryv1.ServerInfoResponse{
-		Name: f.broker.Name(), Version: "v1", Commit: "abc", DataDir: "/data", Durability: "sync", AdvertisedEndpoints: []string{"mq:1"}, FormatVersion: 3,
+		Name: f.broker.Name(), Version: "v1", Commit: "abc", DataDir: "/data", Durability: "sync", AdvertisedEndpoints: []string{"mq:1"}, FormatVersion: 3, Shards: 1,
 	}
 	if !proto.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

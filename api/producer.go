@@ -55,10 +55,6 @@ func (m *messaging) sendMessage(ctx context.Context, req *sendRequest) *reply {
 // RecallMessage cancels a delayed message. OK means that it was pending and will
 // not be delivered; the reference answers OK to a recall that came too late.
 func (m *messaging) RecallMessage(ctx context.Context, req *v2.RecallMessageRequest) (*v2.RecallMessageResponse, error) {
-	cancel := m.broker.Recall
-	if m.shards != nil { // SDKs send it to any of them
-		cancel = m.shards.Recall
-	}
-	id, err := cancel(ctx, resource(req.GetTopic()), req.GetRecallHandle())
+	id, err := m.cancel()(ctx, resource(req.GetTopic()), req.GetRecallHandle())
 	return &v2.RecallMessageResponse{Status: statusFor(m.log, err), MessageId: id}, nil
 }

@@ -133,7 +133,7 @@ func (s *streams) publish(st publishStream) error {
 	defer sessions.Terminate(id)
 	defer sessions.Attach(id, p.command)()
 	opened := &gantryv1.PublishOpened{
-		StoreId: s.broker.StoreID(), Window: p.window, MaxBatchBytes: broker.MaxPackBytes, MaxBatchRecords: broker.MaxPackRecords,
+		StoreId: s.broker.StoreID(), Window: p.window, MaxBatchBytes: broker.MaxPackBytes, MaxBatchRecords: broker.MaxPackRecords, Shards: s.of,
 	}
 	if err := st.Send(&gantryv1.PublishResponse{Content: &gantryv1.PublishResponse_Opened{Opened: opened}}); err != nil {
 		return err
@@ -413,7 +413,7 @@ func (p *publishing) recall(r *gantryv1.RecallMessage) error {
 	}
 	topic := p.topic(r.Topic)
 	return p.do(r.Id, func(ctx context.Context) error {
-		_, err := p.broker.Recall(ctx, topic, r.RecallHandle)
+		_, err := p.cancel(ctx, topic, r.RecallHandle)
 		return err
 	})
 }

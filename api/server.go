@@ -186,7 +186,10 @@ func New(b *broker.Broker, o Options) *Server {
 		config.GetConfigForClient = files.config
 	}
 
-	streams := &streams{broker: b, gate: s.gate, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers}
+	streams := &streams{
+		broker: b, gate: s.gate, log: s.log, draining: s.messaging.draining, readers: &s.messaging.readers, cancel: s.messaging.cancel(),
+	}
+	_, streams.of = ownShard(o.Shards)
 	s.plain = newPlainCalls(func(m stream.Method, c *plainCall) error {
 		method := streamsPrefix + string(m)
 		defer s.calls.Ended(method)

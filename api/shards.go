@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"slices"
 	"strconv"
@@ -13,35 +12,13 @@ import (
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/sharding"
 	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
 
 // A cluster may have several shards. Each is a broker of its own, with ports of its own,
 // and to clients it is one of several brokers that have a topic's queues: the route
 // tells them where each queue is, and whatever they do with it they do there.
-
-// ShardStep is what is between a port of a shard and that of the next one.
-const ShardStep = 10
-
-// MaxShards bounds the shards of a cluster.
-const MaxShards = 16
-
-// ShardAddress is the address of a shard that belongs to one of shard 0: the same, with
-// its port raised by ShardStep for each shard.
-func ShardAddress(hostport string, shard int) (string, error) {
-	if shard == 0 {
-		return hostport, nil
-	}
-	host, text, err := net.SplitHostPort(hostport)
-	if err != nil {
-		return "", err
-	}
-	port, err := strconv.ParseUint(text, 10, 16)
-	if err != nil || port == 0 || port+uint64(shard*ShardStep) > 65535 {
-		return "", &net.AddrError{Err: fmt.Sprintf("shard %d has a port that is higher by %d", shard, shard*ShardStep), Addr: hostport}
-	}
-	return net.JoinHostPort(host, strconv.FormatUint(port+uint64(shard*ShardStep), 10)), nil
-}
 
 // Shards is what a server knows of the shards of its cluster, from 0.
 type Shards interface {
@@ -58,6 +35,26 @@ type Shards interface {
 	// Settle waits until this node has the tables of shard 0 in all other shards, or ctx
 	// is done.
 	Settle(ctx context.Context)
+}
+
+// ownShard is which shard a server has, and of how many.
+func ownShard(s Shards) (own, of uint32) {
+	if s == nil {
+		return 0, 1
+	}
+	shard, all := s.Own()
+	return uint32(shard), uint32(all)
+}
+
+// recalling is broker.Recall, or Shards.Recall.
+type recalling func(ctx context.Context, topic record.Resource, handle string) (messageID string, err error)
+
+// cancel is where a recall goes: clients send it to any shard.
+func (m *messaging) cancel() recalling {
+	if m.shards != nil {
+		return m.shards.Recall
+	}
+	return m.broker.Recall
 }
 
 // settleWait bounds how long who changes a table waits until all shards have the change.
@@ -158,7 +155,7 @@ func (m *messaging) shardOf(e *v2.Endpoints) int {
 func shifted(e *v2.Endpoints, shards int) *v2.Endpoints {
 	e = proto.CloneOf(e)
 	for _, a := range e.GetAddresses() {
-		a.Port += int32(shards * ShardStep)
+		a.Port += int32(shards * sharding.Step)
 	}
 	return e
 }

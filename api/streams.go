@@ -31,6 +31,8 @@ type streams struct {
 	log      *slog.Logger
 	draining context.Context
 	readers  *sync.WaitGroup
+	of       uint32 // how many shards there are
+	cancel   recalling
 
 	publishers atomic.Int64 // Publish calls under way
 	opened     atomic.Uint64

@@ -99,7 +99,7 @@ func (b *batch) fail(err error) (untold int) {
 
 // settle tells everybody what the broker answered. It returns the first error of
 // an entry that nobody waits for.
-func (b *batch) settle(r *gantryv1.PublishResult, store uint64) error {
+func (b *batch) settle(r *gantryv1.PublishResult, store uint64, at *shard) error {
 	if err := statusError(r.Status); err != nil {
 		if b.fail(err) > 0 {
 			return err
@@ -108,7 +108,7 @@ func (b *batch) settle(r *gantryv1.PublishResult, store uint64) error {
 	}
 	for _, w := range b.waiting {
 		res, err := b.outcome(r, w.entry)
-		res.id, res.store = w.id, store
+		res.id, res.store, res.Queue = w.id, store, at.queue(res.Queue)
 		if i, ok := slices.BinarySearchFunc(r.RepeatedEntries, w.entry, compareEntry); ok {
 			res.Duplicate = true
 			res.id = cmp.Or(r.RepeatedEntries[i].MessageId, w.id)

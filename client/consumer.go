@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"sync"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
-	"github.com/gantry-mq/gantry/proto/stream"
 )
 
 // ConsumerOptions of a consumer. Group and Topic must be given.
@@ -33,7 +31,8 @@ type ConsumerOptions struct {
 	Invisible time.Duration
 
 	// Prefetch and PrefetchBytes bound the messages that the consumer holds and
-	// has not settled. 0 = 1024 and 16 MiB.
+	// has not settled, in equal shares of each shard, one message at least. 0 = 1024 and
+	// 16 MiB.
 	Prefetch      int
 	PrefetchBytes int
 }
@@ -46,23 +45,13 @@ const (
 // Consumer receives the messages of a topic for a group: each goes to one consumer
 // of the group, and again to one when it was not settled.
 type Consumer struct {
+	c     *Client
 	opts  ConsumerOptions
-	feed  feed
 	inbox *inbox[Delivery]
-	store uint64 // of the stream that is open
+	feeds feeds
 
-	mu sync.Mutex
-	// held is what was received and is not settled; owed of it is what the broker
-	// has no credit for yet.
-	held, heldBytes int
-	owed, owedBytes int
-	stopping        bool // wants no more messages
-	stopped         bool // and has told the broker
-	err             error
-	settles         []settle   // to be sent
-	sent            []settling // not answered, in order
-	settleID        uint64
-	changed         chan struct{} // closed and made anew when sent or settles shrink
+	mu   sync.Mutex
+	subs []*subscription // one with each shard
 }
 
 // Delivery is one received message. Exactly one of Ack, Retry and DeadLetter
@@ -70,7 +59,7 @@ type Consumer struct {
 // they are in use.
 type Delivery struct {
 	view
-	c     *Consumer
+	of    *subscription
 	lease uint64
 	bytes int
 	end   int64 // Unix ms
@@ -95,17 +84,28 @@ func (c *Client) NewConsumer(opts ConsumerOptions) (*Consumer, error) {
 	case opts.Prefetch < 0 || opts.PrefetchBytes < 0:
 		return nil, errors.New("gantry: consumer options: a bound is negative")
 	}
-	co := &Consumer{opts: opts, inbox: newInbox[Delivery](), changed: make(chan struct{})}
-	co.feed = feed{
-		c: c, name: "consumer " + opts.Group,
-		subscribe: co.subscribe, subscribed: func(s *gantryv1.Subscribed) { co.store = s.StoreId },
-		frame: co.frame, answer: co.answer, next: co.next, broken: co.broken, ended: co.ended,
-	}
+	co := &Consumer{c: c, opts: opts, inbox: newInbox[Delivery]()}
 	if err := c.adopt(co); err != nil {
 		return nil, err
 	}
-	co.feed.start()
 	return co, nil
+}
+
+func (co *Consumer) extend(shards []*shard) {
+	co.feeds.extend(shards, func(at *shard, _ bool) *feed {
+		s := &subscription{c: co.c, at: at, opts: co.opts, inbox: co.inbox, changed: make(chan struct{})}
+		s.opts.Prefetch = max(co.opts.Prefetch/len(shards), 1)
+		s.opts.PrefetchBytes = max(co.opts.PrefetchBytes/len(shards), 1)
+		s.feed = feed{
+			c: co.c, name: "consumer " + co.opts.Group,
+			subscribe: s.subscribe, subscribed: func(opened *gantryv1.Subscribed) { s.store = opened.StoreId },
+			frame: s.frame, answer: s.answer, next: s.next, broken: s.broken, ended: s.ended,
+		}
+		co.mu.Lock()
+		defer co.mu.Unlock()
+		co.subs = append(co.subs, s)
+		return &s.feed
+	})
 }
 
 // Receive returns the next message, when there is one. ctx's error when it is done
@@ -132,36 +132,6 @@ func messages[T any](ctx context.Context, receive func(context.Context) (T, erro
 	}
 }
 
-func (co *Consumer) subscribe() *gantryv1.Subscribe {
-	co.mu.Lock()
-	defer co.mu.Unlock()
-	lease := &gantryv1.LeaseMode{LiteTopics: co.opts.LiteTopics}
-	if co.opts.Invisible > 0 {
-		lease.Invisible = durationpb.New(co.opts.Invisible)
-	}
-	s := &gantryv1.Subscribe{
-		Agent:    agent(),
-		ClientId: co.feed.c.opts.ID, Group: co.feed.c.resource(co.opts.Group), Topic: co.feed.c.resource(co.opts.Topic),
-		Mode: &gantryv1.Subscribe_Lease{Lease: lease},
-		Credit: &gantryv1.ConsumeCredit{
-			Bytes: uint64(max(co.opts.PrefetchBytes-co.heldBytes, 1)), Messages: uint32(max(co.opts.Prefetch-co.held, 1)),
-		},
-	}
-	setFilter(s, co.opts.Tag, co.opts.SQL)
-	co.owed, co.owedBytes = 0, 0
-	co.stopped = false
-	// What was not answered is asked again.
-	var again []settle
-	for _, st := range co.sent {
-		for _, e := range st.entries {
-			e.again = true
-			again = append(again, e)
-		}
-	}
-	co.settles, co.sent = append(again, co.settles...), nil
-	return s
-}
-
 func setFilter(s *gantryv1.Subscribe, tag, sql string) {
 	switch {
 	case sql != "":
@@ -171,112 +141,44 @@ func setFilter(s *gantryv1.Subscribe, tag, sql string) {
 	}
 }
 
-// frame takes a frame apart into one slab of deliveries, which alias its records.
-func (co *Consumer) frame(f *stream.Frame) error {
-	n := 0
-	for _, r := range f.Runs {
-		n += int(r.Count)
-	}
-	slab := make([]Delivery, 0, n+1)
-	size := 0
-	w := walk{frame: f}
-	for slab = append(slab, Delivery{}); w.next(&slab[len(slab)-1].view); slab = append(slab, Delivery{}) {
-		d := &slab[len(slab)-1]
-		d.store, d.topic, d.queue = co.store, co.opts.Topic, f.Queue
-		d.c, d.lease, d.bytes, d.end = co, w.lease(), w.padded, f.LeaseEnd
-		size += d.bytes
-	}
-	slab = slab[:len(slab)-1]
-	if w.err != nil {
-		return w.err
-	}
-	co.mu.Lock()
-	co.held += len(slab)
-	co.heldBytes += size
-	co.mu.Unlock()
-	co.inbox.put(slab)
-	return nil
-}
-
-// broken forgets what nobody has taken and the broker will hand out again.
-func (co *Consumer) broken() {
-	if co.opts.Invisible > 0 {
-		return // it is held until then whoever is connected
-	}
-	for _, slab := range co.inbox.drop() {
-		co.mu.Lock()
-		for i := range slab {
-			co.held--
-			co.heldBytes -= slab[i].bytes
-		}
-		co.mu.Unlock()
-	}
-}
-
-func (co *Consumer) ended(err error) {
-	if err == nil {
-		err = ErrClosed
-	}
-	co.inbox.end(err)
-	co.mu.Lock()
-	defer co.mu.Unlock()
-	co.err = err
-	for _, st := range co.sent {
-		failSettles(st.entries, fmt.Errorf("%w: %w", ErrUnknown, err))
-	}
-	failSettles(co.settles, err)
-	co.settles, co.sent = nil, nil
-	co.notify()
-}
-
-func (co *Consumer) notify() {
-	close(co.changed)
-	co.changed = make(chan struct{})
-}
-
 // Close stops receiving, gives back what nobody has taken, waits for the answers
 // to what was settled, and ends the consumer. Messages that were taken and are
 // not settled go to other consumers.
 func (co *Consumer) Close(ctx context.Context) error {
-	co.mu.Lock()
-	co.stopping = true
-	co.mu.Unlock()
+	co.feeds.close()
+	subs := co.list()
+	for _, s := range subs {
+		s.stopReceiving()
+	}
 	co.inbox.end(ErrClosed)
 	co.giveBack()
 	err := co.settled(ctx)
 	co.giveBack() // what was on its way meanwhile
 	err = cmp.Or(err, co.settled(ctx))
-	co.feed.stop()
-	<-co.feed.done
-	co.feed.c.disown(co)
+	co.feeds.stop()
+	co.c.disown(co)
 	return err
+}
+
+func (co *Consumer) list() []*subscription {
+	co.mu.Lock()
+	defer co.mu.Unlock()
+	return co.subs
 }
 
 // giveBack returns what nobody has taken; it does not count as an attempt.
 func (co *Consumer) giveBack() {
-	for _, slab := range co.inbox.drop() {
+	for _, slab := range co.inbox.drop(func(*Delivery) bool { return true }) {
 		for i := range slab {
-			co.settle(settle{d: &slab[i], action: gantryv1.SettleAction_SETTLE_RETRY, delay: durationpb.New(0), suspend: true})
+			slab[i].of.settle(settle{d: &slab[i], action: gantryv1.SettleAction_SETTLE_RETRY, delay: durationpb.New(0), suspend: true})
 		}
 	}
 }
 
 // settled waits until everything that was settled is answered.
-func (co *Consumer) settled(ctx context.Context) error {
-	co.mu.Lock()
-	defer co.mu.Unlock()
-	for co.err == nil && len(co.settles)+len(co.sent) > 0 {
-		changed := co.changed
-		co.mu.Unlock()
-		co.feed.wake()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-		co.mu.Lock()
-		if ctx.Err() != nil {
-			return fmt.Errorf("gantry: not everything was settled: %w", ctx.Err())
-		}
+func (co *Consumer) settled(ctx context.Context) (err error) {
+	for _, s := range co.list() {
+		err = cmp.Or(err, s.settled(ctx))
 	}
-	return nil
+	return err
 }

@@ -15,22 +15,13 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/experimental"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/resolver"
-	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/grpc/status"
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
-	"github.com/gantry-mq/gantry/proto/wire"
 )
 
 // Options of a client. The zero value works.
@@ -55,24 +46,29 @@ type Options struct {
 	DialOptions []grpc.DialOption
 }
 
-// Client is a connection to a broker, for producers, consumers and readers.
+// Client is a connection to a broker, or to each shard of a cluster, for producers,
+// consumers and readers.
 type Client struct {
-	opts Options
-	log  *slog.Logger
-	conn *grpc.ClientConn
+	opts      Options
+	log       *slog.Logger
+	addresses []string // of shard 0
 
 	ctx    context.Context // ends when Close has given up waiting, or is done
 	cancel context.CancelFunc
 
-	http2 atomic.Bool // whoever answers takes no call without it
-
 	mu     sync.Mutex
 	closed bool
-	open   map[closer]struct{}
+	open   map[part]struct{}
+	shards []*shard // by number; copied when it grows
 }
 
-// closer is what Close closes first.
-type closer interface{ Close(context.Context) error }
+// part is what was made of a client.
+type part interface {
+	// Close is called by the client's, before it closes its connections.
+	Close(context.Context) error
+	// extend has it use all shards. It may be called again, also after Close.
+	extend([]*shard)
+}
 
 // Transport settings. The windows let a frame of 1 MiB be under way while the
 // one before it is read.
@@ -85,12 +81,13 @@ const (
 
 // Dial connects to a broker at one of the addresses ("host:port"); which, it finds
 // out, again after every loss of the connection. It returns when the broker has
-// answered, or with ctx's error.
+// answered, or with ctx's error. The addresses are those of one shard of a cluster that
+// has several; the others are found at the same ones with other ports.
 func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error) {
 	if len(addresses) == 0 {
 		return nil, errors.New("gantry: no address to dial")
 	}
-	c := &Client{opts: opts, log: opts.Logger, open: map[closer]struct{}{}}
+	c := &Client{opts: opts, log: opts.Logger, open: map[part]struct{}{}}
 	if c.log == nil {
 		c.log = slog.Default()
 	}
@@ -98,47 +95,26 @@ func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error
 		host, _ := os.Hostname()
 		c.opts.ID = fmt.Sprintf("%s@%d@%s", host, os.Getpid(), hex.EncodeToString(binary.BigEndian.AppendUint32(nil, mathrand.Uint32())))
 	}
-	addrs := manual.NewBuilderWithScheme("gantry")
-	state := resolver.State{}
-	for _, a := range addresses {
-		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: a}}})
-	}
-	addrs.InitialState(state)
-	var transport credentials.TransportCredentials = insecure.NewCredentials()
-	if opts.TLS != nil {
-		transport = credentials.NewTLS(opts.TLS)
-	}
-	own := opts.DialOptions
-	if opts.User != "" {
-		own = append([]grpc.DialOption{grpc.WithPerRPCCredentials(Credentials(opts.User, opts.Secret))}, own...)
-	}
-	var err error
-	c.conn, err = grpc.NewClient("gantry:///", append([]grpc.DialOption{
-		grpc.WithResolvers(addrs),
-		grpc.WithTransportCredentials(transport),
-		grpc.WithInitialWindowSize(streamWindow),
-		grpc.WithInitialConnWindowSize(connWindow),
-		grpc.WithReadBufferSize(ioBuffer),
-		grpc.WithWriteBufferSize(ioBuffer),
-		experimental.WithBufferPool(wire.Buffers),
-		grpc.WithDefaultCallOptions(
-			grpc.ForceCodecV2(wire.Codec{}),
-			grpc.MaxCallRecvMsgSize(maxMessage),
-			grpc.MaxCallSendMsgSize(maxMessage),
-		),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: lastPause},
-			MinConnectTimeout: 3 * time.Second,
-		}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true}),
-	}, own...)...)
+	first, err := c.opts.connect(0, addresses)
 	if err != nil {
-		return nil, fmt.Errorf("gantry: dial %v: %w", addresses, err)
+		return nil, err
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	if _, err := gantryv1.NewManagementClient(c.conn).ServerInfo(ctx, &gantryv1.ServerInfoRequest{}, grpc.WaitForReady(true)); err != nil {
+	info, err := first.ask(ctx, grpc.WaitForReady(true))
+	if err == nil {
+		// It may be any of the cluster's; the client counts from shard 0.
+		if c.addresses, err = further(addresses, -int(info.Shard)); err == nil {
+			if info.Shard == 0 {
+				c.shards = []*shard{first}
+			} else {
+				err = first.conn.Close()
+			}
+			err = errors.Join(err, c.grow(max(info.Shards, 1)))
+		}
+	}
+	if err != nil {
 		c.cancel()
-		c.conn.Close()
+		first.conn.Close()
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		} else if told := refused(err); told != nil {
@@ -174,7 +150,8 @@ func version() string {
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closed = true
-	var open []closer
+	shards := c.shards
+	var open []part
 	for o := range c.open {
 		open = append(open, o)
 	}
@@ -186,21 +163,27 @@ func (c *Client) Close(ctx context.Context) error {
 	}
 	wait.Wait()
 	c.cancel()
-	return errors.Join(append(errs, c.conn.Close())...)
+	for _, s := range shards {
+		errs = append(errs, s.conn.Close())
+	}
+	return errors.Join(errs...)
 }
 
-// adopt makes o one of what Close closes.
-func (c *Client) adopt(o closer) error {
+// adopt makes o one of what Close closes, and has it use all shards.
+func (c *Client) adopt(o part) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.closed {
+		c.mu.Unlock()
 		return ErrClosed
 	}
 	c.open[o] = struct{}{}
+	shards := c.shards
+	c.mu.Unlock()
+	o.extend(shards)
 	return nil
 }
 
-func (c *Client) disown(o closer) {
+func (c *Client) disown(o part) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.open, o)

@@ -12,6 +12,10 @@
 // by which the broker knows it, so that it is stored once; consumers and readers
 // go on where they were.
 //
+// A cluster may have several shards; then there is a connection to each. Messages are
+// spread over all, those of a message group are in one, and consumers and readers get those
+// of all. Queues are numbered in each shard by itself; see [Queue].
+//
 // # Concurrency
 //
 // Every method of every type may be called by any number of goroutines at once,

@@ -54,6 +54,7 @@ func (e *Error) Temporary() bool { return e.Code == CodeTooManyRequests }
 // Errors to compare with, by errors.Is.
 var (
 	ErrTopicNotFound   error = &Error{CodeTopicNotFound, "the topic does not exist"}
+	errGroupNotFound   error = &Error{CodeGroupNotFound, "the group does not exist"}
 	ErrTooManyRequests error = &Error{CodeTooManyRequests, "the broker is short of something"}
 	ErrUnauthorized    error = &Error{CodeUnauthorized, "the client may not do this"}
 	// ErrLeaseLost: the message is settled already, or was handed out again.

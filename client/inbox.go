@@ -41,13 +41,20 @@ func (b *inbox[T]) signal() {
 	b.arrived = make(chan struct{})
 }
 
-// drop empties the inbox and returns what was in it.
-func (b *inbox[T]) drop() [][]T {
+// drop takes out the slabs whose first is of those, and returns them.
+func (b *inbox[T]) drop(of func(first *T) bool) (out [][]T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	slabs := b.slabs
-	b.slabs = nil
-	return slabs
+	var stay [][]T
+	for _, s := range b.slabs {
+		if of(&s[0]) {
+			out = append(out, s)
+		} else {
+			stay = append(stay, s)
+		}
+	}
+	b.slabs = stay
+	return out
 }
 
 // take returns the oldest that arrived, when there is one.

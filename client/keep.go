@@ -3,15 +3,16 @@ package client
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/proto/stream"
 )
 
 // keep calls serve, which opens a stream and uses it until it ends, again and
-// again until ctx is done (nil) or trying again would end the same way. between
-// is called while there is no stream.
-func (c *Client) keep(ctx context.Context, what string, serve func(context.Context) (opened bool, err error), between func(error)) error {
+// again until ctx is done (nil) or trying again would end the same way, as far as not
+// excused. between is called while there is no stream.
+func (c *Client) keep(ctx context.Context, what string, serve func(context.Context) (opened bool, err error), excused func(error) bool, between func(error)) error {
 	for n := 0; ; n++ {
 		opened, err := serve(ctx)
 		if opened {
@@ -21,9 +22,10 @@ func (c *Client) keep(ctx context.Context, what string, serve func(context.Conte
 			return nil
 		}
 		if final := refused(err); final != nil {
-			return final
-		}
-		if n == 0 {
+			if !excused(final) {
+				return final
+			}
+		} else if n == 0 {
 			c.log.Warn("gantry: a connection broke and is made again", "of", what, "error", err)
 		}
 		between(err)
@@ -35,8 +37,12 @@ func (c *Client) keep(ctx context.Context, what string, serve func(context.Conte
 
 // feed is one subscription: a stream of frames, with requests the other way.
 type feed struct {
-	c    *Client
-	name string
+	c      *Client
+	at     *shard
+	of     *feeds
+	name   string
+	absent atomic.Bool // the shard has no such topic, or group
+
 	kick chan struct{} // capacity 1: next may have something
 	done chan struct{} // the feed has ended
 	stop context.CancelFunc
@@ -58,7 +64,7 @@ func (f *feed) start() {
 	ctx, f.stop = context.WithCancel(f.c.ctx)
 	go func() {
 		defer close(f.done)
-		f.ended(f.c.keep(ctx, f.name, f.serve, func(error) { f.broken() }))
+		f.ended(f.c.keep(ctx, f.name, f.serve, f.elsewhere, func(error) { f.broken() }))
 	}()
 }
 
@@ -72,7 +78,7 @@ func (f *feed) wake() {
 func (f *feed) serve(ctx context.Context) (opened bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s, err := f.c.consume(ctx)
+	s, err := f.c.consume(ctx, f.at)
 	if err != nil {
 		return false, err
 	}
@@ -92,7 +98,11 @@ func (f *feed) serve(ctx context.Context) (opened bool, err error) {
 	if sub == nil {
 		return false, errors.New("gantry: the broker did not open the stream")
 	}
+	f.absent.Store(false)
 	f.subscribed(sub)
+	if err := f.c.grow(sub.Shards); err != nil {
+		return true, err
+	}
 	received := make(chan error, 1)
 	go func() {
 		received <- f.read(s)

@@ -13,7 +13,8 @@ type Message struct {
 	Body  []byte // 1 byte to 4 MiB
 
 	// ID, when "", is given by the broker at no cost. The topic's deduplication
-	// window, if it has one, may go by it.
+	// window, if it has one, may go by it; so a message that has one, and no group, is
+	// sent to the shard that it chooses.
 	ID         string
 	Tag        string
 	Keys       []string

@@ -37,28 +37,28 @@ var (
 const openTimeout = 3 * time.Second
 
 // publish opens a Publish call, and consume a Consume call, which end with ctx.
-func (c *Client) publish(ctx context.Context) (duplex, error) {
-	return c.call(ctx, stream.Publish, publishDesc, gantryv1.Streams_Publish_FullMethodName)
+func (c *Client) publish(ctx context.Context, at *shard) (duplex, error) {
+	return c.call(ctx, at, stream.Publish, publishDesc, gantryv1.Streams_Publish_FullMethodName)
 }
 
-func (c *Client) consume(ctx context.Context) (duplex, error) {
-	return c.call(ctx, stream.Consume, consumeDesc, gantryv1.Streams_Consume_FullMethodName)
+func (c *Client) consume(ctx context.Context, at *shard) (duplex, error) {
+	return c.call(ctx, at, stream.Consume, consumeDesc, gantryv1.Streams_Consume_FullMethodName)
 }
 
 // call opens a call on a connection of its own where the broker takes that, else
 // over gRPC.
-func (c *Client) call(ctx context.Context, m stream.Method, desc *grpc.StreamDesc, name string) (duplex, error) {
-	if c.opts.TLS == nil && len(c.opts.DialOptions) == 0 && !c.http2.Load() {
-		s, err := c.plain(ctx, m)
+func (c *Client) call(ctx context.Context, at *shard, m stream.Method, desc *grpc.StreamDesc, name string) (duplex, error) {
+	if c.opts.TLS == nil && len(c.opts.DialOptions) == 0 && !at.http2.Load() {
+		s, err := at.plain(ctx, m)
 		if err == nil {
 			return s, nil
 		}
 		if ctx.Err() == nil && errors.Is(err, stream.ErrNotSpoken) {
-			c.http2.Store(true)
+			at.http2.Store(true)
 			c.log.Info("gantry: messages come over gRPC: something before the broker, or the broker, takes nothing else", "error", err)
 		}
 	}
-	s, err := c.conn.NewStream(ctx, desc, name)
+	s, err := at.conn.NewStream(ctx, desc, name)
 	if err != nil {
 		return nil, err
 	}
@@ -66,9 +66,9 @@ func (c *Client) call(ctx context.Context, m stream.Method, desc *grpc.StreamDes
 }
 
 // plain opens a call without HTTP/2. Which address to dial is gRPC's to know.
-func (c *Client) plain(ctx context.Context, m stream.Method) (*stream.Conn, error) {
+func (s *shard) plain(ctx context.Context, m stream.Method) (*stream.Conn, error) {
 	var at peer.Peer
-	if _, err := gantryv1.NewManagementClient(c.conn).ServerInfo(ctx, &gantryv1.ServerInfoRequest{}, grpc.Peer(&at)); err != nil {
+	if _, err := s.ask(ctx, grpc.Peer(&at)); err != nil {
 		return nil, err
 	}
 	if at.Addr == nil {
@@ -80,12 +80,12 @@ func (c *Client) plain(ctx context.Context, m stream.Method) (*stream.Conn, erro
 		return nil, fmt.Errorf("gantry: %w", err)
 	}
 	conn.SetDeadline(time.Now().Add(openTimeout))
-	s, err := stream.Open(conn, m, maxMessage)
+	opened, err := stream.Open(conn, m, maxMessage)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
 	conn.SetDeadline(time.Time{})
 	context.AfterFunc(ctx, func() { conn.Close() })
-	return s, nil
+	return opened, nil
 }

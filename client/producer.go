@@ -5,12 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	mathrand "math/rand/v2"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
-	"github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
 // ProducerOptions of a producer. The zero value works.
@@ -69,33 +70,13 @@ const (
 // they were given, as far as they go to one queue: by their group, or together
 // in a batch.
 type Producer struct {
-	c      *Client
-	opts   ProducerOptions
-	enough int    // what may be buffered, however few batches
-	id     uint64 // the broker knows batches by it and their sequence
-	done   chan struct{}
-	stop   context.CancelFunc
+	c     *Client
+	opts  ProducerOptions
+	lanes atomic.Pointer[[]*lane] // one to each shard
+	turn  *turn
 
-	mu       sync.Mutex
-	open     openBatches
-	queue    []*batch // sealed, in order of sequence
-	sent     int      // queue[:sent] is on the stream, not answered
-	inFlight int      // bytes of queue[:sent]
-	buffered int      // bytes of open and queue
-	sequence uint64
-	window   *gantryv1.PublishWindow
-	limits   *gantryv1.PublishOpened
-	controls []*control // not answered, in order
-	ctlSent  int        // controls[:ctlSent] is on the stream
-	ctlID    uint64
-	flushing int  // Flush calls that wait
-	closed   bool // no more messages
-	fatal    error
-	untold   error         // first refusal that nobody was told of
-	changed  chan struct{} // closed and made anew when something that is waited for happens
-
-	kick   chan struct{}  // capacity 1: there is something to send
-	checks sync.WaitGroup // calls of Check; ended with the stream
+	mu     sync.Mutex // held to change lanes
+	closed bool
 }
 
 // NewProducer makes a producer. It connects in the background: messages may be
@@ -104,8 +85,6 @@ func (c *Client) NewProducer(opts ProducerOptions) (*Producer, error) {
 	opts.BatchBytes = cmp.Or(opts.BatchBytes, defaultBatchBytes)
 	opts.BatchMessages = cmp.Or(opts.BatchMessages, defaultBatchMessages)
 	opts.Linger = cmp.Or(opts.Linger, defaultLinger)
-	enough := cmp.Or(opts.MaxBuffered, enoughBuffered)
-	opts.MaxBuffered = cmp.Or(opts.MaxBuffered, defaultMaxBuffered)
 	opts.Timeout = cmp.Or(opts.Timeout, defaultTimeout)
 	opts.CompressFrom = cmp.Or(opts.CompressFrom, defaultCompressFrom)
 	if opts.Compression < 0 || opts.Compression >= compressions {
@@ -114,20 +93,54 @@ func (c *Client) NewProducer(opts ProducerOptions) (*Producer, error) {
 	if opts.BatchBytes < 0 || opts.BatchMessages < 0 || opts.MaxBuffered < 0 || opts.CompressFrom < 0 || opts.Timeout < 0 {
 		return nil, errors.New("gantry: producer options: a size or the timeout is negative")
 	}
-	p := &Producer{
-		c: c, opts: opts, enough: enough, id: randomID(), done: make(chan struct{}),
-		changed: make(chan struct{}), kick: make(chan struct{}, 1), open: newOpenBatches(),
-	}
+	p := &Producer{c: c, opts: opts, turn: new(turn)}
+	p.turn.at.Store(mathrand.Int32())
+	p.lanes.Store(new([]*lane))
 	if err := c.adopt(p); err != nil {
 		return nil, err
 	}
-	var ctx context.Context
-	ctx, p.stop = context.WithCancel(c.ctx)
-	go func() {
-		defer close(p.done)
-		p.run(ctx)
-	}()
 	return p, nil
+}
+
+func (p *Producer) extend(shards []*shard) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := *p.lanes.Load()
+	if p.closed || len(all) >= len(shards) {
+		return
+	}
+	all = slices.Clone(all)
+	p.turn.lanes.Store(int32(len(shards)))
+	for _, at := range shards[len(all):] {
+		all = append(all, startLane(p.c, at, p.opts, p.turn))
+	}
+	p.lanes.Store(&all)
+}
+
+// turn is what the lanes of a producer share: which is filled, and how many there are.
+type turn struct{ at, lanes atomic.Int32 }
+
+// lane is where a message goes: with its group, or with what it is deduplicated by, always
+// to the same shard; any other is put to those before, until their batch is full or gone.
+// Lite topics are in shard 0.
+func (p *Producer) lane(m *Message) *lane {
+	all := *p.lanes.Load()
+	key := cmp.Or(m.Group, m.ID)
+	switch {
+	case len(all) == 1 || m.LiteTopic != "":
+		return all[0]
+	case key != "":
+		// The broker chooses the queue by the same hash.
+		return all[record.Hash32(key)*0x9E3779B1>>16%uint32(len(all))]
+	}
+	at := int(uint32(p.turn.at.Load()) % uint32(len(all)))
+	for range all {
+		if all[at].isOpen.Load() {
+			break
+		}
+		at = (at + 1) % len(all) // its shard has no leader at the moment, as far as is known
+	}
+	return all[at]
 }
 
 // Send sends a message and waits until it is stored as durably as the broker's
@@ -165,7 +178,7 @@ func (p *Producer) publish(ctx context.Context, m *Message, kind record.Kind, re
 	if p.c.opts.Hooks.Send != nil {
 		return p.hooked(ctx, *m, kind, recover, done)
 	}
-	return p.add(ctx, m, kind, recover, done)
+	return p.lane(m).add(ctx, m, kind, recover, done)
 }
 
 // hooked is publish with a hook, which may change its copy of the message. It is apart
@@ -181,170 +194,22 @@ func (p *Producer) hooked(ctx context.Context, m Message, kind record.Kind, reco
 			}
 		}
 	}
-	return p.add(ctx, &m, kind, recover, done)
-}
-
-// add puts the message into the open batch of its topic.
-func (p *Producer) add(ctx context.Context, m *Message, kind record.Kind, recover time.Duration, done func(Result, error)) error {
-	body, flags := m.Body, record.Flags(0)
-	if p.opts.Compression != 0 {
-		s := spaces.Get().(*space)
-		defer spaces.Put(s)
-		body, flags = s.compress(p.opts.Compression, p.opts.CompressFrom, m.Body)
-	}
-	size := m.size() - len(m.Body) + len(body)
-	topic := cmp.Or(m.Topic, p.opts.Topic)
-	if topic == "" {
-		return &Error{CodeIllegalTopic, "neither the message nor the producer names a topic"}
-	}
-	p.mu.Lock()
-	if err := p.room(ctx, size); err != nil {
-		p.mu.Unlock()
-		return err
-	}
-	b := p.openBatch(topic, size)
-	before := b.size()
-	b.starts = append(b.starts, uint32(before))
-	// To read the clock costs a tenth of what a small message does. A batch is open for
-	// as long as Linger, unless the broker is away or takes nothing.
-	if len(b.starts)%16 == 1 || p.inFlight == 0 {
-		b.now = time.Now().UnixMilli()
-	}
-	b.buf.B = m.pack(b.buf.B, kind, b.now, recover, body, flags)
-	p.buffered += b.size() - before
-	if done != nil {
-		b.waiting = append(b.waiting, waiting{entry: uint32(len(b.starts) - 1), id: m.ID, done: done})
-	}
-	// The first message of a batch starts its linger; a full one is due.
-	wake := len(b.starts) == 1
-	if b.size() >= p.opts.BatchBytes || len(b.starts) >= p.maxMessages() {
-		p.seal(b)
-		wake = true
-	}
-	p.mu.Unlock()
-	if wake {
-		p.wake()
-	}
-	return nil
-}
-
-func (p *Producer) wake() {
-	select {
-	case p.kick <- struct{}{}:
-	default:
-	}
-}
-
-// room waits, with the lock held before and after, until size more bytes may be
-// buffered.
-func (p *Producer) room(ctx context.Context, size int) error {
-	for {
-		switch {
-		case p.fatal != nil:
-			return p.fatal
-		case p.closed:
-			return ErrClosed
-		case p.buffered == 0 || p.buffered+size <= p.maxBuffered():
-			return nil
-		}
-		changed := p.changed
-		p.mu.Unlock()
-		p.wake()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-		p.mu.Lock()
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("gantry: no room for the message: %w", err)
-		}
-	}
-}
-
-// maxBuffered is what may be buffered now. The lock is held.
-func (p *Producer) maxBuffered() int {
-	return min(p.enough+(len(p.queue)+p.open.all.Len())*batchBuffered, p.opts.MaxBuffered)
-}
-
-// notify wakes everybody who waits for changed. The lock is held.
-func (p *Producer) notify() {
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
-// maxMessages and maxBytes are the smaller of what was asked for and what the
-// broker takes.
-func (p *Producer) maxMessages() int {
-	if p.limits != nil && p.limits.MaxBatchRecords > 0 {
-		return min(p.opts.BatchMessages, int(p.limits.MaxBatchRecords))
-	}
-	return p.opts.BatchMessages
-}
-
-func (p *Producer) maxBytes() int {
-	if p.limits != nil && p.limits.MaxBatchBytes > 0 {
-		return min(p.opts.BatchBytes, int(p.limits.MaxBatchBytes))
-	}
-	return p.opts.BatchBytes
-}
-
-// openBatch returns the batch that a message of about size bytes goes into.
-func (p *Producer) openBatch(topic string, size int) *batch {
-	if b := p.open.of(topic); b != nil {
-		if b.size()+size <= p.maxBytes() {
-			return b
-		}
-		p.seal(b)
-	}
-	// One of many that share MaxBuffered will not be filled: memory that is not used
-	// would still have to be fetched, page by page, into the processor's caches.
-	share := p.opts.MaxBuffered / (1 + len(p.queue) + p.open.all.Len())
-	b := newBatch(topic, max(min(p.opts.BatchBytes, share), size))
-	p.open.add(b)
-	return b
-}
-
-// seal gives an open batch its place among those that are sent.
-func (p *Producer) seal(b *batch) {
-	p.open.remove(b)
-	p.sequence++
-	b.sequence, b.since = p.sequence, time.Now()
-	p.queue = append(p.queue, b)
-}
-
-// sealAll seals what is open, in the order in which it was opened.
-func (p *Producer) sealAll() {
-	for b := p.open.oldest(); b != nil; b = p.open.oldest() {
-		p.seal(b)
-	}
+	return p.lane(&m).add(ctx, &m, kind, recover, done)
 }
 
 // Flush sends what is buffered without waiting for more and returns when all of
 // it, and what was given before the call, is answered. It returns the first
 // refusal since the last Flush of a message that had no callback.
 func (p *Producer) Flush(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.sealAll()
-	upTo := p.sequence
-	p.flushing++
-	defer func() { p.flushing-- }()
-	for len(p.queue) > 0 && p.queue[0].sequence <= upTo {
-		changed := p.changed
-		p.mu.Unlock()
-		p.wake()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-		p.mu.Lock()
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("%w: %w", ErrUnknown, err)
-		}
+	all := *p.lanes.Load()
+	errs := make([]error, len(all))
+	var flush sync.WaitGroup
+	for i, l := range all[1:] {
+		flush.Go(func() { errs[i+1] = l.flush(ctx) })
 	}
-	err := p.untold
-	p.untold = nil
-	return err
+	errs[0] = all[0].flush(ctx)
+	flush.Wait()
+	return cmp.Or(errs...)
 }
 
 // Close sends what is buffered, waits for the answers, and ends the producer.
@@ -352,11 +217,18 @@ func (p *Producer) Flush(ctx context.Context) error {
 func (p *Producer) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
-	p.notify()
 	p.mu.Unlock()
+	all := *p.lanes.Load()
+	for _, l := range all {
+		l.close()
+	}
 	err := p.Flush(ctx)
-	p.stop()
-	<-p.done
+	for _, l := range all {
+		l.stop()
+	}
+	for _, l := range all {
+		<-l.done
+	}
 	p.c.disown(p)
 	return err
 }
@@ -392,9 +264,4 @@ func (f *Future) Wait(ctx context.Context) (Result, error) {
 	case <-ctx.Done():
 		return Result{}, fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
 	}
-}
-
-// seconds writes d in whole seconds, at least one.
-func seconds(d time.Duration) string {
-	return strconv.FormatInt(int64(max(d.Round(time.Second), time.Second)/time.Second), 10)
 }

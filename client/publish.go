@@ -11,8 +11,8 @@ import (
 )
 
 // run keeps a stream open until ctx is done, then tells those who still wait.
-func (p *Producer) run(ctx context.Context) {
-	err := p.c.keep(ctx, "producer", p.serve, p.expire)
+func (p *lane) run(ctx context.Context) {
+	err := p.c.keep(ctx, "producer", p.serve, func(error) bool { return false }, p.expire)
 	if err == nil {
 		err = fmt.Errorf("%w: the producer was closed", ErrUnknown)
 	}
@@ -21,10 +21,10 @@ func (p *Producer) run(ctx context.Context) {
 
 // serve opens one stream and uses it until it ends. opened says whether it got as
 // far as that.
-func (p *Producer) serve(ctx context.Context) (opened bool, err error) {
+func (p *lane) serve(ctx context.Context) (opened bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s, err := p.c.publish(ctx)
+	s, err := p.c.publish(ctx, p.at)
 	if err != nil {
 		return false, err
 	}
@@ -51,6 +51,11 @@ func (p *Producer) serve(ctx context.Context) (opened bool, err error) {
 	p.limits, p.window = limits, limits.Window
 	p.sent, p.inFlight, p.ctlSent = 0, 0, 0
 	p.mu.Unlock()
+	if err := p.c.grow(limits.Shards); err != nil {
+		return true, err
+	}
+	p.isOpen.Store(true)
+	defer p.isOpen.Store(false)
 
 	answers := make(chan error, 1)
 	go func() {
@@ -77,7 +82,7 @@ func streamError(s duplex, err error) error {
 }
 
 // write sends what there is to send, in order, until ctx is done.
-func (p *Producer) write(ctx context.Context, s duplex) error {
+func (p *lane) write(ctx context.Context, s duplex) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var req stream.PublishRequest
@@ -106,7 +111,7 @@ func (p *Producer) write(ctx context.Context, s duplex) error {
 
 // next fills in req with what is to be sent now. Otherwise it says after which
 // time to look again; 0: when kicked.
-func (p *Producer) next(req *stream.PublishRequest) (wait time.Duration, ok bool) {
+func (p *lane) next(req *stream.PublishRequest) (wait time.Duration, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ctlSent < len(p.controls) {
@@ -135,7 +140,7 @@ func (p *Producer) next(req *stream.PublishRequest) (wait time.Duration, ok bool
 
 // sealDue seals the open batches that need not wait any more, and returns when
 // the first of the others will be due.
-func (p *Producer) sealDue() (wait time.Duration) {
+func (p *lane) sealDue() (wait time.Duration) {
 	if p.sent == 0 || p.flushing > 0 || p.closed {
 		p.sealAll()
 		return 0
@@ -151,7 +156,7 @@ func (p *Producer) sealDue() (wait time.Duration) {
 }
 
 // read handles the broker's answers until the stream ends.
-func (p *Producer) read(ctx context.Context, s duplex) error {
+func (p *lane) read(ctx context.Context, s duplex) error {
 	for {
 		var m gantryv1.PublishResponse
 		if err := s.RecvMsg(&m); err != nil {
@@ -176,7 +181,7 @@ func (p *Producer) read(ctx context.Context, s duplex) error {
 }
 
 // answered takes the first batch off the queue and tells who waits for it.
-func (p *Producer) answered(r *gantryv1.PublishResult) error {
+func (p *lane) answered(r *gantryv1.PublishResult) error {
 	p.mu.Lock()
 	if p.sent == 0 || p.queue[0].sequence != r.Sequence {
 		p.mu.Unlock()
@@ -185,7 +190,7 @@ func (p *Producer) answered(r *gantryv1.PublishResult) error {
 	b := p.queue[0]
 	p.mu.Unlock()
 	// Before it leaves the queue: Flush returns after the callbacks.
-	err := b.settle(r, p.limits.StoreId)
+	err := b.settle(r, p.limits.StoreId, p.at)
 	p.mu.Lock()
 	p.sent--
 	p.inFlight -= b.size()
@@ -198,7 +203,7 @@ func (p *Producer) answered(r *gantryv1.PublishResult) error {
 }
 
 // remove takes the first n batches off the queue. The lock is held.
-func (p *Producer) remove(n int) {
+func (p *lane) remove(n int) {
 	for _, b := range p.queue[:n] {
 		p.buffered -= b.size()
 		b.free()
@@ -213,7 +218,7 @@ func (p *Producer) remove(n int) {
 }
 
 // expire fails the messages that have been tried for too long. No stream is open.
-func (p *Producer) expire(cause error) {
+func (p *lane) expire(cause error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -229,7 +234,7 @@ func (p *Producer) expire(cause error) {
 
 // failFirst fails the first n batches; what may have arrived with ErrUnknown. The
 // lock is held, and given up while callbacks run.
-func (p *Producer) failFirst(n int, err error) {
+func (p *lane) failFirst(n int, err error) {
 	for ; n > 0; n-- {
 		b, told := p.queue[0], err
 		if b.tried && !errors.Is(err, ErrUnknown) {
@@ -246,7 +251,7 @@ func (p *Producer) failFirst(n int, err error) {
 }
 
 // giveUp ends the producer: nothing is sent any more.
-func (p *Producer) giveUp(err error) {
+func (p *lane) giveUp(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true

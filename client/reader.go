@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -56,7 +54,8 @@ type ReaderOptions struct {
 	SQL string
 
 	// Start is where all queues begin, unless Offsets names queues: then those are
-	// read, from the offsets given, and no others.
+	// read, from the offsets given, and no others. Queues of a shard that comes into being
+	// meanwhile begin at their first message when Start is Latest.
 	Start   Start
 	Offsets map[uint32]int64
 
@@ -70,30 +69,17 @@ type ReaderOptions struct {
 // them does not matter to it. What it has read is for its user to remember, or to
 // commit.
 type Reader struct {
+	c     *Client
 	opts  ReaderOptions
-	feed  feed
 	inbox *inbox[Batch]
-	store uint64 // of the stream that is open
+	feeds feeds
 
-	mu       sync.Mutex
-	next     map[uint32]int64 // of each queue: where to go on after a broken connection
-	untaken  int              // bytes in inbox
-	owed     int              // bytes that were taken, without credit yet
-	commits  []*commit        // not answered
-	toCommit int              // commits[toCommit:] are to be sent
-	commitID uint64
-	err      error
+	mu   sync.Mutex
+	subs map[uint32]*reading // by shard
 
 	taking  sync.Mutex // held by Next
 	current *Batch     // what Next is in
 	walk    walk       // and where in it
-}
-
-// commit is a request under way.
-type commit struct {
-	id      uint64
-	offsets map[uint32]int64
-	done    chan error // capacity 1
 }
 
 // Record is one message as a reader reads it. What its methods return aliases its
@@ -102,7 +88,7 @@ type Record struct{ view }
 
 // Batch is messages of one queue that arrived together.
 type Batch struct {
-	r     *Reader
+	of    *reading
 	store uint64
 	frame stream.Frame
 }
@@ -119,114 +105,46 @@ func (c *Client) NewReader(opts ReaderOptions) (*Reader, error) {
 	case opts.PrefetchBytes < 0 || opts.FrameBytes < 0:
 		return nil, errors.New("gantry: reader options: a size is negative")
 	}
-	r := &Reader{opts: opts, inbox: newInbox[Batch](), next: maps.Clone(opts.Offsets)}
-	r.feed = feed{
-		c: c, name: "reader of " + opts.Topic,
-		subscribe: r.subscribe, subscribed: r.subscribed,
-		frame: r.frame, answer: r.answer, next: r.request, broken: func() {}, ended: r.ended,
+	for q := range opts.Offsets {
+		if n, _ := ShardOf(q); int(n) >= c.count() {
+			return nil, fmt.Errorf("gantry: reader options: there is no queue %d: the cluster has no shard %d", q, n)
+		}
 	}
+	r := &Reader{c: c, opts: opts, inbox: newInbox[Batch](), subs: map[uint32]*reading{}}
 	if err := c.adopt(r); err != nil {
 		return nil, err
 	}
-	r.feed.start()
 	return r, nil
 }
 
-func (r *Reader) subscribe() *gantryv1.Subscribe {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	mode := &gantryv1.OffsetMode{Start: r.opts.Start.proto()}
-	for _, q := range slices.Sorted(maps.Keys(r.next)) {
-		mode.Queues = append(mode.Queues, &gantryv1.QueueStart{Queue: q, Start: &gantryv1.StartAt{At: &gantryv1.StartAt_Offset{Offset: r.next[q]}}})
-	}
-	s := &gantryv1.Subscribe{
-		Agent:    agent(),
-		ClientId: r.feed.c.opts.ID, Topic: r.feed.c.resource(r.opts.Topic),
-		Mode: &gantryv1.Subscribe_Offsets{Offsets: mode}, FrameBytes: uint32(r.opts.FrameBytes),
-	}
-	if r.opts.Group != "" {
-		s.Group = r.feed.c.resource(r.opts.Group)
-	}
-	setFilter(s, r.opts.Tag, r.opts.SQL)
-	s.Credit = &gantryv1.ConsumeCredit{Bytes: uint64(max(r.opts.PrefetchBytes-r.untaken, 1))}
-	r.owed = 0
-	r.toCommit = 0 // what was not answered is sent again
-	return s
-}
-
-func (r *Reader) subscribed(s *gantryv1.Subscribed) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.store = s.StoreId
-	if r.next == nil {
-		r.next = map[uint32]int64{}
-	}
-	for _, q := range s.Queues {
-		r.next[q.Queue] = q.Offset
-	}
-}
-
-func (r *Reader) frame(f *stream.Frame) error {
-	r.mu.Lock()
-	r.next[f.Queue] = f.NextOffset
-	r.untaken += len(f.Records)
-	r.mu.Unlock()
-	if len(f.Runs) > 0 {
-		r.inbox.put([]Batch{{r: r, store: r.store, frame: *f}})
-	}
-	return nil
-}
-
-// request returns what to tell the broker now.
-func (r *Reader) request() *gantryv1.ConsumeRequest {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.toCommit < len(r.commits) {
-		c := r.commits[r.toCommit]
-		r.toCommit++
-		m := &gantryv1.CommitOffset{Id: c.id}
-		for _, q := range slices.Sorted(maps.Keys(c.offsets)) {
-			m.Queues = append(m.Queues, &gantryv1.QueueOffset{Queue: q, Offset: c.offsets[q]})
+func (r *Reader) extend(shards []*shard) {
+	r.feeds.extend(shards, func(at *shard, late bool) *feed {
+		s := &reading{c: r.c, at: at, opts: r.opts, inbox: r.inbox}
+		s.opts.PrefetchBytes = max(r.opts.PrefetchBytes/len(shards), 1)
+		if late && s.opts.Start == Latest {
+			s.opts.Start = Earliest // whatever is there has come meanwhile
 		}
-		return &gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Commit{Commit: m}}
-	}
-	if r.owed > 0 && r.owed*4 >= r.opts.PrefetchBytes {
-		c := &gantryv1.ConsumeCredit{Bytes: uint64(r.owed)}
-		r.owed = 0
-		return &gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Credit{Credit: c}}
-	}
-	return nil
-}
-
-func (r *Reader) answer(m *gantryv1.ConsumeResponse) {
-	a := m.GetCommitted()
-	if a == nil {
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i, c := range r.commits[:r.toCommit] {
-		if c.id == a.Id {
-			r.commits = slices.Delete(r.commits, i, i+1)
-			r.toCommit--
-			c.done <- statusError(a.Status)
-			return
+		s.feed = feed{
+			c: r.c, name: "reader of " + r.opts.Topic,
+			subscribe: s.subscribe, subscribed: s.subscribed,
+			frame: s.frame, answer: s.answer, next: s.request, broken: func() {}, ended: s.ended,
 		}
-	}
-}
-
-func (r *Reader) ended(err error) {
-	if err == nil {
-		err = ErrClosed
-	}
-	r.inbox.end(err)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.err = err
-	for _, c := range r.commits {
-		c.done <- err
-	}
-	r.commits, r.toCommit = nil, 0
+		for q, offset := range r.opts.Offsets {
+			if n, queue := ShardOf(q); n == at.number {
+				if s.next == nil {
+					s.next = map[uint32]int64{}
+				}
+				s.next[queue] = offset
+			}
+		}
+		if r.opts.Offsets != nil && s.next == nil {
+			return nil
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.subs[at.number] = s
+		return &s.feed
+	})
 }
 
 // Batch returns the messages that arrived next, when there are any. ctx's error
@@ -237,19 +155,12 @@ func (r *Reader) Batch(ctx context.Context) (*Batch, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	r.untaken -= len(b.frame.Records)
-	r.owed += len(b.frame.Records)
-	due := r.owed*4 >= r.opts.PrefetchBytes
-	r.mu.Unlock()
-	if due {
-		r.feed.wake()
-	}
+	b.of.taken(len(b.frame.Records))
 	return b, nil
 }
 
 // Queue is the queue of the batch's messages.
-func (b *Batch) Queue() uint32 { return b.frame.Queue }
+func (b *Batch) Queue() uint32 { return b.of.at.queue(b.frame.Queue) }
 
 // NextOffset is the offset to go on from, and to commit, when the batch is done
 // with.
@@ -273,7 +184,7 @@ func (b *Batch) Records() iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		w := walk{frame: &b.frame}
 		var rec Record
-		rec.store, rec.topic, rec.queue = b.store, b.r.opts.Topic, b.frame.Queue
+		rec.store, rec.topic, rec.queue = b.store, b.of.opts.Topic, b.Queue()
 		for w.next(&rec.view) {
 			if !yield(&rec, nil) {
 				return
@@ -306,7 +217,7 @@ func (r *Reader) Next(ctx context.Context) (*Record, error) {
 		}
 		rec := new(Record)
 		if r.walk.next(&rec.view) {
-			rec.store, rec.topic, rec.queue = r.current.store, r.opts.Topic, r.current.frame.Queue
+			rec.store, rec.topic, rec.queue = r.current.store, r.opts.Topic, r.current.Queue()
 			return rec, nil
 		}
 		r.current = nil
@@ -329,30 +240,45 @@ func (r *Reader) Commit(ctx context.Context, offsets map[uint32]int64) error {
 	if r.opts.Group == "" {
 		return errors.New("gantry: a reader without a group cannot commit")
 	}
-	r.mu.Lock()
-	if r.err != nil {
+	in := map[*reading]map[uint32]int64{}
+	for q, offset := range offsets {
+		n, queue := ShardOf(q)
+		r.mu.Lock()
+		s := r.subs[n]
 		r.mu.Unlock()
-		return r.err
+		if s == nil {
+			return fmt.Errorf("gantry: the reader does not read queue %d", q)
+		}
+		if in[s] == nil {
+			in[s] = map[uint32]int64{}
+		}
+		in[s][queue] = offset
 	}
-	r.commitID++
-	c := &commit{id: r.commitID, offsets: maps.Clone(offsets), done: make(chan error, 1)}
-	r.commits = append(r.commits, c)
-	r.mu.Unlock()
-	r.feed.wake()
-	select {
-	case err := <-c.done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
+	var under []*commit
+	for s, offsets := range in {
+		c, err := s.commit(offsets)
+		if err != nil {
+			return err
+		}
+		under = append(under, c)
 	}
+	var errs []error
+	for _, c := range under {
+		select {
+		case err := <-c.done:
+			errs = append(errs, err)
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Close ends the reader. It does not wait for ctx; nothing is lost by it.
 func (r *Reader) Close(context.Context) error {
 	r.inbox.end(ErrClosed)
-	r.inbox.drop()
-	r.feed.stop()
-	<-r.feed.done
-	r.feed.c.disown(r)
+	r.inbox.drop(func(*Batch) bool { return true })
+	r.feeds.stop()
+	r.c.disown(r)
 	return nil
 }

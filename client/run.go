@@ -88,11 +88,11 @@ func (co *Consumer) handle(ctx context.Context, d *Delivery, handle func(context
 	if err != nil {
 		err = Discard(err)
 	} else {
-		err = call(ctx, co.feed.c.opts.Hooks.Receive, d, handle)
+		err = call(ctx, co.c.opts.Hooks.Receive, d, handle)
 	}
 	s := settle{d: d, action: gantryv1.SettleAction_SETTLE_ACK, done: func(err error) {
 		if err != nil && !errors.Is(err, ErrClosed) {
-			co.feed.c.log.Warn("gantry: a message was handled and not settled", "topic", d.topic, "queue", d.queue, "offset", d.offset, "error", err)
+			co.c.log.Warn("gantry: a message was handled and not settled", "topic", d.topic, "queue", d.queue, "offset", d.offset, "error", err)
 		}
 	}}
 	var after *retryAfter
@@ -106,9 +106,9 @@ func (co *Consumer) handle(ctx context.Context, d *Delivery, handle func(context
 		s.action = gantryv1.SettleAction_SETTLE_RETRY
 	}
 	if err != nil {
-		co.feed.c.log.Warn("gantry: a handler failed", "topic", d.topic, "queue", d.queue, "offset", d.offset, "message", d.ID(), "attempt", d.attempt, "error", err)
+		co.c.log.Warn("gantry: a handler failed", "topic", d.topic, "queue", d.queue, "offset", d.offset, "message", d.ID(), "attempt", d.attempt, "error", err)
 	}
-	co.settle(s)
+	d.of.settle(s)
 }
 
 // call calls the handler between the hooks, and makes an error of a panic.

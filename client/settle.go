@@ -37,7 +37,7 @@ func (d *Delivery) Ack(ctx context.Context) error {
 // AckAsync says that the message is done with. done, if not nil, is called when
 // that is durable, or failed.
 func (d *Delivery) AckAsync(done func(error)) {
-	d.c.settle(settle{d: d, action: gantryv1.SettleAction_SETTLE_ACK, done: done})
+	d.of.settle(settle{d: d, action: gantryv1.SettleAction_SETTLE_ACK, done: done})
 }
 
 // Retry gives the message back: it is handed out again after delay, or, when that
@@ -66,7 +66,7 @@ func (d *Delivery) DeadLetter(ctx context.Context) error {
 func (d *Delivery) wait(ctx context.Context, s settle) error {
 	done := make(chan error, 1)
 	s.done = func(err error) { done <- err }
-	d.c.settle(s)
+	d.of.settle(s)
 	select {
 	case err := <-done:
 		return err
@@ -76,18 +76,18 @@ func (d *Delivery) wait(ctx context.Context, s settle) error {
 }
 
 // settle puts s among what is sent next.
-func (co *Consumer) settle(s settle) {
-	co.mu.Lock()
-	if err := co.err; err != nil {
-		co.mu.Unlock()
-		if s.done != nil {
-			s.done(err)
+func (s *subscription) settle(one settle) {
+	s.mu.Lock()
+	if err := s.err; err != nil {
+		s.mu.Unlock()
+		if one.done != nil {
+			one.done(err)
 		}
 		return
 	}
-	co.settles = append(co.settles, s)
-	co.mu.Unlock()
-	co.feed.wake()
+	s.settles = append(s.settles, one)
+	s.mu.Unlock()
+	s.feed.wake()
 }
 
 const (
@@ -99,26 +99,26 @@ const (
 )
 
 // next returns what to tell the broker now.
-func (co *Consumer) next() *gantryv1.ConsumeRequest {
-	co.mu.Lock()
-	defer co.mu.Unlock()
-	if co.stopping && !co.stopped {
-		co.stopped = true
+func (s *subscription) next() *gantryv1.ConsumeRequest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping && !s.stopped {
+		s.stopped = true
 		return &gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Stop{Stop: &gantryv1.StopConsuming{}}}
 	}
-	if len(co.settles) > 0 && len(co.sent) < maxSettling {
-		n := min(len(co.settles), maxSettles)
-		st := settling{entries: slices.Clone(co.settles[:n])}
-		co.settles = slices.Delete(co.settles, 0, n)
-		co.settleID++
-		st.id = co.settleID
-		co.sent = append(co.sent, st)
+	if len(s.settles) > 0 && len(s.sent) < maxSettling {
+		n := min(len(s.settles), maxSettles)
+		st := settling{entries: slices.Clone(s.settles[:n])}
+		s.settles = slices.Delete(s.settles, 0, n)
+		s.settleID++
+		st.id = s.settleID
+		s.sent = append(s.sent, st)
 		return &gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Settle{Settle: &gantryv1.Settle{Id: st.id, Entries: ranges(st.entries)}}}
 	}
 	// Credit goes back in large steps: a quarter of what there is.
-	if !co.stopping && (co.owed*4 >= co.opts.Prefetch || co.owedBytes*4 >= co.opts.PrefetchBytes) && co.owed > 0 {
-		c := &gantryv1.ConsumeCredit{Bytes: uint64(co.owedBytes), Messages: uint32(co.owed)}
-		co.owed, co.owedBytes = 0, 0
+	if !s.stopping && (s.owed*4 >= s.opts.Prefetch || s.owedBytes*4 >= s.opts.PrefetchBytes) && s.owed > 0 {
+		c := &gantryv1.ConsumeCredit{Bytes: uint64(s.owedBytes), Messages: uint32(s.owed)}
+		s.owed, s.owedBytes = 0, 0
 		return &gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Credit{Credit: c}}
 	}
 	return nil
@@ -131,17 +131,18 @@ func ranges(s []settle) (out []*gantryv1.SettleEntry) {
 	})
 	for i := range s {
 		e := &s[i]
+		_, queue := ShardOf(e.d.queue)
 		if n := len(out); n > 0 {
 			last := out[n-1]
 			k := int64(last.Count)
-			if last.Action == e.action && last.Queue == e.d.queue && last.Offset+k == e.d.offset && last.LeaseId+uint64(k) == e.d.lease &&
+			if last.Action == e.action && last.Queue == queue && last.Offset+k == e.d.offset && last.LeaseId+uint64(k) == e.d.lease &&
 				last.Suspend == e.suspend && sameDuration(last.Delay, e.delay) {
 				last.Count++
 				continue
 			}
 		}
 		out = append(out, &gantryv1.SettleEntry{
-			Action: e.action, Queue: e.d.queue, Offset: e.d.offset, LeaseId: e.d.lease, Count: 1, Delay: e.delay, Suspend: e.suspend,
+			Action: e.action, Queue: queue, Offset: e.d.offset, LeaseId: e.d.lease, Count: 1, Delay: e.delay, Suspend: e.suspend,
 		})
 	}
 	return out
@@ -152,29 +153,29 @@ func sameDuration(a, b *durationpb.Duration) bool {
 }
 
 // answer handles what the broker says of a settle.
-func (co *Consumer) answer(m *gantryv1.ConsumeResponse) {
+func (s *subscription) answer(m *gantryv1.ConsumeResponse) {
 	r := m.GetSettled()
 	if r == nil {
 		return
 	}
-	co.mu.Lock()
-	if len(co.sent) == 0 || co.sent[0].id != r.Id {
-		co.mu.Unlock()
+	s.mu.Lock()
+	if len(s.sent) == 0 || s.sent[0].id != r.Id {
+		s.mu.Unlock()
 		return
 	}
-	st := co.sent[0]
-	co.sent = slices.Delete(co.sent, 0, 1)
+	st := s.sent[0]
+	s.sent = slices.Delete(s.sent, 0, 1)
 	for _, e := range st.entries {
 		if e.action != gantryv1.SettleAction_SETTLE_EXTEND {
-			co.held--
-			co.heldBytes -= e.d.bytes
-			co.owed++
-			co.owedBytes += e.d.bytes
+			s.held--
+			s.heldBytes -= e.d.bytes
+			s.owed++
+			s.owedBytes += e.d.bytes
 		}
 	}
-	co.notify()
-	co.mu.Unlock()
-	co.feed.wake()
+	s.notify()
+	s.mu.Unlock()
+	s.feed.wake()
 	for i := range st.entries {
 		e := &st.entries[i]
 		if e.done != nil {
@@ -184,8 +185,9 @@ func (co *Consumer) answer(m *gantryv1.ConsumeResponse) {
 }
 
 func (e *settle) outcome(failures []*gantryv1.SettleFailure) error {
+	_, queue := ShardOf(e.d.queue)
 	for _, f := range failures {
-		if f.Queue == e.d.queue && e.d.offset >= f.Offset && e.d.offset < f.Offset+int64(max(f.Count, 1)) {
+		if f.Queue == queue && e.d.offset >= f.Offset && e.d.offset < f.Offset+int64(max(f.Count, 1)) {
 			err := statusError(f.Status)
 			if e.again && errors.Is(err, ErrLeaseLost) { // perhaps because it was done the first time
 				return fmt.Errorf("%w: %w", ErrUnknown, err)

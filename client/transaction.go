@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -11,7 +12,7 @@ import (
 
 // Transaction is a message that is stored and not visible until it is committed.
 type Transaction struct {
-	p      *Producer
+	lane   *lane // of its shard
 	topic  string
 	result Result
 }
@@ -24,11 +25,8 @@ func (p *Producer) Begin(ctx context.Context, m *Message, checkAfter time.Durati
 	if err != nil {
 		return nil, err
 	}
-	t := &Transaction{p: p, topic: m.Topic, result: r}
-	if t.topic == "" {
-		t.topic = p.opts.Topic
-	}
-	return t, nil
+	at, _ := ShardOf(r.Queue)
+	return &Transaction{lane: (*p.lanes.Load())[at], topic: cmp.Or(m.Topic, p.opts.Topic), result: r}, nil
 }
 
 // MessageID is the id of the message.
@@ -43,7 +41,7 @@ func (t *Transaction) Commit(ctx context.Context) error { return t.end(ctx, true
 func (t *Transaction) Rollback(ctx context.Context) error { return t.end(ctx, false) }
 
 func (t *Transaction) end(ctx context.Context, commit bool) error {
-	return t.p.control(ctx, endRequest(t.p.c.resource(t.topic), t.result.transactionID, commit))
+	return t.lane.control(ctx, endRequest(t.lane.c.resource(t.topic), t.result.transactionID, commit))
 }
 
 func endRequest(topic *gantryv1.StreamResource, id string, commit bool) *gantryv1.PublishRequest {
@@ -55,7 +53,7 @@ func endRequest(topic *gantryv1.StreamResource, id string, commit bool) *gantryv
 // Recall takes back a message whose delivery time has not come, by the handle in
 // its [Result]. An error says that it was delivered, or taken back, before.
 func (p *Producer) Recall(ctx context.Context, topic, handle string) error {
-	return p.control(ctx, &gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Recall{Recall: &gantryv1.RecallMessage{
+	return (*p.lanes.Load())[0].control(ctx, &gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_Recall{Recall: &gantryv1.RecallMessage{
 		Topic: p.c.resource(topic), RecallHandle: handle,
 	}}})
 }
@@ -68,7 +66,7 @@ type control struct {
 	done    chan error // capacity 1
 }
 
-func (p *Producer) control(ctx context.Context, r *gantryv1.PublishRequest) error {
+func (p *lane) control(ctx context.Context, r *gantryv1.PublishRequest) error {
 	c, err := p.enqueue(r)
 	if err != nil {
 		return err
@@ -81,7 +79,7 @@ func (p *Producer) control(ctx context.Context, r *gantryv1.PublishRequest) erro
 	}
 }
 
-func (p *Producer) enqueue(r *gantryv1.PublishRequest) (*control, error) {
+func (p *lane) enqueue(r *gantryv1.PublishRequest) (*control, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.fatal != nil {
@@ -103,7 +101,7 @@ func (p *Producer) enqueue(r *gantryv1.PublishRequest) (*control, error) {
 	return c, nil
 }
 
-func (p *Producer) controlDone(d *gantryv1.PublishDone) {
+func (p *lane) controlDone(d *gantryv1.PublishDone) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, c := range p.controls[:p.ctlSent] {
@@ -136,7 +134,7 @@ type Open struct {
 func (o *Open) ID() string { return o.id }
 
 // check asks the application, on a goroutine that run waits for, and answers.
-func (p *Producer) check(ctx context.Context, c *gantryv1.CheckTransaction) {
+func (p *lane) check(ctx context.Context, c *gantryv1.CheckTransaction) {
 	if p.opts.Check == nil {
 		return
 	}

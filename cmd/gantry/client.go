@@ -18,8 +18,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/gantry-mq/gantry/api"
 	gantry "github.com/gantry-mq/gantry/client"
+	"github.com/gantry-mq/gantry/internal/sharding"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
@@ -99,9 +99,9 @@ func (f *clientFlags) connect() (*client, error) {
 	if _, _, err := splitAddr(f.server); err != nil {
 		return nil, usageErrorf("--server %q: want HOST:PORT", f.server)
 	}
-	at, err := api.ShardAddress(f.server, f.shard)
-	if err != nil || f.shard < 0 || f.shard >= api.MaxShards {
-		return nil, usageErrorf("--shard %d of %s: want 0 to %d, with a port that there is", f.shard, f.server, api.MaxShards-1)
+	at, err := sharding.Address(f.server, f.shard)
+	if err != nil || f.shard < 0 || f.shard >= sharding.Max {
+		return nil, usageErrorf("--shard %d of %s: want 0 to %d, with a port that there is", f.shard, f.server, sharding.Max-1)
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxInbound)),

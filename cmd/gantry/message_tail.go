@@ -85,8 +85,9 @@ It goes on until it is interrupted, or --count or --wait ends it.`,
 }
 
 func viewRead(m *gantry.Record) messageView {
+	shard, queue := gantry.ShardOf(m.Queue())
 	v := messageView{
-		Topic: m.Topic(), Queue: int32(m.Queue()), Offset: m.Offset(), ID: m.ID(), Tag: m.Tag(), Keys: m.Keys(), Group: m.Group(),
+		Topic: m.Topic(), Shard: shard, Queue: int32(queue), Offset: m.Offset(), ID: m.ID(), Tag: m.Tag(), Keys: m.Keys(), Group: m.Group(),
 		Properties: maps.Collect(m.Properties()), Born: stamp(timestamppb.New(m.BornAt())), Stored: stamp(timestamppb.New(m.StoredAt())), Body: m.Body(),
 	}
 	if m.BodyErr() != nil {

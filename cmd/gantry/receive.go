@@ -221,6 +221,7 @@ func (r *receiver) ack(ctx context.Context, m *rocketmqv2.Message) error {
 // messageView is a message in JSON.
 type messageView struct {
 	Topic      string            `json:"topic"`
+	Shard      uint32            `json:"shard,omitempty"`
 	Queue      int32             `json:"queue"`
 	Offset     int64             `json:"offset"`
 	ID         string            `json:"id"`
@@ -256,6 +257,9 @@ func printMessage(out io.Writer, asJSON bool, v messageView) error {
 		return printJSON(out, v)
 	}
 	words := []string{fmt.Sprintf("%s/%d/%d", v.Topic, v.Queue, v.Offset)}
+	if v.Shard > 0 {
+		words = append(words, fmt.Sprint("shard=", v.Shard))
+	}
 	add := func(name, value string) {
 		if value != "" {
 			words = append(words, name+"="+value)

@@ -16,6 +16,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/replica"
 	"github.com/gantry-mq/gantry/cmd/gantry/node"
 	"github.com/gantry-mq/gantry/internal/logging"
+	"github.com/gantry-mq/gantry/internal/sharding"
 )
 
 // A node runs all shards of its cluster in one process. Shard 0 is what a cluster of one
@@ -61,20 +62,20 @@ func shardsIn(dir string) (int, error) {
 // checkShards looks for addresses that cannot be those of all shards.
 func (f *serveFlags) checkShards() error {
 	last := f.node.shards - 1
-	if last < 0 || last >= api.MaxShards {
-		return usageErrorf("--shards %d: want 1 to %d", f.node.shards, api.MaxShards)
+	if last < 0 || last >= sharding.Max {
+		return usageErrorf("--shards %d: want 1 to %d", f.node.shards, sharding.Max)
 	}
 	for _, a := range []struct{ flag, addrs string }{
 		{"--listen", f.listen}, {"--advertise", f.advertise}, {"--peer", f.node.peer}, {"--peer-advertise", f.node.peerAdvertise}, {"--join", f.node.join},
 	} {
 		if _, err := shardAddrs(a.addrs, last); err != nil {
-			return usageErrorf("%s %s: with --shards %d, ports up to %d higher are needed, and none can be 0", a.flag, a.addrs, f.node.shards, last*api.ShardStep)
+			return usageErrorf("%s %s: with --shards %d, ports up to %d higher are needed, and none can be 0", a.flag, a.addrs, f.node.shards, last*sharding.Step)
 		}
 	}
 	return nil
 }
 
-// shardAddrs is api.ShardAddress of addresses with commas between them; none is "".
+// shardAddrs is sharding.Address of addresses with commas between them; none is "".
 func shardAddrs(addrs string, shard int) (string, error) {
 	if addrs == "" {
 		return "", nil
@@ -82,7 +83,7 @@ func shardAddrs(addrs string, shard int) (string, error) {
 	all := strings.Split(addrs, ",")
 	for i := range all {
 		var err error
-		if all[i], err = api.ShardAddress(all[i], shard); err != nil {
+		if all[i], err = sharding.Address(all[i], shard); err != nil {
 			return "", err
 		}
 	}
@@ -92,7 +93,7 @@ func shardAddrs(addrs string, shard int) (string, error) {
 // listenClients takes the ports for the clients of all shards.
 func (f *serveFlags) listenClients() (all []net.Listener, err error) {
 	for i := range f.node.shards {
-		addr, err := api.ShardAddress(f.listen, i)
+		addr, err := sharding.Address(f.listen, i)
 		var l net.Listener
 		if err == nil {
 			l, err = net.Listen("tcp", addr)

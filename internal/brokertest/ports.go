@@ -3,7 +3,7 @@ package brokertest
 import (
 	"net"
 
-	"github.com/gantry-mq/gantry/api"
+	"github.com/gantry-mq/gantry/internal/sharding"
 )
 
 // FreeAddrs returns count addresses on loopback that nobody listens on, nor on those of
@@ -22,7 +22,7 @@ func FreeAddrs(t tester, count, shards int) (all []string) {
 		}
 		addr, free := "127.0.0.1:0", true
 		for shard := range shards {
-			at, err := api.ShardAddress(addr, shard)
+			at, err := sharding.Address(addr, shard)
 			if err == nil {
 				var l net.Listener
 				if l, err = net.Listen("tcp", at); err == nil {

@@ -3092,7 +3092,11 @@ type ServerInfoResponse struct {
 	// Of the commit log on disk.
 	FormatVersion uint32 `protobuf:"varint,8,opt,name=format_version,json=formatVersion,proto3" json:"format_version,omitempty"`
 	// It asks who calls. False: everybody may do everything, whatever policies say.
-	Auth          bool `protobuf:"varint,9,opt,name=auth,proto3" json:"auth,omitempty"`
+	Auth bool `protobuf:"varint,9,opt,name=auth,proto3" json:"auth,omitempty"`
+	// Which shard of its cluster it is, from 0, and of how many. A client that comes by
+	// some address finds another shard at the same one, its port higher by 10 for each.
+	Shard         uint32 `protobuf:"varint,10,opt,name=shard,proto3" json:"shard,omitempty"`
+	Shards        uint32 `protobuf:"varint,11,opt,name=shards,proto3" json:"shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3188,6 +3192,20 @@ func (x *ServerInfoResponse) GetAuth() bool {
 		return x.Auth
 	}
 	return false
+}
+
+func (x *ServerInfoResponse) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ServerInfoResponse) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
 }
 
 var File_gantry_v1_admin_proto protoreflect.FileDescriptor
@@ -3429,7 +3447,7 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x16\n" +
 	"\x06handle\x18\x02 \x01(\tR\x06handle\"\x13\n" +
-	"\x11ServerInfoRequest\"\xb6\x02\n" +
+	"\x11ServerInfoRequest\"\xe4\x02\n" +
 	"\x12ServerInfoResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -3441,7 +3459,10 @@ const file_gantry_v1_admin_proto_rawDesc = "" +
 	"durability\x121\n" +
 	"\x14advertised_endpoints\x18\a \x03(\tR\x13advertisedEndpoints\x12%\n" +
 	"\x0eformat_version\x18\b \x01(\rR\rformatVersion\x12\x12\n" +
-	"\x04auth\x18\t \x01(\bR\x04auth*|\n" +
+	"\x04auth\x18\t \x01(\bR\x04auth\x12\x14\n" +
+	"\x05shard\x18\n" +
+	" \x01(\rR\x05shard\x12\x16\n" +
+	"\x06shards\x18\v \x01(\rR\x06shards*|\n" +
 	"\tTopicType\x12\x1a\n" +
 	"\x16TOPIC_TYPE_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +

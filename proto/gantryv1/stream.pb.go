@@ -987,8 +987,10 @@ type PublishOpened struct {
 	// Limits of one batch. A batch beyond is refused.
 	MaxBatchBytes   uint32 `protobuf:"varint,3,opt,name=max_batch_bytes,json=maxBatchBytes,proto3" json:"max_batch_bytes,omitempty"`
 	MaxBatchRecords uint32 `protobuf:"varint,4,opt,name=max_batch_records,json=maxBatchRecords,proto3" json:"max_batch_records,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// See ServerInfoResponse.shards.
+	Shards        uint32 `protobuf:"varint,5,opt,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PublishOpened) Reset() {
@@ -1045,6 +1047,13 @@ func (x *PublishOpened) GetMaxBatchBytes() uint32 {
 func (x *PublishOpened) GetMaxBatchRecords() uint32 {
 	if x != nil {
 		return x.MaxBatchRecords
+	}
+	return 0
+}
+
+func (x *PublishOpened) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
 	}
 	return 0
 }
@@ -2296,7 +2305,9 @@ type Subscribed struct {
 	// Makes message ids, see PublishRun.position.
 	StoreId uint64 `protobuf:"fixed64,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
 	// With offsets: where each queue begins.
-	Queues        []*QueueOffset `protobuf:"bytes,2,rep,name=queues,proto3" json:"queues,omitempty"`
+	Queues []*QueueOffset `protobuf:"bytes,2,rep,name=queues,proto3" json:"queues,omitempty"`
+	// See ServerInfoResponse.shards.
+	Shards        uint32 `protobuf:"varint,3,opt,name=shards,proto3" json:"shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2343,6 +2354,13 @@ func (x *Subscribed) GetQueues() []*QueueOffset {
 		return x.Queues
 	}
 	return nil
+}
+
+func (x *Subscribed) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
 }
 
 // Messages of one queue. The records are as they are in the log, each padded to
@@ -3033,12 +3051,13 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\x0etransaction_id\x18\x02 \x01(\tR\rtransactionId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x03 \x01(\tR\tmessageId\x12\x16\n" +
-	"\x06record\x18\x0f \x01(\fR\x06record\"\xb0\x01\n" +
+	"\x06record\x18\x0f \x01(\fR\x06record\"\xc8\x01\n" +
 	"\rPublishOpened\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\x06R\astoreId\x120\n" +
 	"\x06window\x18\x02 \x01(\v2\x18.gantry.v1.PublishWindowR\x06window\x12&\n" +
 	"\x0fmax_batch_bytes\x18\x03 \x01(\rR\rmaxBatchBytes\x12*\n" +
-	"\x11max_batch_records\x18\x04 \x01(\rR\x0fmaxBatchRecords\"?\n" +
+	"\x11max_batch_records\x18\x04 \x01(\rR\x0fmaxBatchRecords\x12\x16\n" +
+	"\x06shards\x18\x05 \x01(\rR\x06shards\"?\n" +
 	"\rPublishWindow\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x18\n" +
 	"\abatches\x18\x02 \x01(\rR\abatches\"\xd0\x02\n" +
@@ -3122,11 +3141,12 @@ const file_gantry_v1_stream_proto_rawDesc = "" +
 	"\asettled\x18\x03 \x01(\v2\x17.gantry.v1.SettleResultH\x00R\asettled\x127\n" +
 	"\tcommitted\x18\x04 \x01(\v2\x17.gantry.v1.CommitResultH\x00R\tcommitted\x121\n" +
 	"\x06status\x18\x05 \x01(\v2\x17.gantry.v1.StreamStatusH\x00R\x06statusB\t\n" +
-	"\acontent\"W\n" +
+	"\acontent\"o\n" +
 	"\n" +
 	"Subscribed\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\x06R\astoreId\x12.\n" +
-	"\x06queues\x18\x02 \x03(\v2\x16.gantry.v1.QueueOffsetR\x06queues\"\xc6\x01\n" +
+	"\x06queues\x18\x02 \x03(\v2\x16.gantry.v1.QueueOffsetR\x06queues\x12\x16\n" +
+	"\x06shards\x18\x03 \x01(\rR\x06shards\"\xc6\x01\n" +
 	"\fConsumeFrame\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\rR\x05queue\x12)\n" +
 	"\x04runs\x18\x02 \x03(\v2\x15.gantry.v1.ConsumeRunR\x04runs\x12\x1f\n" +

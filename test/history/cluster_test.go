@@ -15,7 +15,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/gantry-mq/gantry/api"
+	"github.com/gantry-mq/gantry/internal/sharding"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/test/history/check"
 	"github.com/gantry-mq/gantry/test/history/faultnet"
@@ -227,7 +227,7 @@ func (c *cluster) digest() ([]*gantryv1.NodeDigest, error) {
 func (c *cluster) dial(t *testing.T) *grpc.ClientConn {
 	var addrs []string
 	for i := range c.nodes {
-		addr, err := api.ShardAddress(c.nodes[(c.dialled+i)%len(c.nodes)].addr, c.shard)
+		addr, err := sharding.Address(c.nodes[(c.dialled+i)%len(c.nodes)].addr, c.shard)
 		must(t, err)
 		addrs = append(addrs, addr)
 	}

@@ -133,6 +133,7 @@ type bench struct {
 	compression client.Compression
 	payload     payload
 	server      *process
+	shards      int
 	admin       gantryv1.ManagementClient
 	conn        *grpc.ClientConn
 	topics      []string
@@ -155,7 +156,7 @@ func (b *bench) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.server = findProcess(b.PID, info.DataDir)
+	b.server, b.shards = findProcess(b.PID, info.DataDir), int(max(info.Shards, 1))
 	return b.makeTopics(ctx)
 }
 

@@ -97,8 +97,8 @@ func (b *bench) consume(ctx context.Context, filter string) error {
 		defer c.Close(ctx)
 		tag, sql := filters(filter)
 		offsets := map[uint32]int64{}
-		for q := i; q < b.Queues; q += b.Consumers {
-			offsets[uint32(q)] = 0
+		for q := i; q < b.Queues*b.shards; q += b.Consumers {
+			offsets[client.Queue(uint32(q/b.Queues), uint32(q%b.Queues))] = 0
 		}
 		if len(offsets) == 0 {
 			return errors.New("there are more consumers than queues")

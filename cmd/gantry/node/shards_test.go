@@ -16,6 +16,8 @@ import (
 	"github.com/gantry-mq/gantry/broker/replica"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/brokertest"
+	"github.com/gantry-mq/gantry/internal/sharding"
 )
 
 // patience bounds waits for something that should happen soon.
@@ -35,7 +37,9 @@ type process struct {
 	name   string
 	shards *Shards
 	leads  []atomic.Pointer[broker.Broker] // by shard, while this node leads
-	peers  []string
+	dir    string
+	at     string   // where the clients of shard 0 are
+	peers  []string // by shard
 	stop   func()
 }
 
@@ -53,13 +57,24 @@ func freeAddr(t *testing.T) string {
 // begin starts a node; the first one makes the cluster.
 func begin(t *testing.T, name string, shards int, first *process) *process {
 	t.Helper()
+	p := &process{name: name, dir: t.TempDir(), at: brokertest.FreeAddrs(t, 1, 3)[0]}
+	for range 3 {
+		p.peers = append(p.peers, freeAddr(t))
+	}
+	p.up(t, shards, first)
+	return p
+}
+
+// up starts it, with no fewer shards than before.
+func (p *process) up(t *testing.T, shards int, first *process) {
+	t.Helper()
 	names := make([]string, shards)
 	for i := range names {
 		names[i] = fmt.Sprint("b", i)
 	}
-	p := &process{name: name, shards: NewShards(names...), leads: make([]atomic.Pointer[broker.Broker], shards)}
-	dir := t.TempDir()
-	logFile, err := os.Create(filepath.Join(dir, "log"))
+	name, dir := p.name, p.dir
+	p.shards, p.leads = NewShards(names...), make([]atomic.Pointer[broker.Broker], shards)
+	logFile, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,11 +82,14 @@ func begin(t *testing.T, name string, shards int, first *process) *process {
 	ready := make(chan struct{}, shards)
 	var all []Options
 	for i := range shards {
-		clients, err := net.Listen("tcp", "127.0.0.1:0")
+		at, err := sharding.Address(p.at, i)
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.peers = append(p.peers, freeAddr(t))
+		clients, err := net.Listen("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
 		o := Options{
 			Broker: broker.Options{Dir: filepath.Join(dir, fmt.Sprint(i)), BrokerName: names[i], SegmentSize: 4 << 20, AutoCreateGroups: true, Logger: logger},
 			Replica: replica.Options{
@@ -121,7 +139,6 @@ func begin(t *testing.T, name string, shards int, first *process) *process {
 			t.Fatalf("%s is no member of all shards after %v", name, patience)
 		}
 	}
-	return p
 }
 
 // three are the nodes of a cluster in which all count.
