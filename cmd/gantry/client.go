@@ -80,7 +80,7 @@ func (f *clientFlags) add(cmd *cobra.Command) {
 		server = env
 	}
 	cmd.Flags().StringVar(&f.server, "server", server, "broker to talk to, as `HOST:PORT` (environment: "+serverEnv+")")
-	cmd.Flags().IntVar(&f.shard, "shard", 0, "talk to shard `N` of the cluster: its port is that of --server and 10 more for each")
+	cmd.Flags().IntVar(&f.shard, "shard", 0, "talk to shard `N` of the cluster alone: its port is that of --server and 10 more for each")
 	cmd.Flags().StringVar(&f.namespace, "namespace", "", "namespace of the topics and groups that are named")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	f.caller.add(cmd)
@@ -247,7 +247,7 @@ func splitAddr(addr string) (host string, port int, err error) {
 }
 
 // clientCommand is a command that needs a connection; f runs with one.
-func clientCommand(cmd *cobra.Command, f func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error) *cobra.Command {
+func clientCommand(cmd *cobra.Command, f commandFunc) *cobra.Command {
 	flags := &clientFlags{}
 	flags.add(cmd)
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {

@@ -92,7 +92,7 @@ func newClientList() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&group, "group", "", "only members of this `GROUP`")
 	cmd.RegisterFlagCompletionFunc("group", groupNames)
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		ctx, cancel := c.call(ctx)
 		defer cancel()
 		r, err := c.observe().Clients(ctx, &gantryv1.ClientsRequest{Group: group, Namespace: c.namespace})
@@ -117,7 +117,7 @@ func newClientList() *cobra.Command {
 		}
 		return printList(cmd.OutOrStdout(), "no client is connected",
 			[]string{"CLIENT", "IS", "LANGUAGE", "ADDRESS", "GROUP", "TOPICS", "IN FLIGHT", "SEEN AGO", "LAST ERROR"}, rows)
-	})
+	}))
 }
 
 func newClientStack() *cobra.Command {

@@ -102,35 +102,6 @@ func newClusterStatus() *cobra.Command {
 	})
 }
 
-// shards calls f for each shard of the cluster, or for the one that --shard names, and
-// goes on after an error.
-func (c *client) shards(ctx context.Context, cmd *cobra.Command, f func(c *client, shard, of int) error) error {
-	call, cancel := c.call(ctx)
-	defer cancel()
-	r, err := c.cluster().Describe(call, &gantryv1.DescribeClusterRequest{})
-	if err != nil {
-		return c.explain(err)
-	}
-	of := int(r.GetShards())
-	if of <= 1 || cmd.Flags().Changed("shard") {
-		return f(c, c.shard, of)
-	}
-	var errs []error
-	for shard := range of {
-		flags := *c.clientFlags
-		flags.shard = shard
-		there, err := flags.connect()
-		if err == nil {
-			err = f(there, shard, of)
-			there.close()
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("shard %d: %w", shard, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // digestView is what a node says of its state, in JSON.
 type digestView struct {
 	Shard    *int              `json:"shard,omitempty"` // of a cluster that has several

@@ -206,7 +206,7 @@ func newDLQList() *cobra.Command {
 	f.addSettled(cmd)
 	cmd.Flags().IntVar(&limit, "limit", 100, "list so many at most (0: all)")
 	cmd.Flags().Int64Var(&start, "start", 0, "begin at this `OFFSET`")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		filter, err := f.filter()
 		if err != nil {
 			return err
@@ -231,7 +231,7 @@ func newDLQList() *cobra.Command {
 			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "there may be more: go on with --start %d\n", *next)
 		}
 		return err
-	})
+	}))
 }
 
 // listDead asks for pages until there are limit dead letters, or no more.
@@ -353,7 +353,7 @@ while it runs are left for the next time.`,
 	cmd.Flags().Int32Var(&rate, "rate", 0, "at most so many a second (0: as fast as it goes)")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only count, and find what would fail")
 	cmd.RegisterFlagCompletionFunc("to", topicNames)
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		filter, err := f.chosen()
 		if err != nil {
 			return err
@@ -365,7 +365,7 @@ while it runs are left for the next time.`,
 			Group: args[0], Namespace: c.namespace, Filter: filter, TargetTopic: target, Rate: rate, DryRun: dryRun,
 		})
 		return c.settleDead(cmd, stream, err, "redriven", dryRun)
-	})
+	}))
 }
 
 func newDLQDiscard() *cobra.Command {
@@ -386,7 +386,7 @@ them, and their bytes go with the log's retention.`,
 	f.add(cmd)
 	f.addAll(cmd)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only count")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		filter, err := f.chosen()
 		if err != nil {
 			return err
@@ -395,7 +395,7 @@ them, and their bytes go with the log's retention.`,
 			Group: args[0], Namespace: c.namespace, Filter: filter, DryRun: dryRun,
 		})
 		return c.settleDead(cmd, stream, err, "discarded", dryRun)
-	})
+	}))
 }
 
 // progressView is the outcome of a redrive or discard in JSON.

@@ -65,7 +65,7 @@ whole expression. Neither kind matches, also not under NOT; they are counted apa
 	cmd.MarkFlagRequired("topic")
 	cmd.MarkFlagsMutuallyExclusive("sql", "tag")
 	cmd.RegisterFlagCompletionFunc("topic", topicNames)
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		if last < 1 {
 			return usageErrorf("--last %d: want 1 to 100000", last)
 		}
@@ -91,7 +91,7 @@ whole expression. Neither kind matches, also not under NOT; they are counted apa
 			return c.explain(err)
 		}
 		return printFilterTest(cmd, c, r)
-	})
+	}))
 }
 
 // pointedOut shows where an expression is wrong, and returns what is.

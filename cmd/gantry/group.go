@@ -159,7 +159,7 @@ func order(fifo bool) string {
 
 func newGroupList() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List consumer groups", Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions}
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		ctx, cancel := c.call(ctx)
 		defer cancel()
 		r, err := c.management().ListGroups(ctx, &gantryv1.ListGroupsRequest{Namespace: filterNamespace(cmd, c)})
@@ -178,7 +178,7 @@ func newGroupList() *cobra.Command {
 			rows = append(rows, []string{qualified(v.Namespace, v.Name), order(v.FIFO), fmt.Sprint(v.MaxAttempts), v.LiteTopic, v.Created})
 		}
 		return printList(cmd.OutOrStdout(), "no group", []string{"GROUP", "ORDER", "ATTEMPTS", "LITE TOPIC", "CREATED"}, rows)
-	})
+	}))
 }
 
 func newGroupDescribe() *cobra.Command {
@@ -186,7 +186,7 @@ func newGroupDescribe() *cobra.Command {
 		Use: "describe NAME", Short: "Show a consumer group, how far it is, and who is connected",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeGroups,
 	}
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		ctx, cancel := c.call(ctx)
 		defer cancel()
 		r, err := c.management().DescribeGroup(ctx, &gantryv1.DescribeGroupRequest{Name: args[0], Namespace: c.namespace})
@@ -208,7 +208,7 @@ func newGroupDescribe() *cobra.Command {
 			return printJSON(cmd.OutOrStdout(), v)
 		}
 		return printGroup(cmd, v)
-	})
+	}))
 }
 
 func (v *liteView) sentence() string {

@@ -48,7 +48,7 @@ Free a message group with 'gantry group skip GROUP MESSAGE', MESSAGE as shown he
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeGroups,
 	}
 	cmd.Flags().Int32Var(&limit, "limit", 100, "show so many at most, most attempts first, up to 1000")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		if limit < 1 {
 			return usageErrorf("--limit %d: want 1 to 1000", limit)
 		}
@@ -76,7 +76,7 @@ Free a message group with 'gantry group skip GROUP MESSAGE', MESSAGE as shown he
 				dash(v.Client), v.Since, v.Until, v.waiting()})
 		}
 		return printList(cmd.OutOrStdout(), "nothing is blocked", []string{"KEY", "MESSAGE", "ID", "ATTEMPT", "CLIENT", "SINCE", "UNTIL", "BEHIND"}, rows)
-	})
+	}))
 }
 
 func (v blockedView) name() string {
@@ -184,7 +184,7 @@ offset, which is taken for the nearer end of a queue that does not have it.`,
 	cmd.Flags().Uint32Var(&queue, "queue", 0, "only this queue (default: all)")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would change")
 	cmd.RegisterFlagCompletionFunc("to", completeWords("earliest", "latest"))
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		request := &gantryv1.ResetOffsetRequest{Group: args[0], Namespace: c.namespace, Topic: args[1], DryRun: dryRun}
 		if err := resetWhere(request, to); err != nil {
 			return err
@@ -197,7 +197,7 @@ offset, which is taken for the nearer end of a queue that does not have it.`,
 			return err
 		}
 		return printResets(cmd, c, views, dryRun)
-	})
+	}))
 }
 
 func (c *client) reset(ctx context.Context, request *gantryv1.ResetOffsetRequest) ([]resetView, error) {

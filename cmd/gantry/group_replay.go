@@ -61,7 +61,7 @@ enough to do, so it ends only when consumers are at work.`,
 		cmd.MarkFlagsMutuallyExclusive(other, "cancel")
 	}
 	cmd.RegisterFlagCompletionFunc("topic", topicNames)
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		if cancel {
 			return c.cancelReplay(ctx, cmd, args[0], topic)
 		}
@@ -79,7 +79,7 @@ enough to do, so it ends only when consumers are at work.`,
 			return err
 		}
 		return c.replay(ctx, cmd, req)
-	})
+	}))
 }
 
 // replay follows a replay to its end. On a terminal it shows how far it is.

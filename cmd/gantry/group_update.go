@@ -106,7 +106,7 @@ begun with are left alone. TO must exist.`,
 		Args:    cobra.ExactArgs(3), ValidArgsFunction: completeGroups,
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would change")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		from, to, topic := args[0], args[1], args[2]
 		call, cancel := c.call(ctx)
 		defer cancel()
@@ -134,5 +134,5 @@ begun with are left alone. TO must exist.`,
 			return fmt.Errorf("group %s has not begun with topic %s", clean(from), clean(topic))
 		}
 		return printResets(cmd, c, views, dryRun)
-	})
+	}))
 }

@@ -151,7 +151,7 @@ func newMessageGet() *cobra.Command {
 	cmd.MarkFlagsOneRequired("id", "offset")
 	cmd.MarkFlagsMutuallyExclusive("id", "offset")
 	cmd.MarkFlagsRequiredTogether("queue", "offset")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inSomeShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		req := &gantryv1.GetMessageRequest{
 			Topic: args[0], Namespace: c.namespace,
 			By: &gantryv1.GetMessageRequest_Place{Place: &gantryv1.QueueOffset{Queue: queue, Offset: offset}},
@@ -174,7 +174,7 @@ func newMessageGet() *cobra.Command {
 			return printJSON(cmd.OutOrStdout(), v)
 		}
 		return printStored(cmd, v, r.GetProperties())
-	})
+	}))
 }
 
 func printStored(cmd *cobra.Command, v storedMessageView, properties []*gantryv1.MessageProperty) error {
@@ -232,7 +232,7 @@ undone.`,
 	cmd.Flags().StringVar(&topic, "topic", "", "the `TOPIC` it was sent to")
 	cmd.MarkFlagRequired("topic")
 	cmd.RegisterFlagCompletionFunc("topic", topicNames)
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inSomeShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		ctx, cancel := c.call(ctx)
 		defer cancel()
 		r, err := c.topicOps().DeleteMessage(ctx, &gantryv1.DeleteMessageRequest{Topic: topic, Namespace: c.namespace, MessageId: args[0]})
@@ -258,5 +258,5 @@ undone.`,
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "message %s deleted (%s)\n", clean(args[0]), strings.Join(where, ", "))
 		return err
-	})
+	}))
 }

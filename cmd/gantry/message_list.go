@@ -52,13 +52,13 @@ rolled back, recalled, or in no queue any more.`,
 	pages.add(cmd, "stored")
 	cmd.MarkFlagsOneRequired("id", "key")
 	cmd.MarkFlagsMutuallyExclusive("id", "key")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		req := &gantryv1.QueryMessagesRequest{Topic: args[0], Namespace: c.namespace, MessageId: id, Key: key}
 		if err := pages.fill(req); err != nil {
 			return err
 		}
 		return c.listMessages(ctx, cmd, req, pages.limit)
-	})
+	}))
 }
 
 // listable are the states that message list takes.
@@ -96,7 +96,7 @@ The last column says what each group does with it.`,
 	pages.add(cmd, "that came")
 	cmd.RegisterFlagCompletionFunc("state", completeWords(strings.Split(listableNames, ", ")...))
 	cmd.RegisterFlagCompletionFunc("group", completeGroups)
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		req := &gantryv1.QueryMessagesRequest{Topic: args[0], Namespace: c.namespace, Group: group}
 		for _, s := range states {
 			if listable[s] == nil {
@@ -108,7 +108,7 @@ The last column says what each group does with it.`,
 			return err
 		}
 		return c.listMessages(ctx, cmd, req, pages.limit)
-	})
+	}))
 }
 
 // messagesView is a part of a list in JSON.

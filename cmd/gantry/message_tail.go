@@ -112,7 +112,7 @@ replay', and for what it gave up 'gantry dlq redrive'; both copy nothing.`,
 	cmd.MarkFlagRequired("topic")
 	cmd.RegisterFlagCompletionFunc("topic", topicNames)
 	cmd.RegisterFlagCompletionFunc("to", topicNames)
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inSomeShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		if to == "" {
 			to = topic
 		}
@@ -143,5 +143,5 @@ replay', and for what it gave up 'gantry dlq redrive'; both copy nothing.`,
 			return fmt.Errorf("the copy of %s: %w", clean(args[0]), err)
 		}
 		return s.summary()
-	})
+	}))
 }

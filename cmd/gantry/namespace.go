@@ -33,7 +33,7 @@ there as long as there is a topic or group in it. Equal names in two namespaces 
 topics and groups; a client's calls are in the namespace it was configured with.`,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		ctx, cancel := c.call(ctx)
 		defer cancel()
 		r, err := gantryv1.NewNamespacesClient(c.conn).List(ctx, &gantryv1.ListNamespacesRequest{})
@@ -55,5 +55,5 @@ topics and groups; a client's calls are in the namespace it was configured with.
 			return printJSON(cmd.OutOrStdout(), views)
 		}
 		return printList(cmd.OutOrStdout(), "there are no topics and groups, so no namespaces", []string{"NAMESPACE", "TOPICS", "GROUPS", "QUOTAS", "IN", "BYTES IN", "OUT", "LAG"}, rows)
-	})
+	}))
 }

@@ -128,6 +128,54 @@ func TestEachShardIsABrokerWithAPortOfItsOwn(t *testing.T) {
 	}
 }
 
+// Who does not say which shard sees what is in all of them, and finds a message wherever it is.
+func TestOperatorsCommandsAreAboutAllShards(t *testing.T) {
+	s := serveShards(t, t.TempDir(), 2)
+	s.run(t, "topic", "create", "hello", "--queues", "1")
+	s.run(t, "send", "hello", "in shard 0")
+	id := strings.Fields(s.inShard(t, 1, "send", "hello", "in shard 1"))[0]
+	if out := s.run(t, "topic", "describe", "hello"); !strings.HasPrefix(out, "shard 0:\n") || !strings.Contains(out, "\nshard 1:\n") || strings.Count(out, "1 message") != 2 {
+		t.Errorf("topic describe:\n%s", out)
+	}
+	if out := s.inShard(t, 1, "topic", "describe", "hello"); strings.Contains(out, "shard") {
+		t.Errorf("topic describe --shard 1:\n%s", out)
+	}
+	var described []struct {
+		Shard    *int
+		Messages int64
+	}
+	if err := json.Unmarshal([]byte(s.run(t, "topic", "describe", "hello", "--json")), &described); err != nil || len(described) != 2 || described[1].Shard == nil || *described[1].Shard != 1 || described[1].Messages != 1 {
+		t.Errorf("topic describe --json: %+v, %v", described, err)
+	}
+	var listed []struct {
+		Shard    int
+		Messages []struct{ ID string }
+	}
+	if err := json.Unmarshal([]byte(s.run(t, "message", "list", "hello", "--json")), &listed); err != nil || len(listed) != 2 || listed[1].Shard != 1 || len(listed[1].Messages) != 1 || listed[1].Messages[0].ID != id {
+		t.Errorf("message list --json: %+v, %v", listed, err)
+	}
+	if out := s.run(t, "message", "get", "hello", "--id", id); !strings.Contains(out, "in shard 1") {
+		t.Errorf("message get --id: %s", out)
+	}
+	if out := s.run(t, "message", "get", "hello", "--queue", "0", "--offset", "0"); !strings.Contains(out, "in shard 0") {
+		t.Errorf("message get --offset: %s", out)
+	}
+	if out := s.run(t, "why", id); !strings.Contains(out, id) {
+		t.Errorf("why: %s", out)
+	}
+	code, _, errOut := cli(t, "topic", "describe", "nowhere", "--server", s.server)
+	if code == 0 || strings.Count(errOut, "nowhere") != 1 {
+		t.Errorf("what is in no shard is told once: %s", errOut)
+	}
+	if code, _, errOut := cli(t, "group", "blocked", "g", "--limit", "0", "--server", s.server); code != exitUsage || strings.Count(errOut, "want 1") != 1 {
+		t.Errorf("a wrong flag is told once: exit %d: %s", code, errOut)
+	}
+	s.run(t, "topic", "purge", "hello", "--yes")
+	if out := s.run(t, "topic", "describe", "hello"); strings.Count(out, "0 messages") != 2 {
+		t.Errorf("after a purge:\n%s", out)
+	}
+}
+
 // A cluster begins with one shard and gets others later.
 func TestShardsAreAddedToACluster(t *testing.T) {
 	dir := t.TempDir()

@@ -43,7 +43,7 @@ func newTimerList() *cobra.Command {
 	cmd.Flags().StringVar(&from, "from", "", "only those due at this `TIME` (RFC 3339, a date, or how far ahead, as 2h or 7d) or later")
 	cmd.Flags().StringVar(&to, "to", "", "only those due before this `TIME`")
 	cmd.Flags().Int32Var(&limit, "limit", 100, "how many, up to 1000")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		if limit < 1 || limit > 1000 {
 			return usageErrorf("--limit %d: want 1 to 1000", limit)
 		}
@@ -87,7 +87,7 @@ func newTimerList() *cobra.Command {
 			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "there may be more: go on with --from %s\n", views[n-1].Due)
 		}
 		return err
-	})
+	}))
 }
 
 // parseDue reads a time: RFC 3339, a date (UTC), or a duration from now.
@@ -107,7 +107,7 @@ func newTimerCancel() *cobra.Command {
 		Args: cobra.ExactArgs(2), ValidArgsFunction: completeTopics,
 	}
 	cmd.Flags().BoolVar(&handle, "handle", false, "ID is a recall handle")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inSomeShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		req := &gantryv1.CancelTimerRequest{Topic: args[0], Namespace: c.namespace}
 		if handle {
 			req.Which = &gantryv1.CancelTimerRequest_Handle{Handle: args[1]}
@@ -125,7 +125,7 @@ func newTimerCancel() *cobra.Command {
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "message %s cancelled\n", clean(r.GetMessageId()))
 		return err
-	})
+	}))
 }
 
 func newTimerReschedule() *cobra.Command {
@@ -139,7 +139,7 @@ func newTimerReschedule() *cobra.Command {
 	cmd.Flags().BoolVar(&handle, "handle", false, "ID is a recall handle")
 	cmd.Flags().StringVar(&at, "at", "", "deliver at this `TIME` (RFC 3339, a date, or how far ahead, as 2h or 7d; 0s is at once)")
 	cmd.MarkFlagRequired("at")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inSomeShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		due, ok := parseDue(at)
 		if !ok {
 			return usageErrorf("--at %q: want a time like 2026-12-24T18:00:00Z, a date, or how far ahead, as 2h or 7d", at)
@@ -161,5 +161,5 @@ func newTimerReschedule() *cobra.Command {
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "message %s is due at %s\nits handle is now %s\n", clean(r.GetMessageId()), stamp(req.Due), clean(r.GetHandle()))
 		return err
-	})
+	}))
 }

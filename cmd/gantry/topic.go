@@ -229,7 +229,7 @@ func printTopic(cmd *cobra.Command, c *client, done string, t *gantryv1.Topic) e
 
 func newTopicList() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List topics", Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions}
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		ctx, cancel := c.call(ctx)
 		defer cancel()
 		r, err := c.management().ListTopics(ctx, &gantryv1.ListTopicsRequest{Namespace: filterNamespace(cmd, c)})
@@ -248,7 +248,7 @@ func newTopicList() *cobra.Command {
 			rows = append(rows, []string{qualified(v.Namespace, v.Name), v.Type, fmt.Sprint(v.Queues), v.Created})
 		}
 		return printList(cmd.OutOrStdout(), "no topic", []string{"TOPIC", "TYPE", "QUEUES", "CREATED"}, rows)
-	})
+	}))
 }
 
 func newTopicDescribe() *cobra.Command {
@@ -256,7 +256,7 @@ func newTopicDescribe() *cobra.Command {
 		Use: "describe NAME", Short: "Show a topic and its queues",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeTopics,
 	}
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		ctx, cancel := c.call(ctx)
 		defer cancel()
 		r, err := c.management().DescribeTopic(ctx, &gantryv1.DescribeTopicRequest{Name: args[0], Namespace: c.namespace})
@@ -293,7 +293,7 @@ func newTopicDescribe() *cobra.Command {
 			rows = append(rows, []string{fmt.Sprint(q.Queue), fmt.Sprint(q.Min), fmt.Sprint(q.Max), fmt.Sprint(q.Max - q.Min)})
 		}
 		return printTable(cmd.OutOrStdout(), []string{"QUEUE", "MIN", "MAX", "MESSAGES"}, rows)
-	})
+	}))
 }
 
 // purgeView is the outcome of a purge in JSON.
@@ -335,7 +335,7 @@ It asks before it does it, unless --yes is given. It cannot be undone.`,
 	cmd.Flags().StringVar(&before, "before", "", "only messages from before this `TIME`: 24h (ago), 2026-01-31, or 2026-01-31T10:00:00Z")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only tell what would go")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		req := &gantryv1.PurgeTopicRequest{Name: args[0], Namespace: c.namespace, DryRun: dryRun || !yes}
 		var err error
 		if req.Before, err = timeFlag("before", before); err != nil {
@@ -364,7 +364,7 @@ It asks before it does it, unless --yes is given. It cannot be undone.`,
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "topic %s: %v %s\n", name, v, done)
 		return err
-	})
+	}))
 }
 
 // purge has no deadline: many delayed messages take their time.

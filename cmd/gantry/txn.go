@@ -78,7 +78,7 @@ func newTxnList() *cobra.Command {
 	cmd.Flags().Int32Var(&limit, "limit", 100, "how many, up to 1000")
 	cmd.Flags().StringVar(&after, "after", "", "go on after the transaction with this `ID`")
 	cmd.RegisterFlagCompletionFunc("topic", topicNames)
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		if limit < 1 || limit > 1000 {
 			return usageErrorf("--limit %d: want 1 to 1000", limit)
 		}
@@ -108,7 +108,7 @@ func newTxnList() *cobra.Command {
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "there may be more: --after %s\n", clean(views[n-1].ID))
 		}
 		return err
-	})
+	}))
 }
 
 func newTxnShow() *cobra.Command {
@@ -116,7 +116,7 @@ func newTxnShow() *cobra.Command {
 		Use: "show ID", Short: "Show a transaction and its message, or what was decided about it",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inSomeShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		ctx, cancel := c.call(ctx)
 		defer cancel()
 		r, err := c.management().DescribeTransaction(ctx, &gantryv1.DescribeTransactionRequest{Id: args[0]})
@@ -134,7 +134,7 @@ func newTxnShow() *cobra.Command {
 			return printJSON(cmd.OutOrStdout(), v)
 		}
 		return printTxn(cmd, v)
-	})
+	}))
 }
 
 func printTxn(cmd *cobra.Command, v txnView) error {
@@ -183,7 +183,7 @@ func newTxnSettle(use, short string, s gantryv1.Settlement) *cobra.Command {
 		Use: use + " ID", Short: short,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inSomeShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		ctx, cancel := c.call(ctx)
 		defer cancel()
 		r, err := c.management().SettleTransaction(ctx, &gantryv1.SettleTransactionRequest{Id: args[0], Settlement: s})
@@ -201,7 +201,7 @@ func newTxnSettle(use, short string, s gantryv1.Settlement) *cobra.Command {
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "transaction %s %s\n", clean(v.ID), v.State)
 		return err
-	})
+	}))
 }
 
 // are is how many producers are.

@@ -42,7 +42,7 @@ looked through, unless --topic names one.`,
 	}
 	cmd.Flags().StringVar(&topic, "topic", "", "only look in this `TOPIC`")
 	cmd.RegisterFlagCompletionFunc("topic", topicNames)
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	return clientCommand(cmd, inSomeShard(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		ctx, cancel := c.call(ctx)
 		defer cancel()
 		req := &gantryv1.WhyRequest{MessageId: args[0], Topic: topic}
@@ -69,7 +69,7 @@ looked through, unless --topic names one.`,
 			}
 		}
 		return nil
-	})
+	}))
 }
 
 func viewWhy(m *gantryv1.MessageWhy) whyView {
