@@ -50,6 +50,7 @@ func (o *observe) Overview(ctx context.Context, _ *gantryv1.OverviewRequest) (*g
 		Index: &gantryv1.IndexStatus{Queues: int32(st.Index.Queues), DiskBytes: int64(st.Index.Arenas) * st.Index.ArenaSize},
 		Disk:  &gantryv1.DiskStatus{},
 	}
+	resp.Log.Damage = st.Damage
 	if st.Log.Err != nil {
 		resp.Log.Failure = st.Log.Err.Error()
 	}

@@ -88,6 +88,9 @@ type Options struct {
 	// Wall is the wall clock, nil = the system's. The monotonic part of its times is
 	// not used.
 	Wall func() time.Time
+	// Damaged is told of an index that was found damaged, and that the next Open makes
+	// again. It must not wait for the broker. nil: it is only logged, counted and shown.
+	Damaged func(error)
 	// Fatal is called when the log can no longer be trusted to keep what it is
 	// given. nil ends the process.
 	Fatal func(error)
@@ -266,7 +269,7 @@ func (b *Broker) open(ctx context.Context) error {
 	if !found {
 		cp.Position = b.wal.First()
 		if b.wal.Trimmed() {
-			return fmt.Errorf("broker: the log begins at %d but there is no usable checkpoint in %s: topics, groups and progress before it are lost; restore the directory", cp.Position, stateDir)
+			return fmt.Errorf("%w: the log begins at %d but there is no usable checkpoint in %s: topics, groups and progress before it are lost; restore the directory", ErrDamaged, cp.Position, stateDir)
 		}
 	}
 	// A replicated log's end may not be known to be committed yet; it will be.

@@ -133,33 +133,40 @@ func survivesKills(t *testing.T, b *Broker, dir string, change ...func(*Options)
 			continue // then it is the only place where the beginning is
 		}
 		again := open(t, copyOf(t, dir, without), change...)
-		got := again.snapshot(at)
-		for i := range want.Sections {
-			switch i {
-			case sectionIndex, sectionKeys: // which pages and files they have depends on when others were freed
-			case sectionTimers:
-				if g, w := again.timers.Stats().Pending, b.timers.Stats().Pending; g != w {
-					t.Errorf("without %q: %d timers are pending, want %d", without, g, w)
-				}
-			default:
-				if !bytes.Equal(got.Sections[i], want.Sections[i]) {
-					t.Errorf("without %q: section %d of the state is\n%x, want\n%x", without, i, got.Sections[i], want.Sections[i])
-				}
-			}
-		}
-		found := allEntries(t, again)
-		for key, w := range entries {
-			if g := found[key]; g != w && !(trimmedAway(b, g) && trimmedAway(b, w)) {
-				t.Errorf("without %q: the entry %v is %+v, want %+v", without, key, g, w)
-			}
-			delete(found, key)
-		}
-		for key, g := range found {
-			if !trimmedAway(b, g) {
-				t.Errorf("without %q: there is an entry %v, %+v", without, key, g)
-			}
-		}
+		sameState(t, "without "+without, b, again, at, want, entries)
 		closeBroker(t, again)
+	}
+}
+
+// sameState compares a broker that was opened again with the one before, and what that
+// had at a position.
+func sameState(t *testing.T, what string, b, again *Broker, at record.Position, want dispatch.Checkpoint, entries map[entryRef]consumequeue.Entry) {
+	t.Helper()
+	got := again.snapshot(at)
+	for i := range want.Sections {
+		switch i {
+		case sectionIndex, sectionKeys: // which pages and files they have depends on when others were freed
+		case sectionTimers:
+			if g, w := again.timers.Stats().Pending, b.timers.Stats().Pending; g != w {
+				t.Errorf("%s: %d timers are pending, want %d", what, g, w)
+			}
+		default:
+			if !bytes.Equal(got.Sections[i], want.Sections[i]) {
+				t.Errorf("%s: section %d of the state is\n%x, want\n%x", what, i, got.Sections[i], want.Sections[i])
+			}
+		}
+	}
+	found := allEntries(t, again)
+	for key, w := range entries {
+		if g := found[key]; g != w && !(trimmedAway(b, g) && trimmedAway(b, w)) {
+			t.Errorf("%s: the entry %v is %+v, want %+v", what, key, g, w)
+		}
+		delete(found, key)
+	}
+	for key, g := range found {
+		if !trimmedAway(b, g) {
+			t.Errorf("%s: there is an entry %v, %+v", what, key, g)
+		}
 	}
 }
 

@@ -38,6 +38,8 @@ type Stats struct {
 	Lateness    tally.Counts // ms, of timers
 	Applied     record.Position
 	Checkpoints uint64
+	Damages     uint64 // found while it runs
+	Damage      string // the last of them, "" = none
 	// CheckpointTime is how long the last checkpoint took to write.
 	CheckpointTime time.Duration
 	Log            commitlog.Stats
@@ -111,6 +113,8 @@ type counters struct {
 	duplicates, unpacked, unreadable     atomic.Uint64
 	checkpoints                          atomic.Uint64
 	checkpointNanos                      atomic.Int64
+	damages                              atomic.Uint64
+	damage                               atomic.Pointer[string]
 
 	mu     sync.Mutex
 	topics map[record.TopicID]*topicCounter
@@ -212,7 +216,7 @@ func (b *Broker) Stats() Stats {
 		Uptime: time.Since(b.opened), Serves: b.live.Load(), Sends: c.sends.Load(), Duplicates: c.duplicates.Load(), Deliveries: c.deliveries.Load(),
 		Acks: c.acks.Load(), Unpacked: c.unpacked.Load(), Unreadable: c.unreadable.Load(), DeadLetters: c.deadLetters.Load(),
 		Waiting: b.hub.Waiting(), Applied: b.dispatcher.Applied(),
-		Checkpoints: c.checkpoints.Load(), CheckpointTime: time.Duration(c.checkpointNanos.Load()),
+		Damages: c.damages.Load(), Damage: c.lastDamage(), Checkpoints: c.checkpoints.Load(), CheckpointTime: time.Duration(c.checkpointNanos.Load()),
 		Log: b.wal.Stats(), Index: b.index.Stats(),
 	}
 	st.Admission = b.admissionStats()

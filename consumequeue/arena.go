@@ -31,6 +31,7 @@ type arena struct {
 	space   *space
 	live    int  // pages that belong to queues
 	leaving bool // no queue's, left out of the last snapshot, to be removed
+	damaged bool // its file is not in the directory any more: see condemn
 }
 
 func arenaFile(id uint32) string { return fmt.Sprintf("%08d.arena", id) }

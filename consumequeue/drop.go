@@ -143,10 +143,35 @@ func (s *Store) firstFrom(key record.QueueKey, exts []extent, off, stop record.Q
 			off++
 		}
 		if err != nil {
+			s.condemn(err)
 			return 0, off, err
 		}
 	}
 	return 0, stop, nil
+}
+
+// condemn takes the file of an arena with a damaged entry out of the directory, if that
+// is what err says. What is in it is used on, entry by entry, as long as the store is
+// open; the next Open misses it, so that the index is made again. Caller holds writer.
+func (s *Store) condemn(err error) {
+	var bad *CorruptError
+	if !errors.As(err, &bad) {
+		return
+	}
+	for _, a := range *s.table.Load() {
+		if a == nil || a.file.Name() != bad.Arena || a.damaged {
+			continue
+		}
+		a.damaged = true
+		err := s.fs.Remove(bad.Arena)
+		if err == nil {
+			err = s.fs.SyncDir(s.dir)
+		}
+		if err != nil {
+			s.log.Error("a damaged index arena stays in its directory: remove it before the next start", "arena", bad.Arena, "error", err)
+		}
+		s.damaged(bad)
+	}
 }
 
 // inOrder returns the queues by key. The slice is not changed later, only

@@ -146,7 +146,9 @@ func (s *Store) read(key record.QueueKey, from record.QueueOffset, dst []Entry, 
 	if n == 0 && errors.Is(err, ErrCorrupt) {
 		// It may be half replaced at this moment: once more, with no Put under way.
 		s.writer.Lock()
-		n, err = s.readExtent(buf, key, exts, from, dst, hot)
+		if n, err = s.readExtent(buf, key, exts, from, dst, hot); n == 0 && q.max.Load() >= 0 && int64(from) >= q.min.Load() {
+			s.condemn(err)
+		}
 		s.writer.Unlock()
 	}
 	buffers.Put(buf)

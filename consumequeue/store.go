@@ -33,6 +33,9 @@ type Options struct {
 	MaxMapped int64
 	// Logger gets what no caller can be told. Nil discards it.
 	Logger *slog.Logger
+	// Damaged is told, once for each arena, of an entry in it that is not what was put:
+	// the next Open will find the arena missing. It must not call the store. Nil: nobody.
+	Damaged func(error)
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -47,6 +50,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Damaged == nil {
+		o.Damaged = func(error) {}
 	}
 	var errs []error
 	if s := o.ArenaSize; s < pageSize<<minPageBits || s > pageSize<<maxPageBits || s&(s-1) != 0 {
@@ -66,6 +72,7 @@ type Store struct {
 	dir       string
 	fs        mmapfile.FS
 	log       *slog.Logger
+	damaged   func(error)
 	arenaSize int64
 	pageBits  uint // an arena has 2^pageBits pages
 
@@ -112,7 +119,7 @@ func Open(dir string, opts Options, snapshot []byte, at record.Position) (_ *Sto
 			return nil, err
 		}
 	}
-	s := &Store{dir: dir, fs: opts.FS, log: opts.Logger, arenaSize: opts.ArenaSize, buf: new(sealed)}
+	s := &Store{dir: dir, fs: opts.FS, log: opts.Logger, damaged: opts.Damaged, arenaSize: opts.ArenaSize, buf: new(sealed)}
 	if len(img.arenas) > 0 {
 		s.arenaSize = pageSize << img.pageBits
 	}

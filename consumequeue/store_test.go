@@ -387,7 +387,8 @@ func TestADamagedEntryIsReportedWithItsPlace(t *testing.T) {
 	}
 	f.Close()
 
-	s = open(t, dir, Options{}, snap)
+	var told []error
+	s = open(t, dir, Options{Damaged: func(err error) { told = append(told, err) }}, snap)
 	buf := make([]Entry, 100)
 	if n, err := s.Read(key, 150, buf); n != bad-150 || err != nil {
 		t.Fatalf("up to the damage: %d, %v", n, err)
@@ -415,10 +416,17 @@ func TestADamagedEntryIsReportedWithItsPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkRange(t, s, key, 450, 500)
+	if len(told) != 1 || !errors.As(told[0], &ce) || ce.Offset != bad {
+		t.Errorf("told %v", told)
+	}
 
-	// Replay mends it.
+	// Replay mends it, and it is noticed that there must be one.
+	snap = checkpoint(t, s)
 	s.Close()
-	s = open(t, dir, Options{}, snap)
+	if _, err := Open(dir, Options{}, snap, 0); !errors.Is(err, ErrMissing) {
+		t.Fatalf("opened as it is: %v", err)
+	}
+	s = open(t, dir, Options{ArenaSize: smallArena}, nil)
 	fill(t, s, key, 0, 500)
 	checkRange(t, s, key, 0, 500)
 }

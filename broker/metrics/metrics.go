@@ -89,6 +89,7 @@ var (
 	leases         = desc("gantry_leases", "Messages leased to consumers.")
 	waiting        = desc("gantry_waiting_receives", "Receives and pulls that wait for a message.")
 	clients        = desc("gantry_clients", "Clients that are alive.")
+	damages        = desc("gantry_damage_found_total", "Damage that was found in the log or an index while the broker runs.")
 	checkpoints    = desc("gantry_checkpoints_total", "Checkpoints written.")
 	checkpointTime = desc("gantry_checkpoint_seconds", "Time the last checkpoint took to write.")
 
@@ -145,6 +146,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	if s.Serves { // of several nodes one tells what all of them know, or sums would be wrong
 		collectServed(out, &s, now)
 	}
+	counter(damages, float64(s.Damages))
 	counter(checkpoints, float64(s.Checkpoints))
 	gauge(checkpointTime, s.CheckpointTime.Seconds())
 

@@ -77,9 +77,9 @@ var refusals = map[verdict]error{nameTaken: ErrNameTaken, noMember: ErrNoMember,
 var (
 	// ErrNoLeader: nobody who could be reached leads. It may be otherwise soon.
 	ErrNoLeader = errors.New("replica: no node that could be reached leads")
-	// ErrNameTaken: there is a member with this name and another directory. When its
-	// disk is lost, it has to be removed first.
-	ErrNameTaken = errors.New("replica: the cluster has a node of this name; remove it first")
+	// ErrNameTaken: there is a member with this name and another directory, which may be
+	// at work: it is elsewhere, or not three count. When it is lost, it has to be removed.
+	ErrNameTaken = errors.New("replica: the cluster has a node of this name, at another address or one of two; if it is lost, remove it first")
 	// ErrRemoved: this node is no member of its cluster any more. Its directory is of
 	// no use: it may join again, as a new node, with an empty one.
 	ErrRemoved = errors.New("replica: this node was removed from its cluster")

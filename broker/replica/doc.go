@@ -43,8 +43,9 @@
 //
 // A node's ID is its name and the random number of its data directory
 // ([peer.NewID]). A node that has lost its directory is another node: it neither
-// votes nor is taken for the one that did, and joins under the old name only after
-// that one was removed. A node that was removed, and finds out by being told or by
+// votes nor is taken for the one that did. It joins under the old name at the old
+// address, and the leader takes the one before out (see replace.go); elsewhere only
+// after that was removed. A node that was removed, and finds out by being told or by
 // asking, stops. A node that is damaged leaves and comes back as another by itself, if
 // two others count (see repair.go).
 //

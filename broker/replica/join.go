@@ -80,16 +80,21 @@ func (n *Node) admit(q question) error {
 		})
 	}
 	i := slices.IndexFunc(members, func(m Member) bool { return m.Name == peer.NameOf(q.Node) })
+	another := i >= 0 && members[i].ID != q.Node // of its name
 	switch {
-	case i < 0 && q.Ask == askJoin && q.Segment != n.opts.Log.SegmentSize():
+	case (i < 0 || another) && q.Ask == askJoin && q.Segment != n.opts.Log.SegmentSize():
 		return ErrSegmentSize
-	case i >= 0 && members[i].ID != q.Node:
-		return ErrNameTaken
+	case another && q.Ask == askJoin:
+		if err := n.replace(members, members[i], q, index); err != nil {
+			return err
+		}
+		return n.admit(q)
+	case another: // it was replaced
 	case q.Ask == askJoin && (i < 0 || !members[i].Voter) && q.Last+1 < n.opts.Log.FirstIndex():
 		return ErrTrimmed
 	case i < 0 && q.Ask == askJoin:
 		return add(n.raft.AddNonvoter, "a node joins")
-	case i < 0: // an update
+	case i < 0: // it was removed
 	case members[i].address() != q.Address:
 		return add(n.raft.AddNonvoter, "a node has moved") // which leaves a voter one
 	case !members[i].Voter && !q.Learner && q.Ask == askUpdate && q.Last+caughtUp >= n.opts.Log.LastIndex():

@@ -482,20 +482,63 @@ func TestARemovedNodeStops(t *testing.T) {
 	<-l.node.Removed()
 }
 
+// Of two, the other one may lack what the lost one had.
+func TestOneOfTwoThatLostItsDiskHasToBeRemoved(t *testing.T) {
+	t.Parallel()
+	n1 := newServer(t, "n1", nil).bootstrap()
+	n2 := newServer(t, "n2", nil).join(n1)
+	voters(t, n1, n2)
+	lost, there := n1, n2
+	if leader(t, n1, n2) == n1 {
+		lost, there = n2, n1
+	}
+	old := lost.node.parts.id
+	lost.wipe()
+	lost.opts.Bootstrap, lost.opts.Join = false, there.opts.Listen
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := lost.open(ctx); err == nil {
+		t.Fatal("it was taken")
+	}
+	if m, err := there.node.member(lost.opts.Name); err != nil || m.ID != old {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
 func TestANodeWithoutItsDiskIsNotTakenForTheOneThatVoted(t *testing.T) {
 	t.Parallel()
 	n1, n2, n3 := three(t)
 	old := n3.node.parts.id
+	was := n3.opts.Listen
+	n3.close()
+	kept := n3.dir + ".kept"
+	t.Cleanup(func() { os.RemoveAll(kept) })
+	if err := os.Rename(n3.dir, kept); err != nil {
+		t.Fatal(err)
+	}
 	n3.wipe()
-	n3.opts.Join = n1.opts.Listen
+	// Elsewhere it may be somebody else.
+	n3.opts.Join, n3.opts.Listen = n1.opts.Listen, "127.0.0.1:0"
 	if err := n3.open(t.Context()); !errors.Is(err, ErrNameTaken) {
 		t.Fatalf("%v", err)
 	}
 	if m, err := n1.node.member("n3"); err != nil || m.ID != old {
 		t.Errorf("n3 is %+v, %v", m, err)
 	}
-	n1.remove("n3")
+	n3.wipe()
+	n3.opts.Listen = was
 	n3.join(n2)
+	voters(t, n1, n2, n3)
+	if n3.node.parts.id == old {
+		t.Error("it is the node it was before")
+	}
+	// What was thought lost comes back, elsewhere.
+	lost := newServer(t, "n3", nil)
+	if err := errors.Join(os.Remove(lost.dir), os.Rename(kept, lost.dir)); err != nil {
+		t.Fatal(err)
+	}
+	lost.must(lost.open(t.Context()))
+	<-lost.node.Removed()
 	voters(t, n1, n2, n3)
 
 	// Its identity alone lost: the log says that there was one.

@@ -146,8 +146,12 @@ func start(opts Options, p parts) (*Node, error) {
 			return nil, fmt.Errorf("%w: the log does not reach the snapshot of its membership: %w", ErrDamaged, err)
 		}
 	}
-	if len(snaps) == 0 && opts.Log.FirstIndex() > 1 {
-		return nil, fmt.Errorf("%w: the log begins with entry %d, and no snapshot of the membership can be read", ErrDamaged, opts.Log.FirstIndex())
+	reaches := uint64(0)
+	if len(snaps) > 0 {
+		reaches = snaps[0].Index
+	}
+	if first := opts.Log.FirstIndex(); first > reaches+1 { // raft would have to read what is between
+		return nil, fmt.Errorf("%w: the log begins with entry %d, and the newest snapshot of the membership that can be read is of entry %d", ErrDamaged, first, reaches)
 	}
 	store := &logStore{log: opts.Log, fatal: n.fatal}
 	n.raft, err = newRaft(n.config(), &fsm{log: opts.Log, fatal: n.fatal}, store, p.stable, p.snapshots, p.transport)

@@ -102,7 +102,9 @@ func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, e
 	} else if err := opts.openLog(); err != nil {
 		return nil, err
 	}
-	if k, err := readKnown(opts.Dir, peersFile); err == nil && k.Node == p.id && opts.Log.LastIndex() == 0 {
+	k, err := readKnown(opts.Dir, peersFile)
+	known := err == nil && k.Node == p.id
+	if known && opts.Log.LastIndex() == 0 {
 		// Its vote stands for a log that is not there.
 		return nil, fmt.Errorf("%w: it has known others by its log, which is empty", ErrDamaged)
 	}
@@ -119,10 +121,15 @@ func (p *parts) open(ctx context.Context, opts *Options, own identity) (*Node, e
 		return nil, fmt.Errorf("replica: %w", err)
 	}
 	p.stable = store
-	if p.snapshots, err = raft.NewFileSnapshotStoreWithLogger(opts.Dir, 2, raftLogger(opts.Logger, p.id)); err != nil {
-		return nil, fmt.Errorf("replica: %w", err)
+	if p.snapshots, err = openSnapshots(opts, p.id); err != nil {
+		return nil, err
 	}
 	p.transport = p.endpoint.NewTransport(0, raftLogger(opts.Logger, p.id))
+	if own.member && known {
+		if err := p.remembers(opts.Log, k); err != nil {
+			return nil, err
+		}
+	}
 	if !own.member {
 		if opts.Bootstrap {
 			if err := p.bootstrap(opts.Log); err != nil {

@@ -94,7 +94,7 @@ func (c *client) examine(ctx context.Context) []finding {
 		return []finding{{"server", failed, c.explain(err).Error(), "start one with `gantry serve`, or name the right address with --server; a firewall between here and there looks the same"}}
 	}
 	took := time.Since(asked)
-	out := []finding{checkServing(o), c.dialsBack(ctx, o)}
+	out := []finding{checkServing(o), checkDamage(o), c.dialsBack(ctx, o)}
 	out = append(out, checkDisk(o)...)
 	out = append(out, checkClock(o, asked.Add(took/2), took/2), checkKept(o), checkFiles(o), checkMemory(o), checkSyncs(o), checkDurability(o))
 	groups, err := c.observe().Groups(callCtx, &gantryv1.GroupsRequest{})
@@ -114,6 +114,13 @@ func checkServing(o *gantryv1.OverviewResponse) finding {
 		return finding{"server", failed, o.GetNotReady(), "the broker's log says why"}
 	}
 	return finding{"server", fine, found, ""}
+}
+
+func checkDamage(o *gantryv1.OverviewResponse) finding {
+	if d := o.GetLog().GetDamage(); d != "" {
+		return finding{"damage", failed, d, "an index is made again when the broker is started again; for the log, see `gantry log check` and look at the disk"}
+	}
+	return finding{"damage", fine, "none was found", ""}
 }
 
 // dialsBack goes where a client is sent.

@@ -2,6 +2,7 @@ package keyindex
 
 import (
 	"fmt"
+	"path/filepath"
 	"sort"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -51,13 +52,36 @@ func (x *Index) Find(hash uint64, before record.Position, f func(record.Position
 		}
 		more, err := s.search(block, hash, before, visit)
 		if err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrMissing, s.file.Name(), err)
+			err = fmt.Errorf("%w: %s: %w", ErrMissing, s.file.Name(), err)
+			x.condemn(s, err)
+			return err
 		}
 		if !more {
 			return nil
 		}
 	}
 	return nil
+}
+
+// condemn takes the file of a damaged segment out of the directory: the next Open misses
+// it, so that the index is made again.
+func (x *Index) condemn(s *segment, why error) {
+	x.mu.Lock()
+	known := s.damaged
+	s.damaged = true
+	x.mu.Unlock()
+	if known {
+		return
+	}
+	name := s.file.Name()
+	err := x.fs.Remove(name)
+	if err == nil {
+		err = x.fs.SyncDir(filepath.Dir(name))
+	}
+	if err != nil {
+		x.log.Error("a damaged segment of the key index stays in its directory: remove it before the next start", "file", name, "error", err)
+	}
+	x.damaged(why)
 }
 
 // walk follows a chain of a raw segment. It is false when visit was.

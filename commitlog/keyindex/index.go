@@ -23,6 +23,9 @@ type Options struct {
 	SegmentEntries int
 	// Logger gets what no caller can be told. Nil discards it.
 	Logger *slog.Logger
+	// Damaged is told, once for each segment, of one that is not as it was written: the
+	// next Open will find it missing. It must not call the index. Nil: nobody.
+	Damaged func(error)
 }
 
 // maxRaw is how many full segments wait for Flush before Put sorts one itself: a
@@ -34,6 +37,7 @@ type Index struct {
 	dir     string
 	fs      mmapfile.FS
 	log     *slog.Logger
+	damaged func(error)
 	entries int
 
 	mu       sync.Mutex
@@ -57,12 +61,15 @@ type Index struct {
 // ErrMissing, ErrSnapshot: the way out is to open with nil and to put everything
 // again.
 func Open(dir string, opts Options, snapshot []byte) (_ *Index, err error) {
-	x := &Index{dir: dir, fs: opts.FS, log: opts.Logger, entries: opts.SegmentEntries}
+	x := &Index{dir: dir, fs: opts.FS, log: opts.Logger, damaged: opts.Damaged, entries: opts.SegmentEntries}
 	if x.fs == nil {
 		x.fs = mmapfile.OS
 	}
 	if x.log == nil {
 		x.log = slog.New(slog.DiscardHandler)
+	}
+	if x.damaged == nil {
+		x.damaged = func(error) {}
 	}
 	if x.entries == 0 {
 		x.entries = 1 << 20

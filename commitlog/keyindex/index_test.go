@@ -338,13 +338,18 @@ func TestDamagedFilesAreRefused(t *testing.T) {
 
 func TestDamagedBlockIsAnErrorNotAMiss(t *testing.T) {
 	dir := t.TempDir()
-	x := open(t, dir, Options{SegmentEntries: 64}, nil)
+	var told []error
+	x := open(t, dir, Options{SegmentEntries: 64, Damaged: func(err error) { told = append(told, err) }}, nil)
 	for i := range 64 {
 		if err := x.Put(record.Position(i+1), []uint64{uint64(i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := x.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	snap := x.AppendSnapshot(nil)
+	if err := x.Persisted(); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "00000000.sealed"), os.O_WRONLY, 0)
@@ -355,9 +360,18 @@ func TestDamagedBlockIsAnErrorNotAMiss(t *testing.T) {
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	err = x.Find(3, 100, func(record.Position) bool { return true })
-	if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "block 0") {
-		t.Fatal(err)
+	for range 2 {
+		err = x.Find(3, 100, func(record.Position) bool { return true })
+		if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "block 0") {
+			t.Fatal(err)
+		}
+	}
+	if len(told) != 1 || !errors.Is(told[0], ErrMissing) {
+		t.Errorf("told %v", told)
+	}
+	x.Close()
+	if _, err := Open(dir, Options{SegmentEntries: 64}, snap); !errors.Is(err, ErrMissing) {
+		t.Errorf("opened as it is: %v", err)
 	}
 }
 

@@ -17,6 +17,8 @@ type segment struct {
 	refs int  // under Index.mu; one is the index's
 	full bool // no entry is added any more
 
+	damaged bool // under Index.mu: its file is not in the directory any more
+
 	// Of a raw segment. An entry and its link do not change once count includes
 	// them, so they are read without a lock.
 	mapping mmapfile.Mapping

@@ -483,8 +483,11 @@ type LogStatus struct {
 	QueuedBytes int64 `protobuf:"varint,11,opt,name=queued_bytes,json=queuedBytes,proto3" json:"queued_bytes,omitempty"`
 	DiskFull    bool  `protobuf:"varint,12,opt,name=disk_full,json=diskFull,proto3" json:"disk_full,omitempty"`
 	// Why it takes no more.
-	Failure       string `protobuf:"bytes,13,opt,name=failure,proto3" json:"failure,omitempty"`
-	Checkpoints   uint64 `protobuf:"varint,14,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	Failure     string `protobuf:"bytes,13,opt,name=failure,proto3" json:"failure,omitempty"`
+	Checkpoints uint64 `protobuf:"varint,14,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	// The last damage that was found in the log or in an index, empty when none was. An
+	// index is made again at the next start.
+	Damage        string `protobuf:"bytes,15,opt,name=damage,proto3" json:"damage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -615,6 +618,13 @@ func (x *LogStatus) GetCheckpoints() uint64 {
 		return x.Checkpoints
 	}
 	return 0
+}
+
+func (x *LogStatus) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
 }
 
 type IndexStatus struct {
@@ -2240,7 +2250,7 @@ const file_gantry_v1_observe_proto_rawDesc = "" +
 	"\adelayed\x18\r \x01(\x03R\adelayed\x12\x1b\n" +
 	"\thalf_open\x18\x0e \x01(\x05R\bhalfOpen\x12\x1f\n" +
 	"\vhalf_parked\x18\x0f \x01(\x05R\n" +
-	"halfParked\"\xc4\x03\n" +
+	"halfParked\"\xdc\x03\n" +
 	"\tLogStatus\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x18\n" +
 	"\awritten\x18\x02 \x01(\x04R\awritten\x12\x1c\n" +
@@ -2257,7 +2267,8 @@ const file_gantry_v1_observe_proto_rawDesc = "" +
 	"\fqueued_bytes\x18\v \x01(\x03R\vqueuedBytes\x12\x1b\n" +
 	"\tdisk_full\x18\f \x01(\bR\bdiskFull\x12\x18\n" +
 	"\afailure\x18\r \x01(\tR\afailure\x12 \n" +
-	"\vcheckpoints\x18\x0e \x01(\x04R\vcheckpoints\"D\n" +
+	"\vcheckpoints\x18\x0e \x01(\x04R\vcheckpoints\x12\x16\n" +
+	"\x06damage\x18\x0f \x01(\tR\x06damage\"D\n" +
 	"\vIndexStatus\x12\x16\n" +
 	"\x06queues\x18\x01 \x01(\x05R\x06queues\x12\x1d\n" +
 	"\n" +

@@ -3,6 +3,7 @@ package history
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,15 +14,16 @@ import (
 )
 
 // damage kills a node, has what it has on its disk change, and starts it, and again when
-// it ends, as what watches over a process does. It has to be another node then. Of two that
+// it ends, as what watches over a process does. It has to be another node then, but for
+// what it can make again by itself. Of two that
 // count it would stay as it is: the one before must count again, and all have written that down.
 func (c *cluster) damage(r *rand.Rand, i int) {
 	s := c.nodes[i]
 	c.await(c.settled)
 	time.Sleep(2 * time.Second)
 	must(c.t, s.kill())
-	what := "its log is lost"
-	switch r.IntN(5) {
+	what, derived := "its log is lost", false
+	switch r.IntN(10) {
 	case 0:
 		must(c.t, os.RemoveAll(filepath.Join(s.data(), "commitlog")))
 	case 1:
@@ -32,6 +34,13 @@ func (c *cluster) damage(r *rand.Rand, i int) {
 		vote := filepath.Join(s.data(), "replica", "vote")
 		must(c.t, flip(vote, r.Int64N(4096)))
 		must(c.t, flip(vote, 4096+r.Int64N(4096)))
+	case 3, 4, 5, 6:
+		if what = c.damageDerived(s, r); what == "" {
+			must(c.t, s.start())
+			must(c.t, s.await())
+			return
+		}
+		derived = true
 	default:
 		file, from, to, err := s.replayed()
 		must(c.t, err)
@@ -59,10 +68,59 @@ func (c *cluster) damage(r *rand.Rand, i int) {
 		s.wait() // it has said why
 	}
 	kept := filepath.Join(s.data(), "damaged")
+	if derived {
+		if _, err := os.Stat(kept); err == nil {
+			c.t.Fatalf("%s: %s, and it was set aside", c.names[i], what)
+		}
+		return
+	}
 	if dirs, err := os.ReadDir(kept); err != nil || len(dirs) != 1 {
 		c.t.Fatalf("%s: %s, and it did not set that aside: %v, %v", c.names[i], what, dirs, err)
 	}
 	must(c.t, os.RemoveAll(kept))
+}
+
+// damageDerived damages files of a node that it can make again by itself, from its log
+// or what else it has, and says which; "" when there are none yet.
+func (c *cluster) damageDerived(s *server, r *rand.Rand) string {
+	kinds := []struct {
+		files string
+		until int64 // a bit before this is found when the file is opened
+		all   bool  // of them, not the newest alone
+	}{
+		{"state/*.ckpt", math.MaxInt64, r.IntN(2) == 0},
+		{"consumequeue/*.arena", 44, false},
+		{"keyindex/*.sealed", 40, false},
+		{"replica/snapshots/*/meta.json", math.MaxInt64, true},
+		{"replica/snapshots/*/state.bin", math.MaxInt64, true},
+		{"replica/peers", math.MaxInt64, true},
+	}
+	kind := kinds[r.IntN(len(kinds))]
+	files, err := filepath.Glob(filepath.Join(s.data(), kind.files))
+	must(c.t, err)
+	if len(files) == 0 {
+		return ""
+	}
+	slices.Sort(files)
+	if !kind.all {
+		files = files[len(files)-1:]
+	}
+	how := r.IntN(4)
+	for _, file := range files {
+		st, err := os.Stat(file)
+		must(c.t, err)
+		switch how {
+		case 0:
+			must(c.t, flip(file, r.Int64N(min(kind.until, st.Size()))))
+		case 1:
+			must(c.t, os.Truncate(file, r.Int64N(st.Size())))
+		case 2:
+			must(c.t, os.Truncate(file, 0))
+		case 3:
+			must(c.t, os.Remove(file))
+		}
+	}
+	return fmt.Sprintf("%d of %s %s", len(files), kind.files, [...]string{"with another bit", "truncated", "empty", "missing"}[how])
 }
 
 // flip changes a bit of a file.

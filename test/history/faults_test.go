@@ -51,6 +51,7 @@ var faultsOfThree = []fault{
 		}
 	}},
 	{name: "node replaced", weight: 1, do: func(c *cluster, r *rand.Rand) { c.replace(r, c.some(r)) }},
+	{name: "node wiped", weight: 1, do: func(c *cluster, r *rand.Rand) { c.wipe(r, c.some(r)) }},
 	{name: "node damaged", weight: 1, do: func(c *cluster, r *rand.Rand) { c.damage(r, c.some(r)) }},
 	{name: "disk full", weight: 1, do: (*cluster).fill, can: func(c *cluster) bool { return c.mounted }},
 	{name: "leadership handed over", weight: 1, do: func(c *cluster, r *rand.Rand) {

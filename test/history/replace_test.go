@@ -23,6 +23,21 @@ func (c *cluster) replace(r *rand.Rand, i int) {
 	if !lost {
 		must(c.t, s.left())
 	}
+	c.joinEmpty(r, i)
+}
+
+// wipe has a node lose its disk, and come back with nothing, as what watches over a
+// process has it. The others take the one before out by themselves.
+func (c *cluster) wipe(r *rand.Rand, i int) {
+	c.await(c.settled)
+	time.Sleep(2 * time.Second) // see damage
+	must(c.t, c.nodes[i].kill())
+	c.joinEmpty(r, i)
+}
+
+// joinEmpty starts a node that is not running with an empty directory.
+func (c *cluster) joinEmpty(r *rand.Rand, i int) {
+	s := c.nodes[i]
 	must(c.t, os.RemoveAll(s.data()))
 	pause(r, 2*time.Second)
 	s.args = append(slices.DeleteFunc(s.args, func(a string) bool { return a == "--bootstrap" }), "--join", c.peers[(i+1)%len(c.peers)])

@@ -82,6 +82,7 @@ func Run(ctx context.Context, o Options) error {
 	o.Replica.Dir = filepath.Join(o.Broker.Dir, Dir)
 	o.SpreadAfter = cmp.Or(o.SpreadAfter, SpreadAfter)
 	l := &life{Options: o}
+	l.Broker.Damaged = func(err error) { l.interrupt(err) }
 	if o.Shard > 0 {
 		l.Broker.NewGroup = l.newGroup
 	}
@@ -120,6 +121,9 @@ func Run(ctx context.Context, o Options) error {
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil
 	}
+	if errors.Is(err, broker.ErrDamaged) {
+		err = fmt.Errorf("%w: %w", replica.ErrDamaged, err)
+	}
 	if err != nil {
 		n.Damaged(err)
 	}
@@ -146,12 +150,26 @@ type life struct {
 	Options
 	node    *replica.Node
 	front   *front
-	state   atomic.Pointer[broker.Broker] // of the present term, or the one before
+	state   atomic.Pointer[broker.Broker]           // of the present term, or the one before
+	end     atomic.Pointer[context.CancelCauseFunc] // of the present term's context
 	leading leading
 }
 
+// errAgain: the broker is to be opened again, which makes its indexes again.
+var errAgain = errors.New("an index is damaged")
+
+// interrupt ends the present term because of damage, if there is another node to lead.
+func (l *life) interrupt(err error) {
+	if len(l.node.Members()) > 1 {
+		(*l.end.Load())(fmt.Errorf("%w: %w", errAgain, err))
+	}
+}
+
 // term follows the log until this node leads, and then serves until it does no more.
-func (l *life) term(ctx context.Context) (err error) {
+func (l *life) term(life context.Context) (err error) {
+	ctx, end := context.WithCancelCause(life)
+	defer end(nil)
+	l.end.Store(&end)
 	b, err := broker.Open(ctx, l.Broker)
 	if err != nil {
 		return err
@@ -163,6 +181,9 @@ func (l *life) term(ctx context.Context) (err error) {
 		err = errors.Join(err, b.Close())
 	}()
 	t, err := l.node.Lead(ctx)
+	if errors.Is(err, errAgain) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -208,7 +229,11 @@ func (l *life) term(ctx context.Context) (err error) {
 	case err = <-served:
 		return fmt.Errorf("clients are not served: %w", err)
 	case <-ctx.Done():
-		if !l.handOver(t) {
+		switch cause := context.Cause(ctx); {
+		case l.handOver(t):
+		case errors.Is(cause, errAgain): // the next start makes it again
+			err = cause
+		default:
 			drain = l.Drain
 		}
 	}
@@ -216,11 +241,11 @@ func (l *life) term(ctx context.Context) (err error) {
 	l.front.follow()
 	stop, done := context.WithTimeout(context.Background(), drain)
 	defer done()
-	err = server.Shutdown(stop)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = nil // clients were cut off
+	cut := server.Shutdown(stop)
+	if errors.Is(cut, context.DeadlineExceeded) {
+		cut = nil // clients were cut off
 	}
-	return errors.Join(err, <-served)
+	return errors.Join(err, cut, <-served)
 }
 
 // ended is err, unless the term is over: what fails then fails because of it.
