@@ -83,35 +83,42 @@ func (c *cluster) damage(r *rand.Rand, i int) {
 // damageDerived damages files of a node that it can make again by itself, from its log
 // or what else it has, and says which; "" when there are none yet.
 func (c *cluster) damageDerived(s *server, r *rand.Rand) string {
-	kinds := []struct {
-		files string
-		until int64 // a bit before this is found when the file is opened
-		all   bool  // of them, not the newest alone
-	}{
-		{"state/*.ckpt", math.MaxInt64, r.IntN(2) == 0},
-		{"consumequeue/*.arena", 44, false},
-		{"keyindex/*.sealed", 40, false},
-		{"replica/snapshots/*/meta.json", math.MaxInt64, true},
-		{"replica/snapshots/*/state.bin", math.MaxInt64, true},
-		{"replica/peers", math.MaxInt64, true},
+	type kind struct {
+		pattern string
+		until   int64 // a bit before this is found when the file is opened
+		all     bool  // of them, not the newest alone
+		files   []string
 	}
-	kind := kinds[r.IntN(len(kinds))]
-	files, err := filepath.Glob(filepath.Join(s.data(), kind.files))
-	must(c.t, err)
-	if len(files) == 0 {
+	var there []kind
+	for _, k := range []kind{
+		{"state/*.ckpt", math.MaxInt64, r.IntN(2) == 0, nil},
+		{"consumequeue/*.arena", 44, false, nil},
+		{"keyindex/*.sealed", 40, false, nil},
+		{"replica/snapshots/*/meta.json", math.MaxInt64, true, nil},
+		{"replica/snapshots/*/state.bin", math.MaxInt64, true, nil},
+		{"replica/peers", math.MaxInt64, true, nil},
+	} {
+		files, err := filepath.Glob(filepath.Join(s.data(), k.pattern))
+		must(c.t, err)
+		if len(files) == 0 {
+			continue
+		}
+		if k.files = files; !k.all {
+			k.files = []string{slices.Max(files)}
+		}
+		there = append(there, k)
+	}
+	if len(there) == 0 {
 		return ""
 	}
-	slices.Sort(files)
-	if !kind.all {
-		files = files[len(files)-1:]
-	}
+	k := there[r.IntN(len(there))]
 	how := r.IntN(4)
-	for _, file := range files {
+	for _, file := range k.files {
 		st, err := os.Stat(file)
 		must(c.t, err)
 		switch how {
 		case 0:
-			must(c.t, flip(file, r.Int64N(min(kind.until, st.Size()))))
+			must(c.t, flip(file, r.Int64N(min(k.until, st.Size()))))
 		case 1:
 			must(c.t, os.Truncate(file, r.Int64N(st.Size())))
 		case 2:
@@ -120,7 +127,7 @@ func (c *cluster) damageDerived(s *server, r *rand.Rand) string {
 			must(c.t, os.Remove(file))
 		}
 	}
-	return fmt.Sprintf("%d of %s %s", len(files), kind.files, [...]string{"with another bit", "truncated", "empty", "missing"}[how])
+	return fmt.Sprintf("%d of %s %s", len(k.files), k.pattern, [...]string{"with another bit", "truncated", "empty", "missing"}[how])
 }
 
 // flip changes a bit of a file.
