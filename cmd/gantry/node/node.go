@@ -171,6 +171,9 @@ func (l *life) term(life context.Context) (err error) {
 	defer end(nil)
 	l.end.Store(&end)
 	b, err := broker.Open(ctx, l.Broker)
+	if errors.Is(context.Cause(ctx), errAgain) && err != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
