@@ -88,8 +88,12 @@ type Options struct {
 	// Wall is the wall clock, nil = the system's. The monotonic part of its times is
 	// not used.
 	Wall func() time.Time
-	// Damaged is told of an index that was found damaged, and that the next Open makes
-	// again. It must not wait for the broker. nil: it is only logged, counted and shown.
+	// ScrubRate is how fast the log is verified that nobody reads, in bytes a second; 0 =
+	// only what a damaged record is in.
+	ScrubRate int64
+	// Damaged is told of damage that is found while the broker is open: commitlog.ErrCorrupt,
+	// or an index, which the next Open makes again. It must not wait for the broker. nil: it
+	// is only logged, counted and shown.
 	Damaged func(error)
 	// Fatal is called when the log can no longer be trusted to keep what it is
 	// given. nil ends the process.

@@ -74,7 +74,7 @@ func (c *Chunk) addSpan(b *Broker, s span, check matcher) error {
 	case errors.Is(err, commitlog.ErrOutOfRange) && first.Position < b.wal.First():
 		return nil
 	case err != nil:
-		return damaged(first.Position, err)
+		return b.damaged(first.Position, err)
 	}
 	c.views = append(c.views, v)
 	if check == nil {
@@ -89,7 +89,7 @@ func (c *Chunk) addSpan(b *Broker, s span, check matcher) error {
 		end := at + record.Padded(int(e.Size))
 		if !check.MatchRecord(rec) {
 			if _, err := verified(rec); err != nil {
-				return damaged(e.Position, err)
+				return b.damaged(e.Position, err)
 			}
 			c.cut(s, from, i, v.Bytes()[begin:at:at], begin)
 			from, begin = i+1, end
@@ -138,7 +138,7 @@ func (c *Chunk) addIndirect(b *Broker, s span, check matcher) error {
 	dl, err := parseDeadLetter(v.Bytes())
 	v.Release()
 	if err != nil {
-		return damaged(s.entries[0].Position, err)
+		return b.damaged(s.entries[0].Position, err)
 	}
 	at := len(c.Runs)
 	direct := consumequeue.Entry{Position: dl.Position, Size: dl.Size}

@@ -247,7 +247,7 @@ func (c *copier) entry(r relocation, limit record.Position) error {
 		dl, err := parseDeadLetter(v.Bytes())
 		v.Release()
 		if err != nil {
-			return damaged(r.Entry.Position, err)
+			return c.b.damaged(r.Entry.Position, err)
 		}
 		if dl.Position >= limit && r.Entry.Position >= limit || dl.Position < c.b.wal.First() {
 			return nil
@@ -314,7 +314,7 @@ func (c *copier) addChanged(pos record.Position, size uint32, change func(*recor
 		err = m.VerifyBody()
 	}
 	if err != nil {
-		return damaged(pos, err)
+		return c.b.damaged(pos, err)
 	}
 	change(&m)
 	if m.Kind != record.KindCopy {

@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/topic"
+	"github.com/gantry-mq/gantry/commitlog"
 	"github.com/gantry-mq/gantry/commitlog/keyindex"
 	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/consumequeue"
@@ -197,6 +199,67 @@ func TestAnIndexThatIsFoundDamagedIsMadeAgainAtTheNextStart(t *testing.T) {
 	}
 	if len(told) != 2 || again.Stats().Damages != 0 {
 		t.Errorf("still damaged: %v", told)
+	}
+}
+
+// A broker that is alone goes on with what can be read, and says what cannot.
+func TestARecordThatIsReadDamagedHasItsSegmentVerified(t *testing.T) {
+	dir := t.TempDir()
+	told := make(chan error, 10)
+	options := func(o *Options) { byHand(o); o.Damaged = func(err error) { told <- err } }
+	b := open(t, dir, options)
+	makeTopic(t, b, "Q", topic.Normal, 1)
+	for i := range 100 {
+		send(t, b, "Q", msg(fmt.Sprint(i), strings.Repeat(fmt.Sprint(i%10), 4000)))
+	}
+	checkpoint(t, b)
+	closeBroker(t, b)
+	b = open(t, dir, options)
+	tp, _ := b.topics.Lookup(name("Q"))
+	l, err := b.load(tp, 0, 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "commitlog", "*.log"))
+	if err != nil || len(files) < 5 {
+		t.Fatal(files, err)
+	}
+	slices.Sort(files)
+	pos := l.pos
+	l.release()
+	file := files[pos/(64<<10)]
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[pos%(64<<10)+2000] ^= 1
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := b.load(tp, 0, 20); !errors.Is(err, record.ErrChecksum) {
+			t.Errorf("read: %v", err)
+		}
+	}
+	var bad *commitlog.CorruptError
+	if err := <-told; !errors.As(err, &bad) || bad.Segment != file || bad.Pos > pos || !errors.Is(err, commitlog.ErrCorrupt) {
+		t.Errorf("told %v, want the frame with %d", err, pos)
+	}
+	for _, offset := range []record.QueueOffset{19, 21, 99} {
+		l, err := b.load(tp, 0, offset)
+		if err != nil {
+			t.Errorf("message %d: %v", offset, err)
+			continue
+		}
+		l.release()
+	}
+	send(t, b, "Q", msg("more", "more"))
+	if st := b.Stats(); st.Damages != 1 || st.Damage != bad.Error() {
+		t.Errorf("%d times: %q", st.Damages, st.Damage)
+	}
+	closeBroker(t, b)
+	if len(told) > 0 {
+		t.Errorf("told once more: %v", <-told)
 	}
 }
 

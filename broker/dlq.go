@@ -136,7 +136,7 @@ func (b *Broker) ExportDeadLetters(ctx context.Context, groupName record.Resourc
 	_, err = b.walkDead(ctx, dlq, &filter, 0, high, func(dl *DeadLetter, m *record.Message) error {
 		if m != nil {
 			if err := m.VerifyBody(); err != nil {
-				return damaged(dl.payload.pos, err)
+				return b.damaged(dl.payload.pos, err)
 			}
 		}
 		return f(dl, m)
@@ -238,7 +238,7 @@ func (b *Broker) visitDead(dlq topic.Topic, off record.QueueOffset, e consumeque
 	if e.Flags&consumequeue.FlagIndirect != 0 {
 		old, err := parseDeadLetter(v.Bytes())
 		if err != nil {
-			return damaged(e.Position, err)
+			return b.damaged(e.Position, err)
 		}
 		b.describeDead(&dl, &old, dlq)
 		v.Release()
@@ -256,7 +256,7 @@ func (b *Broker) visitDead(dlq topic.Topic, off record.QueueOffset, e consumeque
 	} else {
 		msg, err := record.ParseMessage(v.Bytes())
 		if err != nil {
-			return damaged(dl.payload.pos, err)
+			return b.damaged(dl.payload.pos, err)
 		}
 		m = &msg
 		dl.BodySize, dl.MessageID = len(m.Body), b.messageID(m, dl.payload.pos)
@@ -270,7 +270,7 @@ func (b *Broker) visitDead(dlq topic.Topic, off record.QueueOffset, e consumeque
 			return true
 		})
 		if err != nil {
-			return damaged(dl.payload.pos, err)
+			return b.damaged(dl.payload.pos, err)
 		}
 	}
 	switch {

@@ -147,6 +147,9 @@ func (b *Broker) follow() {
 	})
 	b.run.Go(b.boundResident)
 	b.run.Go(b.checkpt.run)
+	b.run.Go(func() {
+		b.wal.Scrub(b.ctx, b.opts.ScrubRate, func(err *commitlog.CorruptError) { b.foundDamage(err) })
+	})
 	if b.opts.Log != nil {
 		b.run.Go(b.followRetention)
 	}

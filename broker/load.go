@@ -87,7 +87,7 @@ func (b *Broker) loadEntry(e consumequeue.Entry, queue uint32, offset record.Que
 		dl, err := parseDeadLetter(v.Bytes())
 		v.Release()
 		if err != nil {
-			return loaded{}, damaged(e.Position, err)
+			return loaded{}, b.damaged(e.Position, err)
 		}
 		if v, err = b.viewRecord(dl.Position, int(dl.Size)); err != nil {
 			return loaded{}, err
@@ -100,7 +100,7 @@ func (b *Broker) loadEntry(e consumequeue.Entry, queue uint32, offset record.Que
 	}
 	if err != nil {
 		v.Release()
-		return loaded{}, damaged(e.Position, err)
+		return loaded{}, b.damaged(pos, err)
 	}
 	l := loaded{msg: m, view: v, pos: pos, origin: origin}
 	if _, named := m.Properties.Lookup(record.FieldMessageID); !named {
@@ -123,14 +123,16 @@ func (b *Broker) viewRecord(pos record.Position, size int) (commitlog.View, erro
 	}
 	if err := record.Verify(v.Bytes()); err != nil {
 		v.Release()
-		return commitlog.View{}, damaged(pos, err)
+		return commitlog.View{}, b.damaged(pos, err)
 	}
 	return v, nil
 }
 
 // damaged is a record that fails its checks. It is never skipped: the receive
-// fails, visibly, until an operator has looked (gantry log check).
-func damaged(pos record.Position, err error) error {
+// fails, visibly, until an operator has looked (gantry log check); a node of a cluster
+// repairs itself when its log is what is damaged.
+func (b *Broker) damaged(pos record.Position, err error) error {
+	b.wal.Suspect(pos)
 	return fmt.Errorf("broker: the record at %d is damaged: %w", pos, err)
 }
 
@@ -163,13 +165,13 @@ func (b *Broker) payloadOf(tp topic.Topic, queue uint32, offset record.QueueOffs
 	if e[0].Flags&consumequeue.FlagIndirect != 0 {
 		dl, err := parseDeadLetter(v.Bytes())
 		if err != nil {
-			return e[0], payload{}, damaged(p.pos, err)
+			return e[0], payload{}, b.damaged(p.pos, err)
 		}
 		return e[0], payload{pos: dl.Position, size: dl.Size, id: dl.MessageID}, nil
 	}
 	m, err := record.ParseMessage(v.Bytes())
 	if err != nil {
-		return e[0], payload{}, damaged(p.pos, err)
+		return e[0], payload{}, b.damaged(p.pos, err)
 	}
 	p.id = b.messageID(&m, p.pos)
 	return e[0], p, nil

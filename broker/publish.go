@@ -444,7 +444,7 @@ func (p *Publishing) Wait() (Published, error) {
 func (b *Broker) pendingEntry(entry int, rec []byte, pos record.Position) (PendingEntry, error) {
 	m, err := record.ParseMessage(rec)
 	if err != nil {
-		return PendingEntry{}, damaged(pos, err)
+		return PendingEntry{}, b.damaged(pos, err)
 	}
 	e := PendingEntry{Entry: entry, Position: pos}
 	if m.Kind == record.KindHalf {
@@ -469,12 +469,12 @@ func (p *Publishing) repeat() (Published, error) {
 	m, err := producer.ParseMark(record.Command(head.Bytes()))
 	head.Release()
 	if err != nil {
-		return out, damaged(p.earlier, err)
+		return out, p.b.damaged(p.earlier, err)
 	}
 	base := p.earlier + record.Position(size)
 	v, err := p.b.wal.View(base, m.Bytes)
 	if err != nil {
-		return out, damaged(base, err)
+		return out, p.b.damaged(base, err)
 	}
 	defer v.Release()
 	for _, r := range m.Refused {
@@ -515,7 +515,7 @@ func (p *Publishing) repeat() (Published, error) {
 		return nil
 	})
 	if err != nil {
-		return out, damaged(base, err)
+		return out, p.b.damaged(base, err)
 	}
 	for _, r := range m.Repeats {
 		first := dedup.First{Position: r.Position, Queue: r.Queue, Offset: r.Offset, Due: r.Due}

@@ -120,7 +120,7 @@ func (p *Publishing) addRepeats(out *Published, base record.Position) error {
 			pos := base + record.Position(s.at)
 			m, err := record.ParseMessage(s.rec)
 			if err != nil {
-				return damaged(pos, err)
+				return p.b.damaged(pos, err)
 			}
 			f := firstOf(pos, &m)
 			first = &f

@@ -202,7 +202,7 @@ func (b *Broker) storedBefore(t scheduler.Timer, before int64) (bool, error) {
 	defer v.Release()
 	m, err := record.ParseMessage(v.Bytes())
 	if err != nil {
-		return false, damaged(t.Position, err)
+		return false, b.damaged(t.Position, err)
 	}
 	return m.StoreTime < before, nil
 }

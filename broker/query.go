@@ -216,7 +216,7 @@ func (b *Broker) viewMessage(pos record.Position) (commitlog.View, record.Messag
 	m, err := record.ParseMessage(v.Bytes())
 	if err != nil {
 		v.Release()
-		return v, m, damaged(pos, err)
+		return v, m, b.damaged(pos, err)
 	}
 	return v, m, nil
 }
@@ -233,7 +233,7 @@ func (b *Broker) viewWhole(pos record.Position) (commitlog.View, error) {
 	size := binary.LittleEndian.Uint32(v.Bytes())
 	v.Release()
 	if size > record.MaxSize {
-		return v, damaged(pos, record.ErrMalformed)
+		return v, b.damaged(pos, record.ErrMalformed)
 	}
 	return b.viewRecord(pos, int(size))
 }
@@ -256,7 +256,7 @@ func (b *Broker) describe(pos record.Position, m *record.Message, q *MessageQuer
 		return true
 	})
 	if err != nil {
-		return f, false, damaged(pos, err)
+		return f, false, b.damaged(pos, err)
 	}
 	return f, byKey && (q.ID == "" || f.ID == q.ID) && f.Stored >= q.From && f.Stored < q.To, nil
 }
@@ -335,7 +335,7 @@ func (b *Broker) copiesOf(origin record.Position) (copies []record.Position, err
 		}
 		v.Release()
 		if err != nil {
-			return nil, damaged(pos, err)
+			return nil, b.damaged(pos, err)
 		}
 	}
 	return copies, err
@@ -449,7 +449,7 @@ func (b *Broker) traceTimer(f *FoundMessage, to record.QueueKey, origin record.P
 		}
 		v.Release()
 		if err != nil {
-			return damaged(pos, err)
+			return b.damaged(pos, err)
 		}
 		i := slices.Index(rec.Places, t.place)
 		if i < 0 || rec.To != to || !rec.Due(t.due) {
@@ -534,7 +534,7 @@ func (b *Broker) traceMove(f *FoundMessage, m *record.Message, pos, from record.
 	case record.KindDeadLetter, record.KindDeadLetterCopy:
 		dl, err := parseDeadLetter(rec)
 		if err != nil {
-			return damaged(pos, err)
+			return b.damaged(pos, err)
 		}
 		return b.addPlace(f, record.KeyOf(rec), record.OffsetOf(rec), MessagePlace{Dead: true, Reason: dl.Reason})
 	case record.KindRedrive:
@@ -548,7 +548,7 @@ func (b *Broker) traceMove(f *FoundMessage, m *record.Message, pos, from record.
 func (b *Broker) traceRelocate(f *FoundMessage, m *record.Message, pos record.Position, rec []byte, from record.Position) error {
 	rs, err := parseRelocate(record.Command(rec))
 	if err != nil {
-		return damaged(pos, err)
+		return b.damaged(pos, err)
 	}
 	for _, r := range rs {
 		if r.Entry.Position != from || r.Entry.Flags&consumequeue.FlagMoved == 0 || r.Key == m.Key() {
@@ -685,7 +685,7 @@ func (b *Broker) MessageByID(ctx context.Context, topicName record.Resource, id 
 	}
 	defer v.Release()
 	if err := m.VerifyBody(); err != nil {
-		return damaged(page[0].Position, err)
+		return b.damaged(page[0].Position, err)
 	}
 	if tp, err := b.Route(topicName); err == nil {
 		b.deliveries(&page[0], tp, b.subsOf(tp), true)

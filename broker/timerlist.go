@@ -98,7 +98,7 @@ func (b *Broker) pendingTimer(t scheduler.Timer, q *TimerQuery) (p PendingTimer,
 	defer v.Release()
 	m, err := record.ParseMessage(v.Bytes())
 	if err != nil {
-		return p, false, damaged(t.Position, err)
+		return p, false, b.damaged(t.Position, err)
 	}
 	p = PendingTimer{Due: t.Due, Born: m.BornTime, Stored: m.StoreTime, Queue: t.To.Queue(), Bytes: len(m.Body)}
 	match = q.Key == ""
@@ -118,7 +118,7 @@ func (b *Broker) pendingTimer(t scheduler.Timer, q *TimerQuery) (p PendingTimer,
 		return true
 	})
 	if err != nil {
-		return p, false, damaged(t.Position, err)
+		return p, false, b.damaged(t.Position, err)
 	}
 	if p.MessageID == "" {
 		p.MessageID = record.PositionID(b.StoreID(), first)
@@ -141,7 +141,7 @@ func (b *Broker) payloadMessage(pos record.Position, size uint32) (first record.
 	defer v.Release()
 	m, err := record.ParseMessage(v.Bytes())
 	if err != nil {
-		return 0, "", damaged(pos, err)
+		return 0, "", b.damaged(pos, err)
 	}
 	first = pos
 	if o, ok := m.Properties.Lookup(record.FieldOrigin); ok {

@@ -24,7 +24,7 @@
 //
 // # Concurrency
 //
-// All methods of [Log] may be called concurrently. A Log runs three goroutines,
+// All methods of [Log] may be called concurrently, but for [Log.Scrub]. A Log runs three goroutines,
 // started by Open and joined by Close:
 //
 //   - write orders the log: it takes everything that waits, has it sequenced,

@@ -89,6 +89,8 @@ type Log struct {
 	closeOnce sync.Once
 	closeErr  error
 
+	suspects chan *segment // which Scrub is to look at now
+
 	waitMu  sync.Mutex
 	waiters []chan struct{} // readers at the end; each is woken once
 	over    bool            // closed or failed: no reader waits any more
@@ -118,6 +120,7 @@ func Open(opt Options) (*Log, error) {
 		writeDone: make(chan struct{}),
 		syncDone:  make(chan struct{}),
 		prepDone:  make(chan struct{}),
+		suspects:  make(chan *segment, 1),
 	}
 	l.mapper.limit = opt.MaxMapped
 	l.w.term = firstTerm
@@ -307,6 +310,7 @@ type counters struct {
 	syncTime, syncMax                     atomic.Int64    // ns
 	shared                                tally.Histogram // batches of a group
 	syncLasted                            tally.Histogram // us
+	scrubbed                              atomic.Int64    // bytes
 }
 
 // Stats is a snapshot for metrics and tests; its numbers are not from one
@@ -327,6 +331,8 @@ type Stats struct {
 	SyncTime, SyncMax         time.Duration // total and longest fdatasync
 	Shared                    tally.Counts  // batches that share a group
 	SyncLasted                tally.Counts  // us
+	Scrubbed                  int64         // bytes that were verified though nobody read them
+	Verified                  int64         // all of the log was written or verified since, Unix ms; 0 = not since Open
 	DiskFull                  bool
 	Err                       error // why the log failed
 }
@@ -357,8 +363,10 @@ func (l *Log) Stats() Stats {
 		Batches: c.batches.Load(), Frames: c.frames.Load(), Groups: c.groups.Load(), Bytes: c.bytes.Load(),
 		Syncs: c.syncs.Load(), SyncTime: time.Duration(c.syncTime.Load()), SyncMax: time.Duration(c.syncMax.Load()),
 		Shared: c.shared.Read(), SyncLasted: c.syncLasted.Read(), Oldest: l.oldest(),
+		Scrubbed: c.scrubbed.Load(), Verified: (*l.segs.Load())[0].verified.Load(),
 	}
 	for _, s := range *l.segs.Load() {
+		st.Verified = min(st.Verified, s.verified.Load())
 		st.Segments++
 		st.DiskBytes += s.size
 	}

@@ -79,6 +79,7 @@ func startOf(h *segmentHeader) tail {
 type scanner struct {
 	segs    []*segment
 	headers []segmentHeader
+	read    func(f mmapfile.File, p []byte, off int64) (int, error) // nil: ReadAt
 	buf     []byte
 	seg     *segment // what buf is from
 	at      int64    // and where
@@ -94,7 +95,11 @@ func (sc *scanner) peek(s *segment, off, n int64) ([]byte, error) {
 			sc.buf = make([]byte, size)
 		}
 		sc.buf, sc.seg, sc.at = sc.buf[:size], s, off
-		if _, err := s.file.ReadAt(sc.buf, off); err != nil {
+		read := sc.read
+		if read == nil {
+			read = mmapfile.File.ReadAt
+		}
+		if _, err := read(s.file, sc.buf, off); err != nil {
 			sc.seg = nil
 			return nil, fmt.Errorf("commitlog: read %s at %d: %w", s.path, off, err)
 		}

@@ -44,6 +44,11 @@ type segment struct {
 	// zeroed and does not take it.
 	zeroed atomic.Int64
 	zeroMu sync.Mutex
+
+	// What Scrub knows: when the segment was begun or verified last, Unix ms, 0 = before
+	// Open; that it was asked to look; and what it found.
+	verified           atomic.Int64
+	suspected, damaged atomic.Bool
 }
 
 func newSegment(file mmapfile.File, path string, h *segmentHeader) *segment {

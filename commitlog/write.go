@@ -421,6 +421,7 @@ func (l *Log) startSegment(sp spare, base record.Position, t tail) (*segment, er
 	}
 	s := newSegment(sp.file, path, &h)
 	s.zeroed.Store(max(sp.zeroed, segmentHeaderLen))
+	s.verified.Store(time.Now().UnixMilli())
 	l.segMu.Lock()
 	defer l.segMu.Unlock()
 	var segs []*segment

@@ -90,6 +90,8 @@ var (
 	waiting        = desc("gantry_waiting_receives", "Receives and pulls that wait for a message.")
 	clients        = desc("gantry_clients", "Clients that are alive.")
 	damages        = desc("gantry_damage_found_total", "Damage that was found in the log or an index while the broker runs.")
+	scrubbed       = desc("gantry_log_scrubbed_bytes_total", "Bytes of the log that were verified though nobody read them.")
+	verified       = desc("gantry_log_verified_timestamp_seconds", "All of the log was written or verified after this time; 0: not since the start.")
 	checkpoints    = desc("gantry_checkpoints_total", "Checkpoints written.")
 	checkpointTime = desc("gantry_checkpoint_seconds", "Time the last checkpoint took to write.")
 
@@ -147,6 +149,8 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		collectServed(out, &s, now)
 	}
 	counter(damages, float64(s.Damages))
+	counter(scrubbed, float64(s.Log.Scrubbed))
+	gauge(verified, float64(s.Log.Verified)/1e3)
 	counter(checkpoints, float64(s.Checkpoints))
 	gauge(checkpointTime, s.CheckpointTime.Seconds())
 

@@ -68,6 +68,7 @@ const (
 	noMember  verdict = "no member"
 	trimmed   verdict = "trimmed"
 	otherSize verdict = "other segment size"
+	tooFew    verdict = "too few" // may be otherwise soon
 	failed    verdict = "failed"
 )
 
@@ -99,6 +100,8 @@ func (a answer) err(node string) error {
 		return nil
 	case notLeader:
 		return ErrNoLeader
+	case tooFew:
+		return errTooFew
 	}
 	if err := refusals[a.Verdict]; err != nil {
 		return fmt.Errorf("%w: %s", err, peer.NameOf(node))

@@ -129,6 +129,9 @@ func (n *Node) decide(q question) answer {
 	case errors.Is(err, ErrNotLeading), errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, ErrClosed):
 		return answer{Verdict: notLeader}
 	}
+	if errors.Is(err, errTooFew) {
+		return answer{Verdict: tooFew}
+	}
 	for v, refusal := range refusals {
 		if errors.Is(err, refusal) {
 			return answer{Verdict: v}

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/gantry-mq/gantry/broker/replica/peer"
 	"github.com/gantry-mq/gantry/broker/replica/stable"
@@ -65,6 +68,47 @@ func noteRepair(opts *Options, cause error) error {
 	}
 	k.Reason = cause.Error()
 	return k.write(opts.Dir, repairFile)
+}
+
+// Leave begins a repair while the node runs and serves: damage says why. That has to wait
+// until the others can do without it: all that count answer and have the log. The node
+// hands the leadership over, notes the repair and is taken out. nil: it has to end, and
+// its next start goes on. Otherwise it stays as it is, and may try again.
+func (n *Node) Leave(ctx context.Context, damage error) error {
+	if _, ok := n.Leader(); !ok {
+		return ErrNoLeader
+	}
+	for _, m := range n.Status(ctx) {
+		if m.Voter && m.ID != n.parts.id && (m.Err != nil || m.Lag > caughtUp) {
+			return fmt.Errorf("replica: %s is needed as long as %s does not answer or lacks something", peer.NameOf(n.parts.id), m.Name)
+		}
+	}
+	if n.raft.State() == raft.Leader {
+		if err := n.Transfer(ctx, ""); err != nil {
+			return err
+		}
+	}
+	if err := noteRepair(&n.opts, damage); err != nil {
+		return err
+	}
+	// It must not end before it is out: if another one left then, neither could come back.
+	for {
+		a, err := n.put(ctx, question{Ask: askLeave, Node: n.parts.id, Cluster: n.parts.cluster})
+		if err == nil && a.Verdict == tooFew { // another was faster
+			return errors.Join(errTooFew, removeFile(n.opts.Dir, repairFile))
+		}
+		if err == nil {
+			err = a.err(n.parts.id)
+		}
+		if err == nil || ctx.Err() != nil {
+			n.log.Error("this node repairs itself at its next start", "reason", damage)
+			return nil
+		}
+		select {
+		case <-time.After(n.opts.Timing.Heartbeat / 2):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // Damaged notes that this node cannot trust what it has, if err says so: its next start

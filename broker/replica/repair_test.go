@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -130,6 +131,48 @@ func TestADamagedNodeComesBackAsANewOneWithTheLogOfTheOthers(t *testing.T) {
 			s.close()
 			s.must(s.open(t.Context())) // the second start is an ordinary one
 			voters(t, all...)
+		})
+	}
+}
+
+// Damage that is found while a node is at work, in what only few will read, is worth no
+// outage.
+func TestANodeLeavesToBeRepairedWhenTheOthersCanDoWithoutIt(t *testing.T) {
+	t.Parallel()
+	damage := fmt.Errorf("a test: %w", commitlog.ErrCorrupt)
+	for _, leads := range []bool{true, false} {
+		t.Run(fmt.Sprint("leader ", leads), func(t *testing.T) {
+			t.Parallel()
+			all := repairable(t, 3)
+			l := leader(t, all...)
+			s := all[0]
+			if s == l != leads {
+				s = all[1]
+			}
+			if leads {
+				s = l
+			}
+			others := slices.DeleteFunc(slices.Clone(all), func(o *server) bool { return o == s })
+			others[0].close()
+			if err := s.node.Leave(t.Context(), damage); err == nil {
+				t.Fatal("it left two, of which one is down")
+			}
+			if _, err := readKnown(s.opts.Dir, repairFile); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the note: %v", err)
+			}
+			s.must(others[0].open(t.Context()))
+			voters(t, all...)
+			old := s.node.parts.id
+			eventually(t, "it has left", func() bool { return s.node.Leave(t.Context(), damage) == nil })
+			// The next one has to wait until it is back.
+			if err := others[0].node.Leave(t.Context(), damage); err == nil {
+				t.Error("two left")
+			}
+			if _, err := readKnown(others[0].opts.Dir, repairFile); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the note of the next: %v", err)
+			}
+			s.close()
+			repaired(t, s, all, old)
 		})
 	}
 }

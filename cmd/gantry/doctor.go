@@ -118,7 +118,7 @@ func checkServing(o *gantryv1.OverviewResponse) finding {
 
 func checkDamage(o *gantryv1.OverviewResponse) finding {
 	if d := o.GetLog().GetDamage(); d != "" {
-		return finding{"damage", failed, d, "an index is made again when the broker is started again; for the log, see `gantry log check` and look at the disk"}
+		return finding{"damage", failed, d, "an index is made again when the broker is started again, a node of three repairs its log; otherwise see `gantry log check`, and look at the disk"}
 	}
 	return finding{"damage", fine, "none was found", ""}
 }

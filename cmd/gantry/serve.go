@@ -36,6 +36,7 @@ type serveFlags struct {
 	retentionAge, maxDelay        time.Duration
 	retentionSize, segmentSize    byteSize
 	sendMemory, diskReserve       byteSize
+	scrubRate                     byteSize
 	logLevel, logFormat           string
 	tlsCert, tlsKey, clientCA     string
 	traces                        string
@@ -45,7 +46,9 @@ type serveFlags struct {
 	auth                          authFlags
 }
 
-func newServeFlags() *serveFlags { return &serveFlags{segmentSize: 1 << 30, diskReserve: 256 << 20} }
+func newServeFlags() *serveFlags {
+	return &serveFlags{segmentSize: 1 << 30, diskReserve: 256 << 20, scrubRate: 8 << 20}
+}
 
 func newServe() *cobra.Command {
 	f := newServeFlags()
@@ -91,6 +94,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.Var(&f.segmentSize, "segment-size", "`SIZE` of one file of the log; disk space is taken and given back in this unit")
 	flags.Var(&f.sendMemory, "send-memory", "`SIZE` that messages being sent may take together before they are stored; more is refused\n(0: an eighth of the memory there is, 32MiB to 512MiB)")
 	flags.Var(&f.diskReserve, "disk-reserve", "refuse messages while less than `SIZE` of the disk is free (0: until it is full); acknowledgements go on")
+	flags.Var(&f.scrubRate, "scrub-rate", "verify each part of the log once a day, reading `SIZE` a second (0: not at all)")
 	flags.BoolVar(&f.autoCreateGroups, "auto-create-groups", true, "let consumer groups come into being at their first use")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -194,6 +198,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		MaxDelay:      f.maxDelay,
 		SendMemory:    f.sendBound(),
 		DiskReserve:   int64(f.diskReserve),
+		ScrubRate:     int64(f.scrubRate),
 		DiskFree: func() (int64, error) {
 			_, free, err := host.Disk(dir)
 			return free, err

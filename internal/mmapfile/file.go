@@ -76,6 +76,10 @@ type File interface {
 	Size() int64
 	// ReadAt is io.ReaderAt.
 	ReadAt(p []byte, off int64) (int, error)
+	// ReadCold is ReadAt that leaves the page cache as it is, as far as the system lets
+	// it: what was not in memory before is not afterwards. It is for a File of its own,
+	// of which nothing is read ahead from then on.
+	ReadCold(p []byte, off int64) (int, error)
 	// NextData returns the first offset from off on at which there may be anything
 	// but zeros, as far as the file system knows without reading: off itself if it
 	// does not, Size if there is nothing.

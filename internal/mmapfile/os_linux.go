@@ -159,6 +159,42 @@ func (f *osFile) Size() int64                             { return f.size }
 func (f *osFile) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
 func (f *osFile) Close() error                            { return f.f.Close() }
 
+func (f *osFile) ReadCold(p []byte, off int64) (int, error) {
+	fd := int(f.f.Fd())
+	page := int64(os.Getpagesize())
+	first := off &^ (page - 1)
+	length := off + int64(len(p)) - first
+	unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM)
+	cached, known := resident(fd, first, length)
+	n, err := f.f.ReadAt(p, off)
+	for i := 0; known && i < len(cached); {
+		from := i
+		for i < len(cached) && cached[i]&1 == 0 {
+			i++
+		}
+		if i > from {
+			unix.Fadvise(fd, first+int64(from)*page, int64(i-from)*page, unix.FADV_DONTNEED)
+		}
+		for i < len(cached) && cached[i]&1 != 0 {
+			i++
+		}
+	}
+	return n, err
+}
+
+// resident says of each page of a range of a file whether it is in the page cache, in
+// the lowest bit of a byte; known is false when the system does not tell.
+func resident(fd int, first, length int64) (pages []byte, known bool) {
+	b, err := unix.Mmap(fd, first, int(length), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, false
+	}
+	defer unix.Munmap(b)
+	pages = make([]byte, (length+int64(os.Getpagesize())-1)/int64(os.Getpagesize()))
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(length), uintptr(unsafe.Pointer(unsafe.SliceData(pages))))
+	return pages, errno == 0
+}
+
 func (f *osFile) NextData(off int64) (int64, error) {
 	if off >= f.size {
 		return f.size, nil

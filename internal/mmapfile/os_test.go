@@ -5,8 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func create(t *testing.T, size int64) File {
@@ -186,6 +189,61 @@ func TestPopulateReportsAPageThatCannotBeRead(t *testing.T) {
 	}
 	if err := touch(m.Bytes(), "file"); err == nil {
 		t.Error("touch: no error")
+	}
+}
+
+// What is read so takes no room in the page cache from what others read.
+func TestAColdReadLeavesThePageCacheAsItIs(t *testing.T) {
+	const pages = 256
+	page := os.Getpagesize()
+	f := create(t, int64(pages*page)).(*osFile)
+	want := bytes.Repeat([]byte("0123456789abcdef"), pages*page/16)
+	if _, err := f.WriteAt(want, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Datasync(); err != nil {
+		t.Fatal(err)
+	}
+	fd := int(f.f.Fd())
+	forget := func() {
+		if err := unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cached := func() (at []int) {
+		b, known := resident(fd, 0, int64(pages*page))
+		if !known {
+			t.Skip("the system does not tell what is cached")
+		}
+		for i, c := range b {
+			if c&1 != 0 {
+				at = append(at, i)
+			}
+		}
+		return at
+	}
+	forget()
+	if len(cached()) > 0 {
+		t.Skip("the file system keeps all its pages")
+	}
+	hot, err := os.Open(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hot.Close()
+	unix.Fadvise(int(hot.Fd()), 0, 0, unix.FADV_RANDOM)
+	for i := 10; i < pages; i += 50 {
+		if _, err := hot.ReadAt(make([]byte, 3*page), int64(i*page)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := cached()
+	got := make([]byte, pages*page-200)
+	if _, err := f.ReadCold(got, 100); err != nil || !bytes.Equal(got, want[100:len(want)-100]) {
+		t.Errorf("read other bytes, %v", err)
+	}
+	if after := cached(); !slices.Equal(after, before) || len(after) == 0 {
+		t.Errorf("pages %v are cached, want %v", after, before)
 	}
 }
 

@@ -23,7 +23,10 @@ func (c *cluster) damage(r *rand.Rand, i int) {
 	time.Sleep(2 * time.Second)
 	must(c.t, s.kill())
 	what, derived := "its log is lost", false
-	switch r.IntN(10) {
+	switch r.IntN(12) {
+	case 10, 11:
+		c.damageCold(r, i)
+		return
 	case 0:
 		must(c.t, os.RemoveAll(filepath.Join(s.data(), "commitlog")))
 	case 1:
@@ -56,6 +59,53 @@ func (c *cluster) damage(r *rand.Rand, i int) {
 	}
 	c.t.Logf("%s: %s", c.names[i], what)
 	pause(r, 2*time.Second)
+	c.comeBack(i, what)
+	if derived {
+		if _, err := os.Stat(filepath.Join(s.data(), "damaged")); err == nil {
+			c.t.Fatalf("%s: %s, and it was set aside", c.names[i], what)
+		}
+		return
+	}
+	c.setAside(i, what)
+}
+
+// damageCold changes a bit of the log of a node that is down, in a part that its start does
+// not read, mostly. It is found while the node serves: it leaves, ends, and comes back as
+// another.
+func (c *cluster) damageCold(r *rand.Rand, i int) {
+	s := c.nodes[i]
+	files, err := filepath.Glob(filepath.Join(s.data(), "commitlog", "*.log"))
+	must(c.t, err)
+	slices.Sort(files)
+	last, _, _, err := s.replayed()
+	must(c.t, err)
+	cold := slices.Index(files, last)
+	if cold == 0 {
+		c.t.Logf("%s has read all of its log", c.names[i])
+		must(c.t, s.start())
+		must(c.t, s.await())
+		return
+	}
+	file, at := files[r.IntN(cold)], 4096+r.Int64N(2<<20) // the end of a segment may mean nothing
+	what := fmt.Sprintf("its log has another bit in byte %d of %s, which its start may not read", at, filepath.Base(file))
+	c.t.Logf("%s: %s", c.names[i], what)
+	must(c.t, flip(file, at))
+	c.comeBack(i, what)
+	if _, err := os.Stat(filepath.Join(s.data(), "damaged")); err != nil { // its start has not read it
+		select {
+		case <-s.ended:
+		case <-time.After(startLimit):
+			c.t.Fatalf("%s: %s, and it goes on", c.names[i], what)
+		}
+		s.wait()
+		c.comeBack(i, what)
+	}
+	c.setAside(i, what)
+}
+
+// comeBack starts a node, and again when it ends, as what watches over a process does.
+func (c *cluster) comeBack(i int, what string) {
+	s := c.nodes[i]
 	for starts := 1; ; starts++ {
 		must(c.t, s.start())
 		err := s.await()
@@ -67,13 +117,11 @@ func (c *cluster) damage(r *rand.Rand, i int) {
 		}
 		s.wait() // it has said why
 	}
-	kept := filepath.Join(s.data(), "damaged")
-	if derived {
-		if _, err := os.Stat(kept); err == nil {
-			c.t.Fatalf("%s: %s, and it was set aside", c.names[i], what)
-		}
-		return
-	}
+}
+
+// setAside checks that a node has kept what was damaged, and removes that.
+func (c *cluster) setAside(i int, what string) {
+	kept := filepath.Join(c.nodes[i].data(), "damaged")
 	if dirs, err := os.ReadDir(kept); err != nil || len(dirs) != 1 {
 		c.t.Fatalf("%s: %s, and it did not set that aside: %v, %v", c.names[i], what, dirs, err)
 	}

@@ -81,7 +81,7 @@ func (s *server) data() string { return filepath.Join(s.dir, "data") }
 // start begins a process and does not wait for it.
 func (s *server) start() error {
 	s.cmd = exec.Command(s.binary, "serve", "--data", s.data(), "--listen", s.addr, "--http", "127.0.0.1:0",
-		"--durability", s.durability, "--segment-size", "4MiB")
+		"--durability", s.durability, "--segment-size", "4MiB", "--scrub-rate", "64MiB")
 	s.cmd.Args = append(s.cmd.Args, s.args...)
 	s.cmd.Stderr = s.stderr
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test that times out runs no cleanup
@@ -166,7 +166,7 @@ func (s *server) check() error {
 var (
 	trouble = regexp.MustCompile(`level=ERROR|panic:|fatal error:|DATA RACE`)
 	// expected is what faults have a server say as an error.
-	expected = regexp.MustCompile(`msg="(this node was removed from the cluster|this node is damaged|this node repairs itself at its next start|disk space is short, refusing messages|no message will be taken: the disk is too small for the reserve, or full|commit log: no space for the next segment, refusing messages)"`)
+	expected = regexp.MustCompile(`msg="(this node was removed from the cluster|this node is damaged|this node is damaged, and for now it goes on as it is|damage was found|this node repairs itself at its next start|disk space is short, refusing messages|no message will be taken: the disk is too small for the reserve, or full|commit log: no space for the next segment, refusing messages)"`)
 )
 
 // complaints returns what the server's processes logged that must not happen,

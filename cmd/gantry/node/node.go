@@ -79,10 +79,12 @@ const handover = 5 * time.Second
 // Run is a node until ctx ends, then a nil error, or until it cannot go on.
 func Run(ctx context.Context, o Options) error {
 	defer o.Clients.Close()
+	run, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	o.Replica.Dir = filepath.Join(o.Broker.Dir, Dir)
 	o.SpreadAfter = cmp.Or(o.SpreadAfter, SpreadAfter)
-	l := &life{Options: o}
-	l.Broker.Damaged = func(err error) { l.interrupt(err) }
+	l := &life{Options: o, badLog: make(chan error, 1), badIndex: make(chan error, 1)}
+	l.Broker.Damaged = l.damaged
 	if o.Shard > 0 {
 		l.Broker.NewGroup = l.newGroup
 	}
@@ -115,16 +117,23 @@ func Run(ctx context.Context, o Options) error {
 		}
 		return nil
 	}, n.State)
-	for err == nil && ctx.Err() == nil {
-		err = l.term(ctx)
+	var mending sync.WaitGroup
+	var damage error
+	mending.Go(func() { damage = l.mend(run, stop) })
+	for err == nil && run.Err() == nil {
+		err = l.term(run)
 	}
+	stop(nil)
+	mending.Wait()
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil
 	}
 	if errors.Is(err, broker.ErrDamaged) {
 		err = fmt.Errorf("%w: %w", replica.ErrDamaged, err)
 	}
-	if err != nil {
+	if damage != nil {
+		err = damage // and the rest follows from that
+	} else if err != nil {
 		n.Damaged(err)
 	}
 	l.front.close()
@@ -153,16 +162,8 @@ type life struct {
 	state   atomic.Pointer[broker.Broker]           // of the present term, or the one before
 	end     atomic.Pointer[context.CancelCauseFunc] // of the present term's context
 	leading leading
-}
 
-// errAgain: the broker is to be opened again, which makes its indexes again.
-var errAgain = errors.New("an index is damaged")
-
-// interrupt ends the present term because of damage, if there is another node to lead.
-func (l *life) interrupt(err error) {
-	if len(l.node.Members()) > 1 {
-		(*l.end.Load())(fmt.Errorf("%w: %w", errAgain, err))
-	}
+	badLog, badIndex chan error // damage that was found
 }
 
 // term follows the log until this node leads, and then serves until it does no more.
@@ -232,11 +233,7 @@ func (l *life) term(life context.Context) (err error) {
 	case err = <-served:
 		return fmt.Errorf("clients are not served: %w", err)
 	case <-ctx.Done():
-		switch cause := context.Cause(ctx); {
-		case l.handOver(t):
-		case errors.Is(cause, errAgain): // the next start makes it again
-			err = cause
-		default:
+		if !l.handOver(t) {
 			drain = l.Drain
 		}
 	}
@@ -244,11 +241,11 @@ func (l *life) term(life context.Context) (err error) {
 	l.front.follow()
 	stop, done := context.WithTimeout(context.Background(), drain)
 	defer done()
-	cut := server.Shutdown(stop)
-	if errors.Is(cut, context.DeadlineExceeded) {
-		cut = nil // clients were cut off
+	err = server.Shutdown(stop)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = nil // clients were cut off
 	}
-	return errors.Join(err, cut, <-served)
+	return errors.Join(err, <-served)
 }
 
 // ended is err, unless the term is over: what fails then fails because of it.

@@ -568,6 +568,8 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+func (f *file) ReadCold(p []byte, off int64) (int, error) { return f.ReadAt(p, off) }
+
 // NextData looks, which a real file system need not.
 func (f *file) NextData(off int64) (int64, error) {
 	f.fs.mu.Lock()
