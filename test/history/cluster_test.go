@@ -58,6 +58,7 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 					all[f.name]++
 					c.sameState()
 				}
+				c.clocksRight()
 			})
 			c.stopAll()
 			t.Logf("%v", report)
@@ -78,6 +79,7 @@ type cluster struct {
 
 	dialled int
 	mounted bool // the small node has a disk of its own
+	freezes bool // the one whose disk may hang
 }
 
 func newCluster(t *testing.T, binary string) *cluster {
@@ -99,8 +101,11 @@ func newCluster(t *testing.T, binary string) *cluster {
 		} else {
 			s.args = append(s.args, "--join", c.peers[0])
 		}
-		if i == smallNode {
+		switch i {
+		case smallNode:
 			c.mount(s)
+		case frozenNode:
+			c.mountFile(s)
 		}
 		must(t, s.start())
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/gantry-mq/gantry/proto/gantryv1"
@@ -204,12 +206,12 @@ func awaitDrained(t *testing.T, admin gantryv1.ManagementClient, letters gantryv
 	await := func(what string, count func() (int, error)) {
 		for {
 			n, err := count()
-			must(t, err)
-			if n == 0 {
+			if err == nil && n == 0 {
 				return
 			}
+			mayBeLater(t, err)
 			if time.Now().After(deadline) {
-				t.Fatalf("%d messages are %s after %v", n, what, drainLimit)
+				t.Fatalf("%d messages are %s after %v, %v", n, what, drainLimit, err)
 			}
 			<-time.After(50 * time.Millisecond)
 		}
@@ -237,6 +239,15 @@ func awaitDrained(t *testing.T, admin gantryv1.ManagementClient, letters gantryv
 	await("not received from their lite topics", func() (int, error) { return rec.Missing(liteTopic), nil })
 }
 
+// mayBeLater fails for an error but that of a node that has just lost the leadership: on a
+// busy machine that happens without a fault.
+func mayBeLater(t *testing.T, err error) {
+	t.Helper()
+	if status.Code(err) != codes.Unavailable {
+		must(t, err)
+	}
+}
+
 func awaitSettled(t *testing.T, admin gantryv1.ManagementClient, deadline time.Time, groups []check.Consumers) {
 	for _, g := range groups {
 		if g.Topic == liteTopic {
@@ -244,7 +255,7 @@ func awaitSettled(t *testing.T, admin gantryv1.ManagementClient, deadline time.T
 		}
 		for {
 			d, err := admin.DescribeGroup(t.Context(), &gantryv1.DescribeGroupRequest{Name: g.Name})
-			must(t, err)
+			mayBeLater(t, err)
 			open := 0
 			for _, tp := range d.GetTopics() {
 				open += queues - len(tp.GetQueues())

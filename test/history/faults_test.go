@@ -54,6 +54,9 @@ var faultsOfThree = []fault{
 	{name: "node wiped", weight: 1, do: func(c *cluster, r *rand.Rand) { c.wipe(r, c.some(r)) }},
 	{name: "node damaged", weight: 1, do: func(c *cluster, r *rand.Rand) { c.damage(r, c.some(r)) }},
 	{name: "disk full", weight: 1, do: (*cluster).fill, can: func(c *cluster) bool { return c.mounted }},
+	{name: "disk hung", weight: 1, do: (*cluster).hang, can: func(c *cluster) bool { return c.freezes }},
+	{name: "disk slow", weight: 1, do: (*cluster).stutter, can: func(c *cluster) bool { return c.freezes }},
+	{name: "clocks jump", weight: 2, do: (*cluster).jump},
 	{name: "leadership handed over", weight: 1, do: func(c *cluster, r *rand.Rand) {
 		out, err := exec.Command(c.nodes[0].binary, "cluster", "transfer", "--shard", fmt.Sprint(c.shard), "--server", c.nodes[r.IntN(3)].addr).CombinedOutput()
 		if err != nil {

@@ -30,7 +30,7 @@ const startLimit = 60 * time.Second
 func build(t *testing.T) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "gantry")
-	args := []string{"build", "-o", out}
+	args := []string{"build", "-overlay", overlay(t), "-o", out}
 	if *serverRace {
 		args = append(args, "-race")
 	}
@@ -66,6 +66,7 @@ func newServer(t *testing.T, binary, durability string) *server {
 	if s.stderr, err = os.Create(filepath.Join(t.TempDir(), "stderr")); err != nil {
 		t.Fatal(err)
 	}
+	must(t, s.setClock(0))
 	t.Cleanup(func() {
 		s.kill()
 		s.stderr.Close()
@@ -83,6 +84,7 @@ func (s *server) start() error {
 	s.cmd = exec.Command(s.binary, "serve", "--data", s.data(), "--listen", s.addr, "--http", "127.0.0.1:0",
 		"--durability", s.durability, "--segment-size", "4MiB", "--scrub-rate", "64MiB")
 	s.cmd.Args = append(s.cmd.Args, s.args...)
+	s.cmd.Env = append(os.Environ(), "GANTRY_TEST_CLOCK="+s.clockFile())
 	s.cmd.Stderr = s.stderr
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test that times out runs no cleanup
 	out, err := s.cmd.StdoutPipe()
@@ -166,7 +168,7 @@ func (s *server) check() error {
 var (
 	trouble = regexp.MustCompile(`level=ERROR|panic:|fatal error:|DATA RACE`)
 	// expected is what faults have a server say as an error.
-	expected = regexp.MustCompile(`msg="(this node was removed from the cluster|this node is damaged|this node is damaged, and for now it goes on as it is|damage was found|this node repairs itself at its next start|disk space is short, refusing messages|no message will be taken: the disk is too small for the reserve, or full|commit log: no space for the next segment, refusing messages)"`)
+	expected = regexp.MustCompile(`msg="(this node was removed from the cluster|this node is damaged|this node is damaged, and for now it goes on as it is|damage was found|this node repairs itself at its next start|disk space is short, refusing messages|no message will be taken: the disk is too small for the reserve, or full|commit log: no space for the next segment, refusing messages)"|error="replica: the disk hangs"`)
 )
 
 // complaints returns what the server's processes logged that must not happen,
