@@ -49,7 +49,7 @@ const streamPatience = 3 * time.Second
 
 // admit lets a send of n bytes in. What it returns must be given to b.gate.Leave.
 func (b *Broker) admit(n int) (admission.Pass, error) {
-	if b.diskShort.Load() {
+	if b.diskShort.Load() || b.indexShort.Load() {
 		return admission.Pass{}, b.noSpace()
 	}
 	p, ok := b.gate.TryEnter(admission.Unary, n)
@@ -61,7 +61,7 @@ func (b *Broker) admit(n int) (admission.Pass, error) {
 
 // admitWaiting is admit for a batch of a stream.
 func (b *Broker) admitWaiting(ctx context.Context, n int) (admission.Pass, error) {
-	if b.diskShort.Load() {
+	if b.diskShort.Load() || b.indexShort.Load() {
 		return admission.Pass{}, b.noSpace()
 	}
 	p, ok := b.gate.Enter(ctx, admission.Stream, n, streamPatience)

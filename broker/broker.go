@@ -165,6 +165,7 @@ type Broker struct {
 	gate           gate
 	unpacking      unpacked      // holds bodies that were decompressed, until they are sent
 	diskShort      atomic.Bool   // sends are refused, see diskspace.go
+	indexShort     atomic.Bool   // and nothing is applied
 	diskFree       atomic.Int64  // as of the last look, bytes
 	deletions      atomic.Uint64 // delete records applied
 	opened         time.Time
@@ -211,7 +212,12 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	b.inflight = inflight.New(b.leasesEnded, b.queueExists, b.liteFreed)
 	b.sessions = session.New(ClientExpiry, b.clientGone)
-	if err := b.open(ctx); err != nil {
+	stop := context.AfterFunc(ctx, b.cancel)
+	err := b.open(ctx)
+	if !stop() {
+		err = errors.Join(ctx.Err(), err)
+	}
+	if err != nil {
 		b.cancel()
 		return nil, errors.Join(err, b.closeStores())
 	}
@@ -351,7 +357,7 @@ func (b *Broker) Close() error {
 	b.hub.WakeAll()
 	b.run.Wait()
 	var err error
-	if b.failed.Load() == nil {
+	if b.failed.Load() == nil && !b.indexShort.Load() { // else a frame may be applied in part
 		err = b.checkpt.final()
 	}
 	return errors.Join(err, b.closeStores())

@@ -1,12 +1,14 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/dispatch"
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
 
 // checkpointer writes checkpoints beside the dispatcher: the dispatcher encodes
@@ -66,7 +68,12 @@ func (c *checkpointer) write(cp dispatch.Checkpoint) error {
 	if err := c.b.keys.Flush(); err != nil {
 		return fmt.Errorf("broker: flush the key index: %w", err)
 	}
-	if err := dispatch.WriteCheckpoint(c.b.opts.FS, c.dir, cp, c.last); err != nil {
+	err := dispatch.WriteCheckpoint(c.b.opts.FS, c.dir, cp, c.last)
+	if errors.Is(err, mmapfile.ErrNoSpace) {
+		c.b.log.Warn("the disk has no room for a checkpoint; a start would go on from the one before", "error", err)
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	if err := c.b.index.Persisted(cp.Position); err != nil {

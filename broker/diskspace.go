@@ -53,9 +53,34 @@ func (b *Broker) watchDisk() {
 	}
 }
 
+// noRoomLook is how often it is tried again to make a file of an index.
+const noRoomLook = 100 * time.Millisecond
+
+// noRoom is asked by an index that the disk has no room for, although there was a reserve:
+// somebody else has taken that, too. What is in the log is not lost, and is applied when
+// there is room; until then nobody is answered, so messages are refused.
+func (b *Broker) noRoom(err error) bool {
+	if err == nil {
+		b.indexShort.Store(false)
+		b.log.Info("the disk has room for the index again")
+		return true
+	}
+	if !b.indexShort.Swap(true) {
+		b.log.Error("disk space is short: there is no room for an index, and nothing is answered until there is", "error", err)
+	}
+	select {
+	case <-time.After(noRoomLook):
+		return true
+	case <-b.ctx.Done():
+		return false
+	}
+}
+
 // DiskFull reports whether messages are refused for want of disk space, or would be
 // if this broker took any.
-func (b *Broker) DiskFull() bool { return b.diskShort.Load() || b.wal.Stats().DiskFull }
+func (b *Broker) DiskFull() bool {
+	return b.diskShort.Load() || b.indexShort.Load() || b.wal.Stats().DiskFull
+}
 
 // enoughAgain is how much must be free before sends go on.
 func (b *Broker) enoughAgain() int64 { return b.opts.DiskReserve + b.opts.DiskReserve/8 }
@@ -63,6 +88,9 @@ func (b *Broker) enoughAgain() int64 { return b.opts.DiskReserve + b.opts.DiskRe
 // noSpace is why a send is refused then.
 func (b *Broker) noSpace() error {
 	b.gate.refused[DiskSpace].Add(1)
+	if b.indexShort.Load() {
+		return Errorf(TooManyRequests, "disk space is short: there is no room for an index; nothing was stored, try again when there is")
+	}
 	return Errorf(TooManyRequests, "disk space is short: %d bytes are free, less than the %d that are kept in reserve; nothing was stored, try again when %d are free", b.diskFree.Load(), b.opts.DiskReserve, b.enoughAgain())
 }
 

@@ -1,16 +1,22 @@
 package broker
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/broker/transaction"
+	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/internal/host"
 )
 
@@ -106,6 +112,99 @@ func TestAFullDiskRefusesSendsUntilThereIsSpace(t *testing.T) {
 		})
 	}
 }
+
+// Somebody else may take what is kept in reserve, too. A broker waits then, at its start
+// as well, and nothing is lost or applied twice.
+func TestAnIndexThatTheDiskHasNoRoomForIsWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
+		t.Skipf("a file system cannot be mounted here: %v", err)
+	}
+	defer syscall.Unmount(dir, syscall.MNT_DETACH)
+	options := func(o *Options) { byHand(o); o.SegmentSize = 4 << 20 }
+	data, filler := filepath.Join(dir, "data"), filepath.Join(dir, "filler")
+	b := open(t, data, options)
+	makeTopic(t, b, "T", topic.Normal, 1)
+	checkpoint(t, b)
+	message := func(id int64) Outgoing {
+		m := msg(fmt.Sprint(id), fmt.Sprint(id))
+		m.Topic = name("T")
+		return m
+	}
+	var sent, answered atomic.Int64
+	// full fills the disk and has messages sent, until an index has no room and on.
+	full := func() (stop func()) {
+		if err := os.WriteFile(filler, make([]byte, 80<<20), 0o600); err == nil {
+			t.Fatal("the disk is not full")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			for ctx.Err() == nil {
+				_, err := b.Send(ctx, []Outgoing{message(sent.Load())})
+				if err == nil {
+					answered.Add(1)
+				}
+				if err == nil || ReasonOf(err) != TooManyRequests {
+					sent.Add(1)
+				}
+			}
+		})
+		until(t, "an index has no room", func() bool { return b.indexShort.Load() })
+		return func() { cancel(); sending.Wait() }
+	}
+	stop := full()
+	if _, err := b.Send(t.Context(), []Outgoing{message(-1)}); ReasonOf(err) != TooManyRequests || !strings.Contains(err.Error(), "no room for an index") {
+		t.Errorf("a send meanwhile: %v", err)
+	}
+	if err := b.Ready(); err != nil || !b.Stats().Log.DiskFull {
+		t.Errorf("%v; Stats say nothing: %+v", err, b.Stats().Log)
+	}
+	before := answered.Load()
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "sends go on", func() bool { return answered.Load() > before+1 })
+	stop()
+	if b.DiskFull() {
+		t.Error("it says that the disk is full")
+	}
+
+	stop = full()
+	b.Close()
+	stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	o := Options{Dir: data, Logger: slog.New(slog.NewTextHandler(writer(func(line []byte) {
+		if strings.Contains(string(line), "no room for an index") {
+			cancel()
+		}
+	}), nil))}
+	options(&o)
+	if _, err := Open(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Fatalf("opened without room: %v", err)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	b = open(t, data, options)
+	defer b.Close()
+	tp, _ := b.topics.Lookup(name("T"))
+	for off := range sent.Load() {
+		l, err := b.load(tp, 0, record.QueueOffset(off))
+		if err != nil || string(l.msg.Body) != fmt.Sprint(off) {
+			t.Fatalf("message %d of %d is %q, %v", off, sent.Load(), l.msg.Body, err)
+		}
+		l.release()
+	}
+	if _, end, _ := b.index.Bounds(record.Key(tp.ID, 0)); int64(end) != sent.Load() {
+		t.Errorf("the queue ends at %d, want %d", end, sent.Load())
+	}
+}
+
+// writer is an io.Writer that is told each line.
+type writer func([]byte)
+
+func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
 // until waits for what happens by itself.
 func until(t *testing.T, what string, f func() bool) {

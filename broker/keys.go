@@ -110,7 +110,7 @@ func parseTimerChange(rec []byte, kind record.Kind) (scheduler.Change, error) {
 // openKeys opens the key index as the checkpoint says. rebuild says that it is
 // empty and must be made again from the log, as of the consume queues.
 func (b *Broker) openKeys(cp dispatch.Checkpoint, found bool, dir string) (rebuild bool, err error) {
-	opts := keyindex.Options{FS: b.opts.FS, SegmentEntries: b.opts.KeySegmentEntries, Damaged: b.foundDamage, Logger: b.opts.Logger.With(logging.Component, "keyindex")}
+	opts := keyindex.Options{FS: b.opts.FS, SegmentEntries: b.opts.KeySegmentEntries, Damaged: b.foundDamage, NoSpace: b.noRoom, Logger: b.opts.Logger.With(logging.Component, "keyindex")}
 	if found && len(cp.Sections) > sectionKeys {
 		if b.keys, err = keyindex.Open(dir, opts, cp.Sections[sectionKeys]); err == nil {
 			return false, nil

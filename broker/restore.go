@@ -149,7 +149,7 @@ func (b *Broker) restore(cp dispatch.Checkpoint, found bool, indexDir string) (r
 		}
 		indexSnapshot = cp.Sections[sectionIndex]
 	}
-	opts := consumequeue.Options{FS: b.opts.FS, ArenaSize: b.opts.ArenaSize, Damaged: b.foundDamage, Logger: b.opts.Logger.With(logging.Component, "consumequeue")}
+	opts := consumequeue.Options{FS: b.opts.FS, ArenaSize: b.opts.ArenaSize, Damaged: b.foundDamage, NoSpace: b.noRoom, Logger: b.opts.Logger.With(logging.Component, "consumequeue")}
 	if found {
 		if b.index, err = consumequeue.Open(indexDir, opts, indexSnapshot, cp.Position); err == nil {
 			return false, nil

@@ -1,9 +1,11 @@
 package consumequeue
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/internal/mmapfile"
 )
 
 // Put stores e as entry off of a queue. Readers see it when Put returns.
@@ -18,8 +20,8 @@ import (
 //     have been trimmed before the index was rebuilt.
 //
 // ErrInvalid for an entry of size 0 or an offset not in [0, 2^62).
-// mmapfile.ErrNoSpace on a full disk: nothing has changed then, and Put may be
-// tried again.
+// On a full disk Options.NoSpace decides; if nobody waits for space,
+// mmapfile.ErrNoSpace: nothing has changed then, and Put may be tried again.
 func (s *Store) Put(key record.QueueKey, off record.QueueOffset, e Entry) error {
 	return s.PutRun(key, off, []Entry{e})
 }
@@ -37,6 +39,19 @@ func (s *Store) PutRun(key record.QueueKey, off record.QueueOffset, es []Entry) 
 	if off < 0 || off > maxOffset-record.QueueOffset(len(es)) {
 		return fmt.Errorf("%w: queue %v offset %d", ErrInvalid, key, off)
 	}
+	for waited := false; ; waited = true {
+		err := s.putRun(key, off, es)
+		if errors.Is(err, mmapfile.ErrNoSpace) && s.noSpace(err) {
+			continue
+		}
+		if waited {
+			s.noSpace(nil)
+		}
+		return err
+	}
+}
+
+func (s *Store) putRun(key record.QueueKey, off record.QueueOffset, es []Entry) error {
 	s.writer.Lock()
 	defer s.writer.Unlock()
 	if s.failed != nil || len(es) == 0 {

@@ -36,6 +36,10 @@ type Options struct {
 	// Damaged is told, once for each arena, of an entry in it that is not what was put:
 	// the next Open will find the arena missing. It must not call the store. Nil: nobody.
 	Damaged func(error)
+	// NoSpace is asked when the disk has no room for the next arena: it waits, and is true
+	// if it is to be tried again. Nothing of the store is locked meanwhile. It is told nil
+	// when the wait is over. Nil: it is not tried again.
+	NoSpace func(error) bool
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -53,6 +57,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Damaged == nil {
 		o.Damaged = func(error) {}
+	}
+	if o.NoSpace == nil {
+		o.NoSpace = func(error) bool { return false }
 	}
 	var errs []error
 	if s := o.ArenaSize; s < pageSize<<minPageBits || s > pageSize<<maxPageBits || s&(s-1) != 0 {
@@ -73,6 +80,7 @@ type Store struct {
 	fs        mmapfile.FS
 	log       *slog.Logger
 	damaged   func(error)
+	noSpace   func(error) bool
 	arenaSize int64
 	pageBits  uint // an arena has 2^pageBits pages
 
@@ -119,7 +127,7 @@ func Open(dir string, opts Options, snapshot []byte, at record.Position) (_ *Sto
 			return nil, err
 		}
 	}
-	s := &Store{dir: dir, fs: opts.FS, log: opts.Logger, damaged: opts.Damaged, arenaSize: opts.ArenaSize, buf: new(sealed)}
+	s := &Store{dir: dir, fs: opts.FS, log: opts.Logger, damaged: opts.Damaged, noSpace: opts.NoSpace, arenaSize: opts.ArenaSize, buf: new(sealed)}
 	if len(img.arenas) > 0 {
 		s.arenaSize = pageSize << img.pageBits
 	}

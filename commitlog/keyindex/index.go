@@ -26,6 +26,10 @@ type Options struct {
 	// Damaged is told, once for each segment, of one that is not as it was written: the
 	// next Open will find it missing. It must not call the index. Nil: nobody.
 	Damaged func(error)
+	// NoSpace is asked when the disk has no room for the next segment: it waits, and is
+	// true if it is to be tried again. Nothing of the index is locked meanwhile. It is told
+	// nil when the wait is over. Nil: it is not tried again.
+	NoSpace func(error) bool
 }
 
 // maxRaw is how many full segments wait for Flush before Put sorts one itself: a
@@ -38,6 +42,7 @@ type Index struct {
 	fs      mmapfile.FS
 	log     *slog.Logger
 	damaged func(error)
+	noSpace func(error) bool
 	entries int
 
 	mu       sync.Mutex
@@ -61,7 +66,7 @@ type Index struct {
 // ErrMissing, ErrSnapshot: the way out is to open with nil and to put everything
 // again.
 func Open(dir string, opts Options, snapshot []byte) (_ *Index, err error) {
-	x := &Index{dir: dir, fs: opts.FS, log: opts.Logger, damaged: opts.Damaged, entries: opts.SegmentEntries}
+	x := &Index{dir: dir, fs: opts.FS, log: opts.Logger, damaged: opts.Damaged, noSpace: opts.NoSpace, entries: opts.SegmentEntries}
 	if x.fs == nil {
 		x.fs = mmapfile.OS
 	}
@@ -70,6 +75,9 @@ func Open(dir string, opts Options, snapshot []byte) (_ *Index, err error) {
 	}
 	if x.damaged == nil {
 		x.damaged = func(error) {}
+	}
+	if x.noSpace == nil {
+		x.noSpace = func(error) bool { return false }
 	}
 	if x.entries == 0 {
 		x.entries = 1 << 20

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -39,12 +38,7 @@ func (c *cluster) fill(r *rand.Rand) {
 		c.t.Logf("transfer: %v %s", err, out)
 	}
 	left := int64(r.IntN(4 << 20))
-	arenas, err := filepath.Glob(filepath.Join(s.data(), "consumequeue", "*.arena"))
-	must(c.t, err)
-	switch {
-	case len(arenas) == 0: // without its first files a node ends
-		left = 200 << 20
-	case r.IntN(2) == 0:
+	if r.IntN(2) == 0 {
 		left = 100 << 20
 	}
 	resize := func(size int64) {

@@ -191,15 +191,27 @@ func (l *life) term(life context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	leads, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel()
+	watch.Go(func() {
+		l.relieve(leads, t)
+		select { // a broker that waits for disk space does not lead any more either
+		case <-t.Over():
+			cancel()
+		case <-leads.Done():
+		}
+	})
 	began := time.Now()
-	if err := b.Lead(ctx, t); err != nil {
+	if err := b.Lead(leads, t); err != nil {
 		if ready := b.Ready(); ready != nil {
 			return err
 		}
 		return nil // the term was over before it began
 	}
 	if l.Prepare != nil {
-		if err := l.Prepare(ctx, b); err != nil {
+		if err := l.Prepare(leads, b); err != nil {
 			return ended(t, err)
 		}
 	}
@@ -214,11 +226,6 @@ func (l *life) term(life context.Context) (err error) {
 	l.Show(b, server)
 	l.Logger.Info("this node leads", "term", t.Number(), "serving_after", time.Since(began).Round(time.Millisecond))
 
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	leads, cancel := context.WithCancel(ctx)
-	defer cancel()
-	watch.Go(func() { l.relieve(leads, t) })
 	if l.of() != nil {
 		watch.Go(func() { l.spread(leads) })
 	}
