@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 helm=${HELM:-helm} gantry=${GANTRY:-gantry}
 tmp=$(mktemp -d); trap 'rm -rf "$tmp"' EXIT
 values=(--namespace mq --kube-version 1.30.0 --set peerCertificates=peers)
-all=(--set auth.secret=auth --set tls.secret=tls --set serviceMonitor.enabled=true --set serviceMonitor.labels.team=mq)
+all=(--set shards=3 --set auth.secret=auth --set tls.secret=tls --set serviceMonitor.enabled=true --set serviceMonitor.labels.team=mq)
 
 "$helm" lint --strict gantry --set peerCertificates=peers
 for more in "" "--is-upgrade"; do
@@ -21,6 +21,11 @@ for more in "" "--is-upgrade"; do
     for i in 0 1 2; do
       "$gantry" config show --config "$tmp/gantry-$i.yaml" --json | grep -q "\"gantry-$i\"" || { echo "the settings of gantry-$i are not taken"; exit 1; }
     done
+    if [ "$rendered" = "$tmp/all.yaml" ]; then
+      for port in 8091 8101 8093 8103; do
+        [ "$(grep -c "containerPort: $port}" "$rendered")" = 1 ] && grep -q "port: $port," "$rendered" || { echo "port $port of a shard is not open"; exit 1; }
+      done
+    fi
     if [ -n "$more" ]; then
       ! grep -q '^bootstrap:' "$tmp"/gantry-?.yaml || { echo "after an upgrade a pod begins a cluster"; exit 1; }
     else
