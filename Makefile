@@ -98,7 +98,7 @@ bench: ## measure and rewrite docs/benchmarks.md (about 20 minutes, STORE_MB of 
 bench-smoke: ## run the benchmark with tiny sizes, for its errors only
 	$(GO) run ./test/bench -smoke >/dev/null
 
-bench-peers: ## measure Kafka and RocketMQ beside Gantry and rewrite their part of docs/benchmarks.md (about 45 minutes; PEERS: flags, like -quick)
+bench-peers: ## measure Kafka and RocketMQ beside Gantry and rewrite their part of docs/benchmarks.md (about an hour; PEERS: flags, like -quick)
 	cd bench/peers && $(GO) run . $(PEERS)
 
 .PHONY: overload

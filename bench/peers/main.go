@@ -51,7 +51,7 @@ func main() {
 	c := config{length: 3 * time.Second, warm: time.Second, warmFirst: 8 * time.Second, settle: 3 * time.Second,
 		queues: 10_000, rated: 20_000, reps: 3}
 	only := flag.String("only", "", "measure only phases whose name system/client/shape/size/durability matches this `REGEXP`, e.g. 'publish.*/1024/'")
-	systems := flag.String("systems", "gantry,kafka,rocketmq,gantry-3,kafka-3", "measure only these, in this order; -3 is three nodes")
+	systems := flag.String("systems", "gantry,kafka,rocketmq,gantry-3,kafka-3,rocketmq-3", "measure only these, in this order; -3 is three nodes")
 	durabilities := flag.String("durabilities", async+","+sync_, "measure only with these")
 	flag.StringVar(&c.root, "root", "../..", "top of the repository")
 	flag.StringVar(&c.work, "work", "", "where to make data directories; not a tmpfs (default: the system's temporary directory)")
@@ -154,13 +154,15 @@ func choose(names []string) ([]system, error) {
 		case "kafka":
 			chosen = append(chosen, &kafka{nodes: 1})
 		case "rocketmq":
-			chosen = append(chosen, &rocketmq{})
+			chosen = append(chosen, &rocketmq{nodes: 1})
 		case "gantry-3":
 			chosen = append(chosen, &gantry{nodes: 3})
 		case "kafka-3":
 			chosen = append(chosen, &kafka{nodes: 3})
+		case "rocketmq-3":
+			chosen = append(chosen, &rocketmq{nodes: 3})
 		default:
-			return nil, fmt.Errorf("-systems: %q is not one of gantry, kafka, rocketmq, gantry-3, kafka-3", name)
+			return nil, fmt.Errorf("-systems: %q is not one of gantry, kafka, rocketmq, gantry-3, kafka-3, rocketmq-3", name)
 		}
 	}
 	return chosen, nil

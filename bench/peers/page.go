@@ -117,7 +117,7 @@ func page(r *results) string {
 	}
 
 	line("\n### Commands\n")
-	line("`$DIR` is a new directory for each start. Kafka's `server.properties` and RocketMQ's `broker.conf` are those of `bench/peers` with the data\ndirectory and, for rows with fsync, one setting appended (see there). RocketMQ runs with `ROCKETMQ_HOME=$DIR`.\n")
+	line("`$DIR` is a new directory for each start. Kafka's `server.properties` and RocketMQ's `broker.conf` are those of `bench/peers` with the data\ndirectory and, for rows with fsync, one setting appended (see there); of three nodes, what makes them three, too. RocketMQ runs with `ROCKETMQ_HOME=$DIR`.\n")
 	line("```\n%s\n```", strings.Join(r.Commands.Lines, "\n"))
 	return b.String()
 }

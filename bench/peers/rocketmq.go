@@ -9,23 +9,25 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
 const (
 	rocketNameServer = "127.0.0.1:9876"
 	rocketBroker     = "127.0.0.1:10911"
+	rocketController = "127.0.0.1:9878"
 	rocketProxy      = "127.0.0.1:8081"
 )
 
 // What the distribution's scripts give each process, scaled to a machine of 24
 // GiB and 2 cores: runbroker.sh has a heap of 8 GiB and 15 GiB of direct memory,
-// here 4 and 7; runserver.sh has 4 GiB for a name server, here 512 MiB, of which
-// it uses a fraction. -XX:+AlwaysPreTouch is left out: with it idle memory would
-// be whatever the flags say.
+// here 4 and 7, or 2 and 2 for each of three; runserver.sh has 4 GiB for a name
+// server, here 512 MiB, of which it uses a fraction. -XX:+AlwaysPreTouch is left
+// out: with it idle memory would be whatever the flags say.
 var (
-	rocketBrokerJVM = append([]string{"-server", "-Xms4g", "-Xmx4g"}, append(rocketG1, "-XX:-OmitStackTraceInFastThrow",
-		"-XX:MaxDirectMemorySize=7g", "-XX:-UseLargePages")...)
+	rocketBrokerJVM     = rocketJVM("4g", "7g")
+	rocketOfThreeJVM    = rocketJVM("2g", "2g")
 	rocketNameServerJVM = append([]string{"-server", "-Xms512m", "-Xmx512m", "-XX:MetaspaceSize=128m", "-XX:MaxMetaspaceSize=320m"},
 		append(rocketG1, "-XX:-OmitStackTraceInFastThrow", "-XX:-UseLargePages")...)
 	rocketClientJVM = []string{"-server", "-Xms1g", "-Xmx1g"}
@@ -34,9 +36,14 @@ var (
 		"-XX:InitiatingHeapOccupancyPercent=30", "-XX:SoftRefLRUPolicyMSPerMB=0"}
 )
 
-type rocketmq struct{}
+func rocketJVM(heap, direct string) []string {
+	return append([]string{"-server", "-Xms" + heap, "-Xmx" + heap}, append(rocketG1, "-XX:-OmitStackTraceInFastThrow",
+		"-XX:MaxDirectMemorySize="+direct, "-XX:-UseLargePages")...)
+}
 
-func (r *rocketmq) name() string { return "rocketmq" }
+type rocketmq struct{ nodes int }
+
+func (r *rocketmq) name() string { return named("rocketmq", r.nodes) }
 
 func (r *rocketmq) prepare(ctx context.Context, c config) error {
 	return maven(ctx, filepath.Join(c.root, "bench/peers/rocketmq"))
@@ -53,13 +60,15 @@ func (r *rocketmq) versions(ctx context.Context, c config) (map[string]string, e
 
 // rocketServer is a name server, a broker with the proxy in its process (local
 // mode, which the project advises where nothing special is needed), and the load
-// program over the Java client.
+// program over the Java client. Of three nodes, each is a broker without the proxy,
+// which that client does not use.
 type rocketServer struct {
 	config
 	at         place
 	conf       string
 	nameServer *process
-	broker     *process
+	brokers    []*process
+	master     string // address of the one of three that was seen last
 	client     *remoting
 	official   *official
 	made       map[string]bool
@@ -78,31 +87,57 @@ func (r *rocketmq) start(ctx context.Context, c config, at place) (_ server, err
 			s.stop()
 		}
 	}()
-	settings, err := os.ReadFile(filepath.Join(conf, "broker.conf"))
+	own := "namesrv.conf"
+	if r.nodes > 1 {
+		own = "controller.conf"
+	}
+	s.nameServer, err = s.launch("namesrv", rocketNameServerJVM, "org.apache.rocketmq.namesrv.NamesrvStartup", "-c", filepath.Join(conf, own))
 	if err != nil {
 		return nil, err
 	}
-	flush := map[string]string{async: "ASYNC_FLUSH", sync_: "SYNC_FLUSH"}[at.durability]
-	own := fmt.Sprintf("flushDiskType=%s\nstorePathRootDir=%s\n", flush, filepath.Join(at.dir, "store"))
-	file := filepath.Join(at.dir, "broker.conf")
-	if err := os.WriteFile(file, append(settings, own...), 0o644); err != nil {
-		return nil, err
+	for i := range r.nodes {
+		if err := s.launchBroker(ctx, i, r.nodes); err != nil {
+			return nil, err
+		}
 	}
-	s.nameServer, err = s.launch("namesrv", rocketNameServerJVM, "org.apache.rocketmq.namesrv.NamesrvStartup",
-		"-c", filepath.Join(conf, "namesrv.conf"))
-	if err != nil {
-		return nil, err
-	}
-	s.broker, err = s.launch("broker", rocketBrokerJVM, "org.apache.rocketmq.proxy.ProxyStartup",
-		"-n", rocketNameServer, "-pm", "local", "-bc", file, "-pc", filepath.Join(conf, "rmq-proxy.json"))
-	if err != nil {
-		return nil, err
-	}
-	if err := s.broker.await(ctx, dialable(rocketProxy)); err != nil {
-		return nil, err
+	if r.nodes > 1 {
+		return s, s.findMaster(ctx)
 	}
 	s.official = &official{config: c, addr: rocketProxy, topics: s.topics}
 	return s, nil
+}
+
+// launchBroker starts broker i of so many, and waits until it listens.
+func (s *rocketServer) launchBroker(ctx context.Context, i, nodes int) error {
+	settings, err := os.ReadFile(filepath.Join(s.conf, "broker.conf"))
+	if err != nil {
+		return err
+	}
+	flush := map[string]string{async: "ASYNC_FLUSH", sync_: "SYNC_FLUSH"}[s.at.durability]
+	settings = fmt.Appendf(settings, "flushDiskType=%s\nstorePathRootDir=%s\n", flush, filepath.Join(s.at.dir, fmt.Sprint("store", i+1)))
+	name := fmt.Sprint("broker", i+1)
+	file := filepath.Join(s.at.dir, name+".conf")
+	addr, jvm, class := rocketProxy, rocketBrokerJVM, "org.apache.rocketmq.proxy.ProxyStartup"
+	args := []string{"-n", rocketNameServer, "-pm", "local", "-bc", file, "-pc", filepath.Join(s.conf, "rmq-proxy.json")}
+	if nodes > 1 {
+		addr, jvm, class = port(rocketBroker, i), rocketOfThreeJVM, "org.apache.rocketmq.broker.BrokerStartup"
+		args = []string{"-n", rocketNameServer, "-c", file}
+		three, err := os.ReadFile(filepath.Join(s.conf, "three.conf"))
+		if err != nil {
+			return err
+		}
+		_, number, _ := strings.Cut(addr, ":")
+		settings = fmt.Appendf(append(settings, three...), "listenPort=%s\n", number)
+	}
+	if err := os.WriteFile(file, settings, 0o644); err != nil {
+		return err
+	}
+	p, err := s.launch(name, jvm, class, args...)
+	if err != nil {
+		return err
+	}
+	s.brokers = append(s.brokers, p)
+	return p.await(ctx, dialable(addr))
 }
 
 func (s *rocketServer) argv(jvm []string, class string, args ...string) []string {
@@ -118,7 +153,7 @@ func (s *rocketServer) launch(name string, jvm []string, class string, args ...s
 	return launch(s.at.dir, name, []string{"ROCKETMQ_HOME=" + s.at.dir}, s.argv(jvm, class, args...)...)
 }
 
-func (s *rocketServer) processes() []*process { return []*process{s.nameServer, s.broker} }
+func (s *rocketServer) processes() []*process { return append([]*process{s.nameServer}, s.brokers...) }
 
 func (s *rocketServer) stop() {
 	if s.official != nil {
@@ -127,15 +162,23 @@ func (s *rocketServer) stop() {
 	if s.client != nil {
 		s.client.stop()
 	}
-	for _, p := range []*process{s.broker, s.nameServer} {
-		if p != nil {
-			p.stop()
-		}
+	stopAll(s.brokers)
+	if s.nameServer != nil {
+		s.nameServer.stop()
 	}
 }
 
 func (s *rocketServer) phases() []phase {
-	const single, batch = "Java remoting, 64 threads", "Java remoting, 32 a call, 64 threads"
+	const single, batch, open = "Java remoting, 64 threads", "Java remoting, 32 a call, 64 threads", "Java remoting, asynchronous"
+	if len(s.brokers) > 1 {
+		all := threeNodePhases(batch, s.topicOfThree, s.publish, s.rate, s.kill, s.config)
+		for i := range all {
+			if all[i].Shape != shapePublish3 {
+				all[i].Client = open
+			}
+		}
+		return all
+	}
 	var all []phase
 	for _, size := range []int{1024, 100} {
 		topic := fmt.Sprintf("remoting-%d", size)
@@ -168,15 +211,11 @@ func (s *rocketServer) phases() []phase {
 	}
 	all = append(all, s.official.phases()...)
 	for _, shape := range []string{shapeSend, shapeThrough} {
-		topic, through := "remoting-rate", 0
-		if shape == shapeThrough {
-			topic, through = "remoting-through", 1
-		}
-		all = append(all, phase{Shape: shape, Client: "Java remoting, asynchronous", Size: 1024,
+		topic := map[string]string{shapeSend: "remoting-rate", shapeThrough: "remoting-through"}[shape]
+		all = append(all, phase{Shape: shape, Client: open, Size: 1024,
 			prepare: func(ctx context.Context) error { return s.topics(ctx, topic, 1, queues) },
 			run: func(ctx context.Context, length time.Duration) (outcome, error) {
-				s.groups++
-				return s.remote(ctx, "rate %s rate-%d 1024 %d %d %d", topic, s.groups, openRate, s.ratedIn(length), through)
+				return s.rate(ctx, topic, 1024, s.ratedIn(length), shape == shapeThrough)
 			}})
 	}
 	return append(all, s.official.many())
@@ -186,6 +225,44 @@ func (s *rocketServer) send(ctx context.Context, topic string, size, batch int, 
 	o, err := s.remote(ctx, "send %s %d %d 64 %f", topic, size, batch, length.Seconds())
 	s.remoteSent[topic] += o.Messages
 	return o, err
+}
+
+func (s *rocketServer) publish(ctx context.Context, topics []string, size int, length time.Duration) (outcome, error) {
+	return s.send(ctx, topics[0], size, 32, length)
+}
+
+func (s *rocketServer) rate(ctx context.Context, topic string, size, n int, through bool) (outcome, error) {
+	endToEnd := 0
+	if through {
+		endToEnd = 1
+	}
+	s.groups++
+	return s.remote(ctx, "rate %s rate-%d %d %d %d %d", topic, s.groups, size, openRate, n, endToEnd)
+}
+
+// topicOfThree makes a topic, and waits until all three are in sync.
+func (s *rocketServer) topicOfThree(ctx context.Context, name string) error {
+	if err := s.topics(ctx, name, 1, queues); err != nil {
+		return err
+	}
+	return s.findMaster(ctx)
+}
+
+func (s *rocketServer) findMaster(ctx context.Context) error {
+	var answer struct{ Master string }
+	err := s.ask(ctx, &answer, "master %s %d", rocketController, len(s.brokers))
+	s.master = answer.Master
+	return err
+}
+
+// kill ends the master as a power cut would.
+func (s *rocketServer) kill(context.Context) error {
+	for i, p := range s.brokers {
+		if port(rocketBroker, i) == s.master {
+			return p.cmd.Process.Kill()
+		}
+	}
+	return fmt.Errorf("the master, %s, is none of ours", s.master)
 }
 
 func (s *rocketServer) topics(ctx context.Context, prefix string, count, perTopic int) error {
@@ -199,15 +276,27 @@ func (s *rocketServer) topics(ctx context.Context, prefix string, count, perTopi
 
 // remote has the Java client do one thing (see Remoting.java).
 func (s *rocketServer) remote(ctx context.Context, format string, args ...any) (outcome, error) {
+	var answer struct {
+		outcome
+		Seconds float64 `json:"seconds"`
+	}
+	err := s.ask(ctx, &answer, format, args...)
+	if answer.Send == nil && answer.Seconds > 0 {
+		answer.Rate = float64(answer.Messages) / answer.Seconds
+	}
+	return answer.outcome, err
+}
+
+// ask is remote for any answer.
+func (s *rocketServer) ask(ctx context.Context, answer any, format string, args ...any) error {
 	if s.client == nil {
-		argv := s.argv(rocketClientJVM, "peers.Remoting", rocketNameServer, rocketBroker)
-		client, err := startRemoting(s.at.dir, argv)
+		client, err := startRemoting(s.at.dir, s.argv(rocketClientJVM, "peers.Remoting", rocketNameServer))
 		if err != nil {
-			return outcome{}, err
+			return err
 		}
 		s.client = client
 	}
-	return s.client.do(ctx, fmt.Sprintf(format, args...))
+	return s.client.do(ctx, answer, fmt.Sprintf(format, args...))
 }
 
 // remoting is the running load program.
@@ -238,25 +327,18 @@ func startRemoting(dir string, argv []string) (*remoting, error) {
 	return r, r.start()
 }
 
-func (r *remoting) do(ctx context.Context, command string) (outcome, error) {
+func (r *remoting) do(ctx context.Context, answer any, command string) error {
 	defer context.AfterFunc(ctx, func() { r.cmd.Process.Kill() })()
 	if _, err := fmt.Fprintln(r.in, command); err != nil {
-		return outcome{}, fmt.Errorf("the Java client: %w\n%s", err, r.tail())
+		return fmt.Errorf("the Java client: %w\n%s", err, r.tail())
 	}
 	if !r.out.Scan() {
-		return outcome{}, fmt.Errorf("the Java client ended during %q\n%s", command, r.tail())
+		return fmt.Errorf("the Java client ended during %q\n%s", command, r.tail())
 	}
-	var answer struct {
-		outcome
-		Seconds float64 `json:"seconds"`
+	if err := json.Unmarshal(r.out.Bytes(), answer); err != nil {
+		return fmt.Errorf("the Java client answered %q: %w", r.out.Text(), err)
 	}
-	if err := json.Unmarshal(r.out.Bytes(), &answer); err != nil {
-		return outcome{}, fmt.Errorf("the Java client answered %q: %w", r.out.Text(), err)
-	}
-	if answer.Send == nil && answer.Seconds > 0 {
-		answer.Rate = float64(answer.Messages) / answer.Seconds
-	}
-	return answer.outcome, ctx.Err()
+	return ctx.Err()
 }
 
 func (r *remoting) stop() {

@@ -3,10 +3,12 @@ package peers;
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.nio.ByteBuffer;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
@@ -14,7 +16,6 @@ import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.concurrent.locks.LockSupport;
-import java.util.function.Consumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
@@ -23,10 +24,12 @@ import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.common.MixAll;
 import org.apache.rocketmq.common.TopicConfig;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.remoting.protocol.body.BrokerReplicasInfo.ReplicasInfo;
 import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
 import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 
@@ -36,10 +39,12 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
  *
  * <pre>
  * topics PREFIX COUNT QUEUES                     make COUNT topics, PREFIX alone when COUNT is 1, else PREFIX-0 and on,
- *                                                and the group readers-PREFIX
+ *                                                and the group readers-PREFIX, and wait until all nodes have the last
+ * master CONTROLLER REPLICAS                     wait until so many replicas, with the master, are in sync; its address
  * send TOPIC SIZE BATCH THREADS SECONDS          synchronous sends of BATCH messages, flat out
  * consume TOPIC GROUP MESSAGES SECONDS           a push consumer from the first offset, until so many or so long
- * rate TOPIC GROUP SIZE PERSECOND MESSAGES E2E   open loop, single asynchronous sends; E2E 1: a push consumer meanwhile
+ * rate TOPIC GROUP SIZE PERSECOND MESSAGES E2E   open loop, single asynchronous sends, each repeated until it is taken; E2E 1:
+ *                                                a push consumer meanwhile
  * </pre>
  *
  * Whatever fails ends the process with a stack trace on standard error.
@@ -47,14 +52,14 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 public final class Remoting {
     private static final int SYSTEM_BUSY = 2; // the broker's answer to more than it wants to take
     private static final int REFUSAL_PAUSE_MS = 10; // keeps us from making that worse
+    private static final int WINDOW = 1000; // asynchronous sends under way
+    private static final int PATIENCE_MS = 60_000; // for what nodes tell each other
 
     private final String nameServer;
-    private final String broker;
     private final DefaultMQProducer producer;
 
-    private Remoting(String nameServer, String broker) throws Exception {
+    private Remoting(String nameServer) throws Exception {
         this.nameServer = nameServer;
-        this.broker = broker;
         producer = new DefaultMQProducer("peers-producer");
         producer.setNamesrvAddr(nameServer);
         producer.setSendMsgTimeout(30_000); // a stall is measured, not an error
@@ -63,7 +68,7 @@ public final class Remoting {
 
     public static void main(String[] args) {
         try {
-            serve(new Remoting(args[0], args[1]));
+            serve(new Remoting(args[0]));
         } catch (Throwable t) {
             t.printStackTrace();
             System.exit(1);
@@ -77,6 +82,7 @@ public final class Remoting {
             String[] w = line.trim().split(" +");
             String answer = switch (w[0]) {
                 case "topics" -> r.topics(w[1], Integer.parseInt(w[2]), Integer.parseInt(w[3]));
+                case "master" -> r.master(w[1], Integer.parseInt(w[2]));
                 case "send" -> r.send(w[1], Integer.parseInt(w[2]), Integer.parseInt(w[3]), Integer.parseInt(w[4]),
                     Double.parseDouble(w[5]));
                 case "consume" -> r.consume(w[1], w[2], Long.parseLong(w[3]), Double.parseDouble(w[4]));
@@ -92,37 +98,72 @@ public final class Remoting {
         return String.format(Locale.ROOT, "{\"messages\":%d,\"seconds\":%.6f,\"refused\":%d}", messages, seconds, refused);
     }
 
-    private String topics(String prefix, int count, int queues) throws Exception {
+    private DefaultMQAdminExt admin() throws Exception {
         DefaultMQAdminExt admin = new DefaultMQAdminExt(120_000); // ms: a broker that makes thousands of queues takes its time
         admin.setNamesrvAddr(nameServer);
         admin.setInstanceName("admin"); // a connection of its own
         admin.start();
+        return admin;
+    }
+
+    private interface Attempt<T> {
+        T run() throws Exception; // null: not yet
+    }
+
+    private static <T> T await(Attempt<T> attempt) throws Exception {
+        long begun = System.nanoTime();
+        while (true) {
+            Exception notYet = new IllegalStateException("not within " + PATIENCE_MS + " ms");
+            try {
+                T got = attempt.run();
+                if (got != null) {
+                    return got;
+                }
+            } catch (Exception e) {
+                notYet = e;
+            }
+            if (System.nanoTime() - begun > PATIENCE_MS * 1e6) {
+                throw notYet;
+            }
+            Thread.sleep(50);
+        }
+    }
+
+    private String topics(String prefix, int count, int queues) throws Exception {
+        DefaultMQAdminExt admin = admin();
         long begun = System.nanoTime();
         List<TopicConfig> topics = new ArrayList<>();
         for (int i = 0; i < count; i++) {
             topics.add(new TopicConfig(count == 1 ? prefix : prefix + "-" + i, queues, queues));
         }
-        admin.createAndUpdateTopicConfigList(broker, topics);
+        Map<Long, String> nodes = await(() ->
+            admin.examineBrokerClusterInfo().getBrokerAddrTable().values().iterator().next().getBrokerAddrs());
+        String master = nodes.get(MixAll.MASTER_ID);
+        admin.createAndUpdateTopicConfigList(master, topics);
         // The proxy refuses settings of a group that it does not know.
         SubscriptionGroupConfig group = new SubscriptionGroupConfig();
         group.setGroupName("readers-" + prefix);
-        admin.createAndUpdateSubscriptionGroupConfig(broker, group);
-        // A producer must find them: the broker tells the name server by itself.
+        admin.createAndUpdateSubscriptionGroupConfig(master, group);
+        // A producer must find them: the broker tells the name server by itself. Slaves ask the master every 10 s, and one that
+        // became the master before would not know them.
         String last = topics.get(count - 1).getTopicName();
-        while (true) {
-            try {
-                if (!admin.examineTopicRouteInfo(last).getQueueDatas().isEmpty()) {
-                    break;
-                }
-            } catch (Exception notYet) {
-                if (System.nanoTime() - begun > 60e9) {
-                    throw notYet;
-                }
-            }
-            Thread.sleep(50);
+        await(() -> admin.examineTopicRouteInfo(last).getQueueDatas().isEmpty() ? null : last);
+        for (String node : nodes.values()) {
+            await(() -> admin.examineTopicConfig(node, last));
         }
         admin.shutdown();
         return done(count, (System.nanoTime() - begun) / 1e9, 0);
+    }
+
+    private String master(String controller, int replicas) throws Exception {
+        DefaultMQAdminExt admin = admin();
+        ReplicasInfo group = await(() -> {
+            String name = admin.examineBrokerClusterInfo().getBrokerAddrTable().keySet().iterator().next();
+            ReplicasInfo g = admin.getInSyncStateData(controller, List.of(name)).getReplicasInfoTable().get(name);
+            return g.getInSyncReplicas().size() < replicas ? null : g;
+        });
+        admin.shutdown();
+        return String.format("{\"master\":\"%s\"}", group.getMasterAddress());
     }
 
     private static byte[] body(int size) {
@@ -251,7 +292,7 @@ public final class Remoting {
         AtomicLong refused = new AtomicLong();
         CountDownLatch allSent = new CountDownLatch(messages);
         CountDownLatch allArrived = new CountDownLatch(endToEnd ? messages : 0);
-        AtomicReference<Throwable> failed = new AtomicReference<>();
+        Window window = new Window(refused);
         byte[] pattern = body(size);
         long born = System.nanoTime();
         DefaultMQPushConsumer c = null;
@@ -270,7 +311,7 @@ public final class Remoting {
             Thread.sleep(3000); // until the group has its queues
         }
         long begun = System.nanoTime();
-        for (int i = 0; i < messages && failed.get() == null; i++) {
+        for (int i = 0; i < messages; i++) {
             long intended = begun + (long) (i / perSecond * 1e9);
             for (long wait; (wait = intended - System.nanoTime()) > 0; ) {
                 LockSupport.parkNanos(wait);
@@ -278,55 +319,101 @@ public final class Remoting {
             byte[] body = pattern.clone();
             ByteBuffer.wrap(body).putLong(intended);
             int at = i;
-            sendUntilTaken(new Message(topic, body), refused, () -> {
+            window.send(new Message(topic, body), () -> {
                 sent[at] = System.nanoTime() - intended;
-                allSent.countDown();
-            }, t -> {
-                failed.compareAndSet(null, t);
                 allSent.countDown();
             });
         }
-        boolean complete = failed.get() != null || allSent.await(30, TimeUnit.SECONDS) && allArrived.await(30, TimeUnit.SECONDS);
+        boolean complete = allSent.await(30, TimeUnit.SECONDS) && allArrived.await(30, TimeUnit.SECONDS);
         double took = (System.nanoTime() - begun) / 1e9;
         if (c != null) {
             c.shutdown();
         }
-        if (failed.get() != null) {
-            throw new IllegalStateException(failed.get());
-        }
         if (!complete) {
-            throw new IllegalStateException("not every message was answered and received within 30 s");
+            throw new IllegalStateException("not every message was answered and received within 30 s", window.failure);
         }
         return String.format(Locale.ROOT, "{\"messages\":%d,\"seconds\":%.6f,\"refused\":%d,\"send\":%s%s}", messages, took, refused.get(),
             percentiles(sent), endToEnd ? ",\"end_to_end\":" + percentiles(arrived) : "");
     }
 
-    private void sendUntilTaken(Message m, AtomicLong refused, Runnable taken, Consumer<Throwable> failed) {
-        SendCallback answer = new SendCallback() {
-            @Override
-            public void onSuccess(SendResult r) {
-                if (r.getSendStatus() == SendStatus.SEND_OK) {
-                    taken.run();
-                } else {
-                    failed.accept(new IllegalStateException(r.toString()));
-                }
-            }
+    /**
+     * Asynchronous sends, each repeated until it is taken, and at most WINDOW of them under way: the others wait here. After
+     * one that failed nothing is sent for a while, and then one by one until one is taken: while there is no master, thousands
+     * a second that try to connect would take its cores from the broker that is to become one.
+     */
+    private final class Window {
+        private final AtomicLong refused;
+        private final ArrayDeque<Runnable> waiting = new ArrayDeque<>();
+        private int underWay;
+        private int limit = WINDOW;
+        private volatile Throwable failure; // the last
 
-            @Override
-            public void onException(Throwable t) {
-                if (!busy(t)) {
-                    failed.accept(t);
-                    return;
-                }
-                refused.incrementAndGet();
-                CompletableFuture.delayedExecutor(REFUSAL_PAUSE_MS, TimeUnit.MILLISECONDS)
-                    .execute(() -> sendUntilTaken(m, refused, taken, failed));
+        private Window(AtomicLong refused) {
+            this.refused = refused;
+        }
+
+        private synchronized void send(Message m, Runnable taken) {
+            waiting.add(() -> attempt(m, taken));
+            fill();
+        }
+
+        private synchronized void fill() {
+            while (underWay < limit && !waiting.isEmpty()) {
+                underWay++;
+                waiting.remove().run();
             }
-        };
-        try {
-            producer.send(m, answer);
-        } catch (Exception e) {
-            failed.accept(e);
+        }
+
+        private synchronized void taken() {
+            underWay--;
+            limit = WINDOW;
+            fill();
+        }
+
+        private synchronized void failed(Runnable again, Throwable t) {
+            failure = t;
+            underWay--;
+            limit = 0;
+            waiting.addFirst(again); // or it would wait for all that came later
+            later(this::probe);
+        }
+
+        private synchronized void probe() {
+            limit = Math.max(limit, 1);
+            fill();
+        }
+
+        private void later(Runnable r) {
+            CompletableFuture.delayedExecutor(REFUSAL_PAUSE_MS, TimeUnit.MILLISECONDS).execute(r);
+        }
+
+        private void attempt(Message m, Runnable taken) {
+            Runnable again = () -> attempt(m, taken);
+            try {
+                producer.send(m, new SendCallback() {
+                    @Override
+                    public void onSuccess(SendResult r) {
+                        if (r.getSendStatus() == SendStatus.SEND_OK) {
+                            taken.run();
+                            taken();
+                        } else {
+                            failed(again, new IllegalStateException(r.toString()));
+                        }
+                    }
+
+                    @Override
+                    public void onException(Throwable t) {
+                        if (busy(t)) {
+                            refused.incrementAndGet();
+                            later(again);
+                        } else {
+                            failed(again, t);
+                        }
+                    }
+                });
+            } catch (Exception e) {
+                failed(again, e);
+            }
         }
     }
 
