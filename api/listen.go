@@ -13,7 +13,9 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -55,12 +57,16 @@ func (l *listener) Accept() (net.Conn, error) {
 // pending is the set of connections in their handshake. gRPC waits for those
 // when it stops and offers no way to end them, so shutdown closes them here.
 type pending struct {
+	hold func() (crowded bool) // broker.HoldSender
+
 	mu     sync.Mutex
 	conns  map[*conn]struct{} // guarded by mu; nil after close
 	closed bool               // guarded by mu
 }
 
-func newPending() *pending { return &pending{conns: make(map[*conn]struct{})} }
+func newPending(hold func() bool) *pending {
+	return &pending{hold: hold, conns: make(map[*conn]struct{})}
+}
 
 // add returns nil when c cannot be served.
 func (p *pending) add(c net.Conn) *conn {
@@ -69,7 +75,7 @@ func (p *pending) add(c net.Conn) *conn {
 	if p.closed || len(p.conns) >= maxPending {
 		return nil
 	}
-	wrapped := &conn{Conn: c, pending: p}
+	wrapped := &conn{Conn: c, pending: p, hold: p.hold}
 	p.conns[wrapped] = struct{}{}
 	return wrapped
 }
@@ -97,12 +103,22 @@ func (p *pending) size() int {
 	return len(p.conns)
 }
 
-// conn is a connection whose first byte was read and put back.
+// crowdedRead is what is read at a time of a connection that sends while many sends are
+// under way: 32 KiB would be calls for milliseconds, and a hundred connections send.
+const crowdedRead = 8 << 10
+
+// conn is a connection whose first byte was read and put back, and which is not read
+// while enough of what came by it and others waits to be stored.
 type conn struct {
 	net.Conn
 	pending *pending
-	first   [1]byte
-	unread  bool // first is still to be read; touched by one reader at a time
+	hold    func() (crowded bool)
+	sends   atomic.Int32 // SendMessage calls that it has under way
+
+	// Touched by one reader at a time.
+	first  [1]byte
+	unread bool // first is still to be read
+	full   bool // there was more than the last read took
 }
 
 // peek reads the first byte without taking it from what Read returns.
@@ -120,7 +136,15 @@ func (c *conn) Read(b []byte) (int, error) {
 		b[0] = c.first[0]
 		return 1, nil
 	}
-	return c.Conn.Read(b)
+	if c.full {
+		runtime.Gosched() // what was read becomes calls before there is more of it
+	}
+	if c.sends.Load() > 0 && c.hold() {
+		b = b[:min(len(b), crowdedRead)]
+	}
+	n, err := c.Conn.Read(b)
+	c.full = n == len(b)
+	return n, err
 }
 
 // SetDeadline watches for gRPC lifting the deadline it set on accepting, which

@@ -6,14 +6,21 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/gantry-mq/gantry/broker/topic"
+	v2 "github.com/gantry-mq/gantry/proto/rocketmqv2"
 )
 
 var trusting = &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}
@@ -161,7 +168,7 @@ func TestSilentConnectionIsHungUpOn(t *testing.T) {
 }
 
 func TestUnfinishedConnectionsAreBounded(t *testing.T) {
-	p := newPending()
+	p := newPending(nil)
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
 	var first *conn
@@ -198,5 +205,78 @@ func TestServeReportsAnAddressThatCannotBeAdvertised(t *testing.T) {
 	}
 	if err := s.Shutdown(context.Background()); err != nil {
 		t.Error(err)
+	}
+}
+
+// recorded is a connection that always has more, and notes how much was asked for.
+type recorded struct {
+	net.Conn
+	asked []int
+}
+
+func (r *recorded) Read(b []byte) (int, error) {
+	r.asked = append(r.asked, len(b))
+	return len(b), nil
+}
+
+func TestOnlyAConnectionThatSendsIsHeldBack(t *testing.T) {
+	held, crowded := 0, false
+	from := &recorded{}
+	c := newPending(func() bool { held++; return crowded }).add(from)
+	b := make([]byte, 32<<10)
+	c.Read(b)
+	if held != 0 {
+		t.Error("one that has not sent was held back")
+	}
+	c.sends.Add(1)
+	c.Read(b)
+	crowded = true
+	c.Read(b)
+	c.Read(b[:100])
+	c.sends.Add(-1)
+	c.Read(b)
+	if want := []int{32 << 10, 32 << 10, crowdedRead, 100, 32 << 10}; held != 3 || !slices.Equal(from.asked, want) {
+		t.Errorf("%d times it was held back, and read by %v, want %v", held, from.asked, want)
+	}
+}
+
+// By TLS and in plain text, it is known which connection a send came by.
+func TestAConnectionKnowsWhatItSends(t *testing.T) {
+	for name, security := range map[string]credentials.TransportCredentials{"plain text": insecure.NewCredentials(), "TLS": credentials.NewTLS(trusting)} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, Options{})
+			f.topic("t", topic.Normal, 1)
+			var held atomic.Int64
+			p := f.server.pending
+			p.mu.Lock()
+			p.hold = func() bool { held.Add(1); return true }
+			p.mu.Unlock()
+			c := v2.NewMessagingServiceClient(f.dial(grpc.WithTransportCredentials(security)))
+			eventually(t, func() bool {
+				var sending sync.WaitGroup
+				for range 16 {
+					sending.Go(func() {
+						if r, err := c.SendMessage(as("s"), &v2.SendMessageRequest{Messages: []*v2.Message{plain("t", "b", "text")}}); err != nil || r.Status.Code != v2.Code_OK {
+							t.Errorf("%v, %v", r, err)
+						}
+					})
+				}
+				sending.Wait()
+				return held.Load() > 0
+			})
+			p.mu.Lock()
+			p.hold = func() bool { t.Error("one that only receives was held back"); return false }
+			p.mu.Unlock()
+			receiver := v2.NewMessagingServiceClient(f.dial(grpc.WithTransportCredentials(security)))
+			for range 16 {
+				s, err := receiver.ReceiveMessage(as("c"), receiving("t", "g"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for err == nil {
+					_, err = s.Recv()
+				}
+			}
+		})
 	}
 }

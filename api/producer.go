@@ -12,6 +12,10 @@ import (
 // entries and counts them, Go and C++ read the status above them. So both are
 // always there and always agree.
 func (m *messaging) sendMessage(ctx context.Context, req *sendRequest) *reply {
+	if c := connOf(ctx); c != nil { // there is none by HTTP
+		c.sends.Add(1)
+		defer c.sends.Add(-1)
+	}
 	req.fillHosts(ctx)
 	var from broker.Caller
 	if m.broker.Quotas().Active() {

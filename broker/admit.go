@@ -74,6 +74,10 @@ func (b *Broker) admitWaiting(ctx context.Context, n int) (admission.Pass, error
 	return p, nil
 }
 
+// HoldSender is called before more is read of a connection that sends. It waits while
+// enough is under way, and reports whether little is to be read at a time.
+func (b *Broker) HoldSender() (crowded bool) { return b.gate.Hold() }
+
 // saturated is why there is no room now.
 func (b *Broker) saturated() error {
 	short := b.shortOf()

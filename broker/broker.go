@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -207,8 +208,8 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		opened:       time.Now(),
 		clock:        clock.New(opts.Wall),
 	}
-	b.gate.Gate = admission.New(opts.SendMemory, MaxSends)
-	b.unpacking = unpacked{Gate: admission.New(MaxUnpacked/3*4, MaxSends), lying: map[*lying]struct{}{}} // one door takes three quarters
+	b.gate.Gate = admission.New(opts.SendMemory, MaxSends, min(SendsPerProcessor*runtime.GOMAXPROCS(0), MaxSends/4))
+	b.unpacking = unpacked{Gate: admission.New(MaxUnpacked/3*4, MaxSends, MaxSends), lying: map[*lying]struct{}{}} // one door takes three quarters
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	b.inflight = inflight.New(b.leasesEnded, b.queueExists, b.liteFreed)
 	b.sessions = session.New(ClientExpiry, b.clientGone)

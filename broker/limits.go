@@ -34,7 +34,10 @@ const (
 	// Sends and batches that are under way at once, and their bytes. A quarter of the
 	// number shares its syncs as well, and is the bound while sends are slow
 	// (admission.Slow), but those beyond it cost less waiting than refused and made again.
+	// Connections whose single sends are SendsPerProcessor for each processor already, some
+	// 30 ms of its time, are not read meanwhile (admission.Gate.Hold).
 	MaxSends          = 16_384
+	SendsPerProcessor = 1024
 	DefaultSendMemory = 256 << 20
 	MinSendMemory     = 32 << 20
 

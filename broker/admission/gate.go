@@ -32,20 +32,26 @@ const Slow = time.Second
 // Gate is passed by each send with its weight, and left when its outcome is known.
 // Its methods may be called by any goroutine.
 type Gate struct {
-	limit int64 // bytes
-	calls int64
+	limit  int64 // bytes
+	calls  int64
+	enough int64 // single sends: Hold
 
 	mu    sync.Mutex
-	held  [doors]int64  // bytes, guarded by mu
-	under [doors]int64  // sends, guarded by mu
-	room  chan struct{} // closed when something leaves, nil while nobody waits; guarded by mu
+	held  [doors]int64    // bytes, guarded by mu
+	under [doors]int64    // sends, guarded by mu
+	room  chan struct{}   // closed when something leaves, nil while nobody waits; guarded by mu
+	line  []chan struct{} // those who wait in Hold, guarded by mu
+	left  time.Time       // when a send left last, guarded by mu
 
 	took atomic.Int64 // nanoseconds from Enter to Leave, lately
 }
 
 // New returns a gate that lets sends of so many bytes, and so many of them, be under
-// way: a quarter of the number while they take longer than Slow.
-func New(bytes int64, calls int) *Gate { return &Gate{limit: bytes, calls: int64(calls)} }
+// way: a quarter of the number while they take longer than Slow. Hold waits while there
+// are enough.
+func New(bytes int64, calls, enough int) *Gate {
+	return &Gate{limit: bytes, calls: int64(calls), enough: int64(enough)}
+}
 
 // Pass is what a send that was let in gives back.
 type Pass struct {
@@ -123,12 +129,14 @@ func (g *Gate) Leave(p Pass) {
 	if p.bytes == 0 {
 		return
 	}
-	took := g.took.Load()
-	g.took.Store(took + (int64(time.Since(p.begun))-took)/8) // a lost update does not matter
+	took, now := g.took.Load(), time.Now()
+	g.took.Store(took + (int64(now.Sub(p.begun))-took)/8) // a lost update does not matter
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.held[p.door] -= p.bytes
 	g.under[p.door]--
+	g.left = now
+	g.next()
 	g.wake()
 }
 

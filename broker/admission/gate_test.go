@@ -10,7 +10,7 @@ import (
 const kib = 1 << 10
 
 func TestADoorTakesThreeQuartersAndLeavesTheRestToTheOther(t *testing.T) {
-	g := New(16*CallBytes, 1000)
+	g := New(16*CallBytes, 1000, 1<<40)
 	in := 0
 	for ; in < 100; in++ {
 		if _, ok := g.TryEnter(Unary, 0); !ok {
@@ -31,7 +31,7 @@ func TestADoorTakesThreeQuartersAndLeavesTheRestToTheOther(t *testing.T) {
 }
 
 func TestSendsAreBoundedInNumberToo(t *testing.T) {
-	g := New(1<<40, 8)
+	g := New(1<<40, 8, 1<<40)
 	in := 0
 	for ; in < 100; in++ {
 		if _, ok := g.TryEnter(Unary, 0); !ok {
@@ -45,7 +45,7 @@ func TestSendsAreBoundedInNumberToo(t *testing.T) {
 
 func TestFewerAreLetInWhileSendsAreSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := New(1<<40, 64)
+		g := New(1<<40, 64, 1<<40)
 		fill := func() (in []Pass) {
 			for {
 				p, ok := g.TryEnter(Unary, 0)
@@ -71,7 +71,7 @@ func TestFewerAreLetInWhileSendsAreSlow(t *testing.T) {
 }
 
 func TestOneIsAlwaysLetIn(t *testing.T) {
-	g := New(kib, 1)
+	g := New(kib, 1, 1<<40)
 	p, ok := g.TryEnter(Unary, 1<<30)
 	if !ok {
 		t.Fatal("a send larger than the bound waits for ever")
@@ -91,7 +91,7 @@ func TestOneIsAlwaysLetIn(t *testing.T) {
 
 func TestEnterWaitsForRoomAndNoLongerThanItsPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := New(4*CallBytes, 100)
+		g := New(4*CallBytes, 100, 1<<40)
 		var in []Pass
 		for range 3 {
 			p, _ := g.TryEnter(Stream, 0)
@@ -130,7 +130,7 @@ func TestEnterWaitsForRoomAndNoLongerThanItsPatience(t *testing.T) {
 }
 
 func TestAGateAllocatesNothing(t *testing.T) {
-	g := New(1<<20, 100)
+	g := New(1<<20, 100, 1<<40)
 	if n := testing.AllocsPerRun(100, func() {
 		p, _ := g.TryEnter(Unary, 100)
 		g.Leave(p)
@@ -140,7 +140,7 @@ func TestAGateAllocatesNothing(t *testing.T) {
 }
 
 func TestWhatBecomesSmallerMakesRoom(t *testing.T) {
-	g := New(4*CallBytes, 100)
+	g := New(4*CallBytes, 100, 1<<40)
 	p, _ := g.TryEnter(Stream, 2*CallBytes) // and CallBytes: all that one door takes
 	if _, ok := g.TryEnter(Stream, 0); ok {
 		t.Error("there was room before")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,9 @@ import (
 
 // What a consumer waits for while others send more than can be stored. It is a process
 // of its own: in that of the senders, it would wait for them, too.
+
+// besideAfter is when the senders are at it.
+const besideAfter = 500 * time.Millisecond
 
 // waits are how long calls took, in seconds.
 type waits struct {
@@ -45,35 +49,28 @@ func (w *waits) text() string {
 	return s
 }
 
-// watchBeside has a process of its own consume until stop is called.
-func watchBeside(ctx context.Context, addr string) (stop func() (*waits, error), err error) {
+// watchBeside has a process of its own consume for a while, and returns who waits for it.
+func watchBeside(ctx context.Context, addr string, length time.Duration) (wait func() (*waits, error), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, "-beside", addr)
+	cmd := exec.CommandContext(ctx, self, "-beside", addr, "-seconds", fmt.Sprint(length.Seconds()))
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
+	var out bytes.Buffer
+	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	return func() (*waits, error) {
-		in.Close()
 		w := &waits{}
-		err := json.NewDecoder(out).Decode(w)
-		return w, errors.Join(err, cmd.Wait())
+		err := cmd.Wait()
+		return w, errors.Join(err, json.Unmarshal(out.Bytes(), w))
 	}, nil
 }
 
-// consumeBeside is that process: one call after the other, until its input ends.
-func consumeBeside(addr string) error {
+// consumeBeside is that process: one call after the other.
+func consumeBeside(addr string, length time.Duration) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -81,8 +78,6 @@ func consumeBeside(addr string) error {
 		return err
 	}
 	defer conn.Close()
-	ended := make(chan struct{})
-	go func() { io.Copy(io.Discard, os.Stdin); close(ended) }()
 	c := v2.NewMessagingServiceClient(conn)
 	ctx = metadata.AppendToOutgoingContext(ctx, "x-mq-client-id", "beside", "x-mq-language", "GO", "x-mq-client-version", "5.1.4", "x-mq-protocol", "v2")
 	group := &v2.Resource{Name: "beside"}
@@ -100,12 +95,8 @@ func consumeBeside(addr string) error {
 		*into = append(*into, time.Since(begun).Seconds())
 	}
 	c.Heartbeat(ctx, &v2.HeartbeatRequest{Group: group, ClientType: v2.ClientType_SIMPLE_CONSUMER}) // introduces it, and is refused for that
-	for {
-		select {
-		case <-ended:
-			return json.NewEncoder(os.Stdout).Encode(w)
-		default:
-		}
+	time.Sleep(besideAfter)
+	for begun := time.Now(); time.Since(begun) < length-besideAfter; {
 		var got []*v2.AckMessageEntry
 		timed(&w.Receive, func(ctx context.Context) (code v2.Code, err error) {
 			s, err := c.ReceiveMessage(ctx, &v2.ReceiveMessageRequest{
@@ -144,4 +135,5 @@ func consumeBeside(addr string) error {
 			return r.GetStatus().GetCode(), err
 		})
 	}
+	return json.NewEncoder(os.Stdout).Encode(w)
 }

@@ -66,7 +66,7 @@ func main() {
 	flag.StringVar(&c.profile, "profile", "", "write a CPU profile of the server during each phase into `DIR`; the figures are a little worse for it")
 	flag.Parse()
 	if *beside != "" {
-		if err := consumeBeside(*beside); err != nil {
+		if err := consumeBeside(*beside, time.Duration(c.seconds*float64(time.Second))); err != nil {
 			fmt.Fprintln(os.Stderr, "bench: beside:", err)
 			os.Exit(1)
 		}

@@ -91,7 +91,7 @@ func overload(ctx context.Context, c config, s *server, durability string, d doo
 	}
 	for _, times := range []float64{1, 2, 10} {
 		var top memory
-		beside, err := watchBeside(ctx, s.clients)
+		beside, err := watchBeside(ctx, s.clients, length)
 		if err != nil {
 			return nil, err
 		}
@@ -187,7 +187,7 @@ func publishes(ctx context.Context, s *server, c config, rate float64, length ti
 	var mu sync.Mutex
 	var first error
 	var wait sync.WaitGroup
-	var acked, late atomic.Int64
+	var acked, within, late atomic.Int64
 	body := make([]byte, c.size)
 	for range streamConns {
 		cl, err := client.Dial(ctx, []string{s.clients}, client.Options{})
@@ -236,6 +236,9 @@ func publishes(ctx context.Context, s *server, c config, rate float64, length ti
 						return
 					}
 					acked.Add(1)
+					if time.Since(begun) < length {
+						within.Add(1)
+					}
 					if sampled {
 						mu.Lock()
 						all.Latency = append(all.Latency, took.Seconds())
@@ -261,6 +264,6 @@ func publishes(ctx context.Context, s *server, c config, rate float64, length ti
 		})
 	}
 	wait.Wait()
-	all.Acked, all.Late = acked.Load(), late.Load()
+	all.Acked, all.Within, all.Late = acked.Load(), within.Load(), late.Load()
 	return all, first
 }

@@ -40,6 +40,7 @@ type Outcome struct {
 	Due      int64            // their number
 	Held     int64            // not made: the connection took no more calls until it was too late
 	Acked    int64            // stored, and told so in time
+	Within   int64            // of these, told while calls were still due
 	Late     int64            // stored, and told so too late
 	Silent   int64            // not answered
 	Refused  map[string]int64 // by the first words of the answer
@@ -52,6 +53,7 @@ func (o *Outcome) Add(p *Outcome) {
 	o.Due += p.Due
 	o.Held += p.Held
 	o.Acked += p.Acked
+	o.Within += p.Within
 	o.Late += p.Late
 	o.Silent += p.Silent
 	for k, n := range p.Refused {
@@ -60,8 +62,9 @@ func (o *Outcome) Add(p *Outcome) {
 	o.Latency = append(o.Latency, p.Latency...)
 }
 
-// PerSecond is the goodput.
-func (o *Outcome) PerSecond() float64 { return float64(o.Acked) / o.Duration.Seconds() }
+// PerSecond is the goodput. What was told after the last call was due does not count, or
+// a long queue would pass for a fast server.
+func (o *Outcome) PerSecond() float64 { return float64(o.Within) / o.Duration.Seconds() }
 
 const tick = time.Millisecond
 
@@ -95,6 +98,7 @@ type sending struct {
 	*conn
 	mu  sync.Mutex
 	due map[uint32]time.Time // of calls that are not answered
+	end time.Time            // when the last call is due
 	o   Outcome
 }
 
@@ -104,7 +108,8 @@ func (s Sends) one(ctx context.Context, number int, begun time.Time) (*Outcome, 
 		return nil, err
 	}
 	defer c.Close()
-	w := &sending{conn: c, due: map[uint32]time.Time{}, o: Outcome{Refused: map[string]int64{}}}
+	end := begun.Add(s.For)
+	w := &sending{conn: c, due: map[uint32]time.Time{}, end: end, o: Outcome{Refused: map[string]int64{}}}
 	c.onMessage, c.onEnd = w.answered, w.ended
 	failed := make(chan error, 1)
 	go func() { failed <- c.read() }()
@@ -125,7 +130,6 @@ func (s Sends) one(ctx context.Context, number int, begun time.Time) (*Outcome, 
 
 	pause := time.Duration(float64(time.Second) / s.Rate * float64(s.Conns))
 	at := begun.Add(pause * time.Duration(number) / time.Duration(s.Conns)) // when the next is due
-	end := begun.Add(s.For)
 	for clock := time.NewTicker(tick); ; {
 		select {
 		case <-ctx.Done():
@@ -184,7 +188,8 @@ func (w *sending) answered(stream uint32, message []byte) {
 		return
 	}
 	delete(w.due, stream)
-	took := time.Since(due)
+	now := time.Now()
+	took := now.Sub(due)
 	switch {
 	case code != v2.Code_OK:
 		words, _, _ := strings.Cut(text, ":")
@@ -193,6 +198,9 @@ func (w *sending) answered(stream uint32, message []byte) {
 		w.o.Late++
 	default:
 		w.o.Acked++
+		if now.Before(w.end) {
+			w.o.Within++
+		}
 		w.o.Latency = append(w.o.Latency, took.Seconds())
 	}
 }
