@@ -210,12 +210,20 @@ func secured(c *conn, by credentials.TransportCredentials) (net.Conn, credential
 	return s, onConn{info, c}, err
 }
 
-// endConn ends the connection of a call, with all others on it. A call by HTTP has none.
-func endConn(ctx context.Context) {
+// connOf is the connection of a call. A call by HTTP has none.
+func connOf(ctx context.Context) *conn {
 	if p, ok := peer.FromContext(ctx); ok {
 		if on, ok := p.AuthInfo.(onConn); ok {
-			on.conn.Conn.Close()
+			return on.conn
 		}
+	}
+	return nil
+}
+
+// endConn ends the connection of a call, with all others on it.
+func endConn(ctx context.Context) {
+	if c := connOf(ctx); c != nil {
+		c.Conn.Close()
 	}
 }
 

@@ -208,7 +208,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		opened:       time.Now(),
 		clock:        clock.New(opts.Wall),
 	}
-	b.gate.Gate = admission.New(opts.SendMemory, MaxSends, min(SendsPerProcessor*runtime.GOMAXPROCS(0), MaxSends/4))
+	b.gate.Gate = admission.New(opts.SendMemory, MaxSends, min(SendsPerProcessor*runtime.GOMAXPROCS(0), MaxSends/2))
 	b.unpacking = unpacked{Gate: admission.New(MaxUnpacked/3*4, MaxSends, MaxSends), lying: map[*lying]struct{}{}} // one door takes three quarters
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	b.inflight = inflight.New(b.leasesEnded, b.queueExists, b.liteFreed)

@@ -61,10 +61,15 @@ func (g *Gate) full(part int64) bool {
 	return g.under[Unary] >= g.enough/part || g.held[Unary] >= g.limit/2/part
 }
 
-// next lets one in who waits in Hold, if there is room. Called with mu held.
+// next ends the wait of one in Hold if there is room, and of all if there is plenty: what
+// leaves may be few large messages of which those in line bring small parts. Called with
+// mu held.
 func (g *Gate) next() {
-	if len(g.line) > 0 && !g.full(1) {
+	for len(g.line) > 0 && !g.full(1) {
 		close(g.line[0])
 		g.line = g.line[1:]
+		if g.full(2) {
+			return
+		}
 	}
 }

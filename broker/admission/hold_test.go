@@ -63,6 +63,26 @@ func TestWhoIsHeldBackGoesInTurnOneForEachThatLeaves(t *testing.T) {
 	})
 }
 
+// Those in line may bring parts of large messages: then nothing leaves that would end
+// their wait, although there is room.
+func TestNobodyIsHeldBackWhileThereIsPlentyOfRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, in := filled(t, 8, 8)
+		begun := time.Now()
+		for range 9 {
+			go g.Hold()
+		}
+		synctest.Wait()
+		for _, p := range in[:5] {
+			g.Leave(p)
+		}
+		synctest.Wait()
+		if len(g.line) != 0 || time.Since(begun) != 0 {
+			t.Errorf("%d wait with 3 of 8 under way", len(g.line))
+		}
+	})
+}
+
 func TestBytesHoldSendersBackToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := New(64*CallBytes, 1000, 1000)
