@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -191,10 +192,12 @@ func TestPollEndsWithTheFirstMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInBubble(t)
 		f.topic("t", topic.Normal, 4)
-		go func() {
+		var sending sync.WaitGroup
+		defer sending.Wait() // the message may be received before its sender has its answer
+		sending.Go(func() {
 			time.Sleep(3 * time.Second)
 			f.send("t", "id", "late")
-		}()
+		})
 		began := time.Now()
 		_, got := f.receive(as("c"), receiving("t", "g"))
 		if took := time.Since(began); len(got) != 1 || took < 3*time.Second || took > 3*time.Second+100*time.Millisecond {
