@@ -28,6 +28,7 @@ func (r Resource) String() string {
 // were refused.
 type Admission struct {
 	Bytes, Sends, Limit int64
+	HeldBack            time.Duration     // of all connections that send together
 	Refused             [resources]uint64 // by Resource
 }
 
@@ -105,7 +106,7 @@ func (b *Broker) shortOf() Resource {
 
 func (b *Broker) admissionStats() (a Admission) {
 	a.Bytes, a.Sends = b.gate.Held()
-	a.Limit = b.gate.Limit()
+	a.Limit, a.HeldBack = b.gate.Limit(), b.gate.HeldBack()
 	for i := range a.Refused {
 		a.Refused[i] = b.gate.refused[i].Load()
 	}

@@ -43,7 +43,8 @@ type Gate struct {
 	line  []chan struct{} // those who wait in Hold, guarded by mu
 	left  time.Time       // when a send left last, guarded by mu
 
-	took atomic.Int64 // nanoseconds from Enter to Leave, lately
+	took     atomic.Int64 // nanoseconds from Enter to Leave, lately
+	heldBack atomic.Int64 // nanoseconds
 }
 
 // New returns a gate that lets sends of so many bytes, and so many of them, be under

@@ -41,8 +41,11 @@ func (g *Gate) Hold() (crowded bool) {
 	turn := make(chan struct{})
 	g.line = append(g.line, turn)
 	g.mu.Unlock()
-	timeout := time.NewTimer(holdAtMost)
-	defer timeout.Stop()
+	begun, timeout := time.Now(), time.NewTimer(holdAtMost)
+	defer func() {
+		timeout.Stop()
+		g.heldBack.Add(int64(time.Since(begun)))
+	}()
 	select {
 	case <-turn:
 	case <-timeout.C:
@@ -54,6 +57,9 @@ func (g *Gate) Hold() (crowded bool) {
 	}
 	return true
 }
+
+// HeldBack is how long Hold has waited, all who called it together.
+func (g *Gate) HeldBack() time.Duration { return time.Duration(g.heldBack.Load()) }
 
 // full reports whether a part of what is enough is under way by single sends: of their
 // number, or of half the bytes. Called with mu held.

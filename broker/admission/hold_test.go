@@ -33,8 +33,8 @@ func TestSendersAreHeldBackFromWhatIsEnoughOn(t *testing.T) {
 		}
 		g, _ := filled(t, 8, 8)
 		begun := time.Now()
-		if !g.Hold() || time.Since(begun) != holdAtMost || len(g.line) != 0 {
-			t.Errorf("when none leaves, it ends after %v with %d in line", time.Since(begun), len(g.line))
+		if !g.Hold() || time.Since(begun) != holdAtMost || len(g.line) != 0 || g.HeldBack() != holdAtMost {
+			t.Errorf("when none leaves, it ends after %v, counted as %v, with %d in line", time.Since(begun), g.HeldBack(), len(g.line))
 		}
 	})
 }

@@ -99,6 +99,7 @@ var (
 	sendsHeld    = desc("gantry_sends_in_flight", "Sends and batches that are under way.")
 	sendBytes    = desc("gantry_sends_in_flight_bytes", "What they hold in memory, about.")
 	sendLimit    = desc("gantry_sends_in_flight_limit_bytes", "The bound of that, beyond which sends are refused.")
+	heldBack     = desc("gantry_held_back_seconds_total", "Time for which connections that send were not read, because enough sends were under way: one each second for each connection that waits all the time.")
 	throttled    = desc("gantry_quota_throttled_total", "Times that a send was refused, or a receive held back, by what the quota is of and its limit.", "quota", "limit")
 	sendsRefused = desc("gantry_sends_refused_total", "Sends that were refused, by what there was not enough of.", "resource")
 
@@ -258,6 +259,7 @@ func collectServed(out chan<- prometheus.Metric, s *broker.Stats, now int64) {
 	gauge(sendsHeld, float64(s.Admission.Sends))
 	gauge(sendBytes, float64(s.Admission.Bytes))
 	gauge(sendLimit, float64(s.Admission.Limit))
+	counter(heldBack, s.Admission.HeldBack.Seconds())
 	for r, n := range s.Admission.Refused {
 		counter(sendsRefused, float64(n), broker.Resource(r).String())
 	}
