@@ -57,6 +57,7 @@ func main() {
 	flag.Int64Var(&c.backlogMB, "backlog-mb", 50_000, "size of the backlog in the part backlog, in MB")
 	flag.StringVar(&c.only, "only", "", "measure one part: start, load, restart or inside; or overload, idle or backlog, which are not in the page")
 	flag.IntVar(&c.idle, "idle", 10_000, "how many wait in the part idle; each takes a file of this process and one of the server")
+	flag.IntVar(&c.size, "size", c.size, "bytes of a body")
 	flag.IntVar(&c.senders, "senders", 8, "connections of SendMessage in the part overload")
 	beside := flag.String("beside", "", "be the consumer beside the senders of the part overload, of the server at `ADDR`")
 	flag.Func("phases", "measure only the phases of load whose name matches this `REGEXP`", func(s string) (err error) {
