@@ -113,7 +113,8 @@ type conn struct {
 	net.Conn
 	pending *pending
 	hold    func() (crowded bool)
-	sends   atomic.Int32 // SendMessage calls that it has under way
+	sends   atomic.Int32 // calls of SendMessage that it has under way
+	sender  atomic.Bool  // it had one
 
 	// Touched by one reader at a time.
 	first  [1]byte
@@ -136,7 +137,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		b[0] = c.first[0]
 		return 1, nil
 	}
-	if c.full {
+	if c.full && c.sender.Load() {
 		runtime.Gosched() // what was read becomes calls before there is more of it
 	}
 	if c.sends.Load() > 0 && c.hold() {

@@ -15,6 +15,9 @@ func (m *messaging) sendMessage(ctx context.Context, req *sendRequest) *reply {
 	if c := connOf(ctx); c != nil { // there is none by HTTP
 		c.sends.Add(1)
 		defer c.sends.Add(-1)
+		if !c.sender.Load() {
+			c.sender.Store(true)
+		}
 	}
 	req.fillHosts(ctx)
 	var from broker.Caller
