@@ -268,8 +268,10 @@ func TestAConnectionKnowsWhatItSends(t *testing.T) {
 			p.hold = func() bool { t.Error("one that only receives was held back"); return false }
 			p.mu.Unlock()
 			receiver := v2.NewMessagingServiceClient(f.dial(grpc.WithTransportCredentials(security)))
+			one := receiving("t", "g") // of the 16 that were sent
+			one.BatchSize = 1
 			for range 16 {
-				s, err := receiver.ReceiveMessage(as("c"), receiving("t", "g"))
+				s, err := receiver.ReceiveMessage(as("c"), one)
 				if err != nil {
 					t.Fatal(err)
 				}
