@@ -168,7 +168,7 @@ func (s *server) check() error {
 var (
 	trouble = regexp.MustCompile(`level=ERROR|panic:|fatal error:|DATA RACE`)
 	// expected is what faults have a server say as an error.
-	expected = regexp.MustCompile(`msg="(this node was removed from the cluster|this node is damaged|this node is damaged, and for now it goes on as it is|damage was found|this node repairs itself at its next start|disk space is short, refusing messages|disk space is short: there is no room for an index, and nothing is answered until there is|no message will be taken: the disk is too small for the reserve, or full|commit log: no space for the next segment, refusing messages)"|error="replica: the disk hangs"`)
+	expected = regexp.MustCompile(`msg="(this node was removed from the cluster|this node is damaged|this node is damaged, and for now it goes on as it is|damage was found|this node repairs itself at its next start|disk space is short, refusing messages|disk space is short: there is no room for an index, and nothing is answered until there is|no message will be taken: the disk is too small for the reserve, or full|commit log: no space for the next segment, refusing messages)"|error="replica: the disk hangs"|consumequeue: corrupt entry`)
 )
 
 // complaints returns what the server's processes logged that must not happen,

@@ -52,11 +52,12 @@ func (l *life) mend(ctx context.Context, stop context.CancelCauseFunc) error {
 		if index != nil {
 			end, err := *l.end.Load(), error(nil)
 			if l.node.State().Leads {
-				err = l.node.Transfer(ctx, "")
+				err = l.node.Transfer(ctx, "") // which ends the term
+			} else {
+				end(errAgain)
 			}
 			if err == nil {
 				index = nil
-				end(errAgain)
 			}
 			no = errors.Join(no, err)
 		}

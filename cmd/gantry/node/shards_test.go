@@ -41,6 +41,7 @@ type process struct {
 	at     string   // where the clients of shard 0 are
 	peers  []string // by shard
 	stop   func()
+	end    func() error // waits until it ends by itself
 }
 
 // freeAddr is one that nobody listens on.
@@ -115,6 +116,10 @@ func (p *process) up(t *testing.T, shards int, first *process) {
 	ended := make(chan error, 1)
 	go func() { ended <- RunAll(ctx, all) }()
 	stopped := false
+	p.end = func() error {
+		stopped = true
+		return <-ended
+	}
 	p.stop = func() {
 		if stopped {
 			return
