@@ -1,6 +1,8 @@
 package commitlog
 
 import (
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -111,4 +113,26 @@ func TestWhoSendsWithoutFsyncWaitsForADiskThatIsASecondBehind(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestWhoIsReadyToAppendSharesAWrite has one processor, so that the one who appends
+// first cannot know of the others but by letting them run.
+func TestWhoIsReadyToAppendSharesAWrite(t *testing.T) {
+	l := openTest(t, Options{Durability: DurabilityUnsafeAsync})
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	const appends = 100
+	var done sync.WaitGroup
+	for i := range uint64(appends) {
+		done.Go(func() {
+			var b Batch
+			b.Add(makeRecord(i, 100))
+			if err := l.Append(t.Context(), &b); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	done.Wait()
+	if s := l.Stats(); s.Groups > appends/4 {
+		t.Errorf("%d writes for %d appends", s.Groups, appends)
+	}
 }
