@@ -71,10 +71,7 @@ func (l *Log) view(s *segment, pos record.Position, size int, committed record.P
 	}
 	off := int64(pos - s.base)
 	if committed-pos > hotBytes {
-		l.cold <- struct{}{}
-		err := m.Populate(off, int64(size))
-		<-l.cold
-		if err != nil {
+		if err := m.bring(off, int64(size), l.cold); err != nil {
 			m.release()
 			return View{}, fmt.Errorf("commitlog: position %d: %w", pos, err)
 		}

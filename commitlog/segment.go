@@ -93,6 +93,7 @@ type mapping struct {
 	mmapfile.Mapping
 	refs  atomic.Int32
 	owner *mapper
+	warm  warm
 }
 
 func (m *mapping) release() {
