@@ -138,21 +138,27 @@ func (p *lane) next(req *stream.PublishRequest) (wait time.Duration, ok bool) {
 	return 0, true
 }
 
-// sealDue seals the open batches that need not wait any more, and returns when
-// the first of the others will be due.
+// sealDue seals the open batches that need not wait any more, as far as the window has
+// room for them: those of many topics go on filling until it is their turn. It returns
+// when the first of the others will be due.
 func (p *lane) sealDue() (wait time.Duration) {
-	if p.sent == 0 || p.flushing > 0 || p.closed {
-		p.sealAll()
-		return 0
+	room := int(p.window.GetBatches()) - p.sent
+	if p.sent == 0 {
+		room = max(room, 1)
 	}
+	atOnce := p.sent == 0 || p.flushing > 0 || p.closed
 	now := time.Now()
-	for b := p.open.oldest(); b != nil; b = p.open.oldest() {
-		if left := p.opts.Linger - now.Sub(b.since); left > 0 {
+	for ; room > 0; room-- {
+		b := p.open.oldest()
+		if b == nil {
+			break
+		}
+		if left := p.opts.Linger - now.Sub(b.since); left > 0 && !atOnce {
 			return left
 		}
 		p.seal(b)
 	}
-	return 0
+	return 0 // an answer kicks
 }
 
 // read handles the broker's answers until the stream ends.
