@@ -17,6 +17,8 @@ type logStore struct {
 	fatal func(error)
 	calls calls
 
+	recent recent
+
 	// The last proposal that was stored; raft's goroutine's. See stamp.
 	serial, number uint64
 	entries        []commitlog.Entry
@@ -36,6 +38,9 @@ func (s *logStore) LastIndex() (uint64, error)  { return s.log.LastIndex(), nil 
 // GetLog reads an entry. raft compares the error for one that is not there by ==,
 // and sends a snapshot then.
 func (s *logStore) GetLog(index uint64, out *raft.Log) error {
+	if s.recent.get(index, out) {
+		return nil
+	}
 	e, err := s.log.Entry(index)
 	if errors.Is(err, commitlog.ErrOutOfRange) {
 		return raft.ErrLogNotFound
@@ -47,11 +52,16 @@ func (s *logStore) GetLog(index uint64, out *raft.Log) error {
 	if err != nil {
 		return err
 	}
-	*out = raft.Log{
+	*out = entry(&e, kind)
+	return nil
+}
+
+// entry is what raft is given of a stored entry.
+func entry(e *commitlog.Entry, kind raft.LogType) raft.Log {
+	return raft.Log{
 		Index: e.Index, Term: e.Term, Type: kind, Data: e.Payload,
 		Extensions: le.AppendUint64(nil, uint64(e.Time)), AppendedAt: time.Unix(0, e.Time),
 	}
-	return nil
 }
 
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
@@ -87,6 +97,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if err := s.log.Store(s.entries); err != nil {
 		return err
 	}
+	for i := range s.entries {
+		s.recent.add(entry(&s.entries[i], logs[i].Type))
+	}
 	s.serial, s.number = serial, number
 	return nil
 }
@@ -98,6 +111,7 @@ func (s *logStore) DeleteRange(first, last uint64) error {
 		return nil
 	}
 	defer s.calls.begin()()
+	s.recent.forget()
 	err := s.log.TruncateAfter(first - 1)
 	if errors.Is(err, commitlog.ErrAgreed) {
 		// Two replicas disagree about what is committed: nothing good can follow.

@@ -55,11 +55,37 @@ func TestTheLogStoreKeepsWhatRaftExpects(t *testing.T) {
 			if errA != errB || errA == nil && (a.Index != b.Index || a.Term != b.Term || a.Type != b.Type || !bytes.Equal(a.Data, b.Data)) {
 				t.Fatalf("entry %d: %+v, %v; want %+v, %v", i, a, errA, b, errB)
 			}
+			var c raft.Log // from the log, not from memory
+			err := (&logStore{log: l}).GetLog(i, &c)
+			if err != errA || !bytes.Equal(a.Data, c.Data) || !bytes.Equal(a.Extensions, c.Extensions) || !a.AppendedAt.Equal(c.AppendedAt) {
+				t.Fatalf("entry %d: %+v, %v; in the log %+v, %v", i, a, errA, c, err)
+			}
 		}
 		lastA, _ := ours.LastIndex()
 		if lastA != next-1 {
 			t.Fatalf("the last index is %d, want %d", lastA, next-1)
 		}
+	}
+}
+
+func TestOfRecentEntriesTheNewestAreKept(t *testing.T) {
+	var r recent
+	var l raft.Log
+	for i := range uint64(20) {
+		r.add(raft.Log{Index: 5 + i, Data: make([]byte, recentBytes/4)})
+	}
+	for i := range uint64(30) {
+		if got, want := r.get(i, &l), i > 20 && i < 25; got != want || got && l.Index != i {
+			t.Errorf("entry %d: %v, %d", i, got, l.Index)
+		}
+	}
+	r.add(raft.Log{Index: 25, Data: make([]byte, 2*recentBytes)})
+	if r.get(24, &l) || !r.get(25, &l) {
+		t.Error("of more than there is room for, not only the last is kept")
+	}
+	r.forget()
+	if r.get(25, &l) {
+		t.Error("an entry that was taken back is still there")
 	}
 }
 
