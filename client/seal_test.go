@@ -12,10 +12,10 @@ import (
 )
 
 func TestABatchIsFilledUntilTheWindowHasRoomForIt(t *testing.T) {
-	t1 := new(turn)
-	t1.lanes.Store(1)
+	turns := new(turn)
+	turns.lanes.Store(1)
 	p := &lane{
-		turn: t1,
+		turn: turns,
 		c:    &Client{}, enough: 1 << 20, open: newOpenBatches(), kick: make(chan struct{}, 1), changed: make(chan struct{}),
 		opts:   ProducerOptions{BatchBytes: 1 << 20, BatchMessages: 1000, MaxBuffered: 1 << 20, Linger: time.Nanosecond},
 		window: &gantryv1.PublishWindow{Bytes: 1 << 20, Batches: 2},
