@@ -99,8 +99,7 @@ func (l *Log) SegmentSize() int64 { return l.opt.SegmentSize }
 
 // Store writes entries behind the last frame and, in DurabilitySync, syncs them.
 // After an error that is not ErrFailed nothing was written: ErrDiskFull,
-// ErrBatchTooLarge, ErrClosed, or ErrSequence when they do not follow the last. An
-// entry's Time becomes its frame's, which is never before that of the last.
+// ErrBatchTooLarge, ErrClosed, or ErrSequence when they do not follow the last.
 func (l *Log) Store(entries []Entry) error {
 	l.storeMu.Lock()
 	defer l.storeMu.Unlock()
@@ -166,8 +165,7 @@ func (w *writer) store(entries []Entry) error {
 	for i := range entries {
 		e := &entries[i]
 		size := record.Padded(len(e.Payload))
-		e.Time = max(e.Time, w.tail.time)
-		w.now = e.Time
+		w.now = max(e.Time, w.tail.time)
 		if written := int64(w.tail.pos-w.seg.base) - w.start; len(w.vecs) > 0 && (written+int64(size) > groupBytes || len(w.vecs) >= groupVecs) {
 			if err := w.flush(); err != nil {
 				return err

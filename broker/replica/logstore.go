@@ -73,7 +73,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	defer s.calls.begin()()
 	s.entries = s.entries[:0]
 	defer func() { clear(s.entries) }()
-	serial, number := s.serial, s.number
+	serial, number, last := s.serial, s.number, s.log.Time()
 	for _, l := range logs {
 		kind, err := frameType(l.Type)
 		if err != nil {
@@ -83,6 +83,8 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		if len(l.Extensions) >= 8 {
 			e.Time = int64(le.Uint64(l.Extensions))
 		}
+		last = max(last, e.Time) // as the log has it
+		e.Time = last
 		if len(l.Extensions) == stampLen {
 			proposed, of, n := le.Uint64(l.Extensions[8:]), le.Uint64(l.Extensions[16:]), le.Uint64(l.Extensions[24:])
 			if of > serial {
