@@ -156,7 +156,9 @@ func TestAGroupHasNoMoreInFlightThanItsQuota(t *testing.T) {
 		waiting <- receive(t, b, "t", "g", func(r *ReceiveRequest) { r.Wait = 20 * time.Second })
 	}()
 	for tp, ms := range held {
-		ack(t, b, tp, "g", ms...)
+		if len(ms) > 0 { // one of the topics may have had all
+			ack(t, b, tp, "g", ms...)
+		}
 	}
 	if ms := <-waiting; len(ms) == 0 {
 		t.Error("who waited was not told of the acknowledgements")
