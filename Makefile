@@ -44,8 +44,8 @@ proto-check: ## fail when proto/ was changed and not regenerated
 	@before=$$(cat proto/*/*.pb.go | cksum); proto/generate.sh; \
 	if [ "$$before" != "$$(cat proto/*/*.pb.go | cksum)" ]; then echo "proto/ was not up to date: commit what make proto wrote"; exit 1; fi
 
-fuzz: ## fuzz each decoder, and the running server, for FUZZTIME (1m)
-	GO=$(GO) test/fuzz.sh $(FUZZTIME) $(FUZZPKGS)
+fuzz: ## fuzz each decoder, and the running server, for FUZZTIME (1m); FUZZTARGETS chooses
+	GO=$(GO) TARGETS='$(FUZZTARGETS)' test/fuzz.sh $(FUZZTIME) $(FUZZPKGS)
 
 crash: ## power loss at every write, more often than in test; then ROUNDS (8) minutes of kill -9 under load, judged by what clients saw
 	$(GO) test -count=1 -timeout 60m -run PowerLoss ./commitlog -images 4

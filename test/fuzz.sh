@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes each target of the packages PKG... for TIME: test/fuzz.sh TIME PKG...
+# TARGETS in the environment chooses among them, as a regular expression of whole names.
 # With KEEP=N in the environment the N newest inputs that reached new code are
 # kept in the package's testdata, from where every later run and every test begins.
 #
@@ -24,6 +25,7 @@ keep() { # PKG TARGET
 
 for pkg in $("$go" list "$@"); do
   for target in $("$go" test -list '^Fuzz' "$pkg" | grep '^Fuzz' || true); do
+    [[ $target =~ ^(${TARGETS:-.*})$ ]] || continue
     echo "$pkg $target"
     if "$go" test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 2s "$pkg" 2>&1 | tee "$out"; then
       keep "$pkg" "$target"
