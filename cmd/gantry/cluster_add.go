@@ -32,13 +32,13 @@ and called again.`,
 			if of > 1 {
 				fmt.Fprintf(out, "shard %d:\n", shard)
 			}
-			return c.arrives(ctx, out, args[0], deadline)
+			return c.arrives(ctx, out, args[0], *wait, deadline)
 		})
 	})
 }
 
 // arrives says how far a node is in one shard, until it is there.
-func (c *client) arrives(ctx context.Context, out io.Writer, node string, deadline time.Time) error {
+func (c *client) arrives(ctx context.Context, out io.Writer, node string, wait time.Duration, deadline time.Time) error {
 	a := arrival{node: node}
 	for said := ""; ; {
 		nodes, err := c.nodes(ctx)
@@ -56,7 +56,7 @@ func (c *client) arrives(ctx context.Context, out io.Writer, node string, deadli
 			}
 		}
 		if time.Now().After(deadline) {
-			return errors.New("given up: it took too long")
+			return fmt.Errorf("given up after %v", wait)
 		}
 		select {
 		case <-time.After(addPoll):
