@@ -171,7 +171,11 @@ func TestAnIndexThatTheDiskHasNoRoomForIsWaitedFor(t *testing.T) {
 	}
 
 	stop = full()
+	time.Sleep(3 * noRoomLook) // it has tried again
 	b.Close()
+	if !b.indexShort.Load() {
+		t.Error("it was closed while it waited, and says that there is room: then its last checkpoint may be of a frame that is applied in part")
+	}
 	stop()
 	ctx, cancel := context.WithCancel(t.Context())
 	o := Options{Dir: data, Logger: slog.New(slog.NewTextHandler(writer(func(line []byte) {

@@ -1,7 +1,6 @@
 package consumequeue
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -39,16 +38,7 @@ func (s *Store) PutRun(key record.QueueKey, off record.QueueOffset, es []Entry) 
 	if off < 0 || off > maxOffset-record.QueueOffset(len(es)) {
 		return fmt.Errorf("%w: queue %v offset %d", ErrInvalid, key, off)
 	}
-	for waited := false; ; waited = true {
-		err := s.putRun(key, off, es)
-		if errors.Is(err, mmapfile.ErrNoSpace) && s.noSpace(err) {
-			continue
-		}
-		if waited {
-			s.noSpace(nil)
-		}
-		return err
-	}
+	return mmapfile.AwaitSpace(func() error { return s.putRun(key, off, es) }, s.noSpace)
 }
 
 func (s *Store) putRun(key record.QueueKey, off record.QueueOffset, es []Entry) error {

@@ -28,7 +28,7 @@ type Options struct {
 	Damaged func(error)
 	// NoSpace is asked when the disk has no room for the next segment: it waits, and is
 	// true if it is to be tried again. Nothing of the index is locked meanwhile. It is told
-	// nil when the wait is over. Nil: it is not tried again.
+	// nil when there is room again. Nil: it is not tried again.
 	NoSpace func(error) bool
 }
 

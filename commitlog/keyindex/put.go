@@ -27,7 +27,7 @@ func (x *Index) Put(pos record.Position, hashes []uint64) error {
 		n := len(x.segments)
 		if n == 0 || x.segments[n-1].full {
 			x.mu.Unlock()
-			if err := x.growWaiting(); err != nil {
+			if err := mmapfile.AwaitSpace(x.grow, x.noSpace); err != nil {
 				return x.fail(err)
 			}
 			x.mu.Lock()
@@ -41,20 +41,6 @@ func (x *Index) Put(pos record.Position, hashes []uint64) error {
 	x.last = pos
 	x.mu.Unlock()
 	return nil
-}
-
-// growWaiting is grow, which on a full disk waits if Options.NoSpace does.
-func (x *Index) growWaiting() error {
-	for waited := false; ; waited = true {
-		err := x.grow()
-		if errors.Is(err, mmapfile.ErrNoSpace) && x.noSpace(err) {
-			continue
-		}
-		if waited {
-			x.noSpace(nil)
-		}
-		return err
-	}
 }
 
 // grow makes the next segment.

@@ -28,6 +28,22 @@ import (
 // system's own error.
 var ErrNoSpace = errors.New("mmapfile: no space left")
 
+// AwaitSpace calls f, and again while that fails for want of space and wait, which is
+// asked each time, is true. wait is told nil when f has found space after that.
+func AwaitSpace(f func() error, wait func(error) bool) error {
+	for waited := false; ; waited = true {
+		err := f()
+		full := errors.Is(err, ErrNoSpace)
+		if full && wait(err) {
+			continue
+		}
+		if waited && !full {
+			wait(nil)
+		}
+		return err
+	}
+}
+
 // LockedError says that another process holds the lock of Dir. PID is 0 when
 // the holder could not be read.
 type LockedError struct {
