@@ -93,11 +93,11 @@ func (c *Client) NewConsumer(opts ConsumerOptions) (*Consumer, error) {
 
 func (co *Consumer) extend(shards []*shard) {
 	co.feeds.extend(shards, func(at *shard, _ bool) *feed {
-		s := &subscription{c: co.c, at: at, opts: co.opts, inbox: co.inbox, changed: make(chan struct{})}
+		s := &subscription{opts: co.opts, inbox: co.inbox, changed: make(chan struct{})}
 		s.opts.Prefetch = max(co.opts.Prefetch/len(shards), 1)
 		s.opts.PrefetchBytes = max(co.opts.PrefetchBytes/len(shards), 1)
 		s.feed = feed{
-			c: co.c, name: "consumer " + co.opts.Group,
+			c: co.c, at: at, name: "consumer " + co.opts.Group,
 			subscribe: s.subscribe, subscribed: func(opened *gantryv1.Subscribed) { s.store = opened.StoreId },
 			frame: s.frame, answer: s.answer, next: s.next, broken: s.broken, ended: s.ended,
 		}

@@ -114,7 +114,9 @@ func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error
 	}
 	if err != nil {
 		c.cancel()
-		first.conn.Close()
+		for _, s := range append(c.shards, first) {
+			s.conn.Close()
+		}
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		} else if told := refused(err); told != nil {

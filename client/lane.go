@@ -125,18 +125,23 @@ func (p *lane) room(ctx context.Context, size int) error {
 		case p.buffered == 0 || p.buffered+size <= p.maxBuffered():
 			return nil
 		}
-		changed := p.changed
-		p.mu.Unlock()
-		p.wake()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-		p.mu.Lock()
-		if err := ctx.Err(); err != nil {
+		if err := p.awaitChange(ctx); err != nil {
 			return fmt.Errorf("gantry: no room for the message: %w", err)
 		}
 	}
+}
+
+// awaitChange waits for notify, with the lock held before and after. An error is ctx's.
+func (p *lane) awaitChange(ctx context.Context) error {
+	changed := p.changed
+	p.mu.Unlock()
+	p.wake()
+	select {
+	case <-changed:
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	return ctx.Err()
 }
 
 // maxBuffered is what may be buffered now. The lock is held.
@@ -209,15 +214,7 @@ func (p *lane) flush(ctx context.Context) error {
 	p.flushing++
 	defer func() { p.flushing-- }()
 	for len(p.queue) > 0 && p.queue[0].sequence <= upTo {
-		changed := p.changed
-		p.mu.Unlock()
-		p.wake()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-		p.mu.Lock()
-		if err := ctx.Err(); err != nil {
+		if err := p.awaitChange(ctx); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnknown, err)
 		}
 	}

@@ -119,13 +119,13 @@ func (c *Client) NewReader(opts ReaderOptions) (*Reader, error) {
 
 func (r *Reader) extend(shards []*shard) {
 	r.feeds.extend(shards, func(at *shard, late bool) *feed {
-		s := &reading{c: r.c, at: at, opts: r.opts, inbox: r.inbox}
+		s := &reading{opts: r.opts, inbox: r.inbox}
 		s.opts.PrefetchBytes = max(r.opts.PrefetchBytes/len(shards), 1)
 		if late && s.opts.Start == Latest {
 			s.opts.Start = Earliest // whatever is there has come meanwhile
 		}
 		s.feed = feed{
-			c: r.c, name: "reader of " + r.opts.Topic,
+			c: r.c, at: at, name: "reader of " + r.opts.Topic,
 			subscribe: s.subscribe, subscribed: s.subscribed,
 			frame: s.frame, answer: s.answer, next: s.request, broken: func() {}, ended: s.ended,
 		}
@@ -160,7 +160,7 @@ func (r *Reader) Batch(ctx context.Context) (*Batch, error) {
 }
 
 // Queue is the queue of the batch's messages.
-func (b *Batch) Queue() uint32 { return b.of.at.queue(b.frame.Queue) }
+func (b *Batch) Queue() uint32 { return b.of.feed.at.queue(b.frame.Queue) }
 
 // NextOffset is the offset to go on from, and to commit, when the batch is done
 // with.

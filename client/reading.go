@@ -11,8 +11,6 @@ import (
 
 // reading is what a reader has of one shard.
 type reading struct {
-	c     *Client
-	at    *shard
 	opts  ReaderOptions // the reader's; the prefetch is this one's share
 	feed  feed
 	inbox *inbox[Batch] // the reader's

@@ -153,37 +153,37 @@ type feeds struct {
 	closed bool // takes no more
 }
 
-// extend adds a feed from each shard that was not asked before; make may return none.
-func (f *feeds) extend(shards []*shard, make func(s *shard, late bool) *feed) {
+// extend adds a feed from each shard that was not asked before; newFeed may return none.
+func (f *feeds) extend(shards []*shard, newFeed func(at *shard, late bool) *feed) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	late := f.shards > 0
 	for ; f.shards < len(shards) && !f.closed; f.shards++ {
-		if one := make(shards[f.shards], late); one != nil {
-			one.at, one.of = shards[f.shards], f
+		if one := newFeed(shards[f.shards], late); one != nil {
+			one.of = f
 			f.all = append(f.all, one)
 			one.start()
 		}
 	}
 }
 
-// list is what there is now; close also has nothing come after it.
 func (f *feeds) list() []*feed {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.all
 }
 
-func (f *feeds) close() []*feed {
+// close has no more come.
+func (f *feeds) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
-	return f.all
 }
 
 // stop ends all feeds.
 func (f *feeds) stop() {
-	all := f.close()
+	f.close()
+	all := f.list()
 	for _, one := range all {
 		one.stop()
 	}

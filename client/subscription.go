@@ -13,8 +13,6 @@ import (
 
 // subscription is what a consumer has of one shard.
 type subscription struct {
-	c     *Client
-	at    *shard
 	opts  ConsumerOptions // the consumer's; the prefetch is this one's share
 	feed  feed
 	inbox *inbox[Delivery] // the consumer's
@@ -75,7 +73,7 @@ func (s *subscription) frame(f *stream.Frame) error {
 	w := walk{frame: f}
 	for slab = append(slab, Delivery{}); w.next(&slab[len(slab)-1].view); slab = append(slab, Delivery{}) {
 		d := &slab[len(slab)-1]
-		d.store, d.topic, d.queue = s.store, s.opts.Topic, s.at.queue(f.Queue)
+		d.store, d.topic, d.queue = s.store, s.opts.Topic, s.feed.at.queue(f.Queue)
 		d.of, d.lease, d.bytes, d.end = s, w.lease(), w.padded, f.LeaseEnd
 		size += d.bytes
 	}

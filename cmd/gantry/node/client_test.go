@@ -36,6 +36,25 @@ func dialShard(t *testing.T, p *process, shard int) *client.Client {
 	return c
 }
 
+func producerOf(t *testing.T, c *client.Client, opts client.ProducerOptions) *client.Producer {
+	t.Helper()
+	opts.Topic = "t"
+	p, err := c.NewProducer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func consumerOf(t *testing.T, c *client.Client, group, topic string) *client.Consumer {
+	t.Helper()
+	co, err := c.NewConsumer(client.ConsumerOptions{Group: group, Topic: topic})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return co
+}
+
 // inAll makes a topic, and waits until all shards have it.
 func inAll(t *testing.T, p *process, kind topic.Type) (leads []*broker.Broker) {
 	t.Helper()
@@ -62,14 +81,8 @@ func TestTheGoClientUsesAllShards(t *testing.T) {
 	leads := inAll(t, n1, topic.Mixed)
 	for dialled := range leads {
 		c := dialShard(t, n1, dialled)
-		p, err := c.NewProducer(client.ProducerOptions{Topic: "t", Check: func(context.Context, *client.Open) client.Decision { return client.Undecided }})
-		if err != nil {
-			t.Fatal(err)
-		}
-		co, err := c.NewConsumer(client.ConsumerOptions{Group: "g", Topic: "t"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := producerOf(t, c, client.ProducerOptions{Check: func(context.Context, *client.Open) client.Decision { return client.Undecided }})
+		co := consumerOf(t, c, "g", "t")
 		want := map[string]int{} // of each body, its shard; -1: any
 		spread := map[int]bool{}
 		for i := range 30 {
@@ -149,10 +162,7 @@ func TestAReaderCommitsInAllShards(t *testing.T) {
 	n1 := begin(t, "n1", 2, nil)
 	inAll(t, n1, topic.Normal)
 	c := dialShard(t, n1, 0)
-	p, err := c.NewProducer(client.ProducerOptions{Topic: "t"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := producerOf(t, c, client.ProducerOptions{})
 	sent := map[uint32]int64{} // by queue, one beyond its last message
 	for i := range 40 {
 		r, err := p.Send(soon(t), &client.Message{Body: fmt.Append(nil, i)})
@@ -211,20 +221,10 @@ func TestATopicOfOneShardIsReadThere(t *testing.T) {
 	n1 := begin(t, "n1", 2, nil)
 	inAll(t, n1, topic.Normal)
 	c := dialShard(t, n1, 0)
-	consumer := func(group, topic string) *client.Consumer {
-		co, err := c.NewConsumer(client.ConsumerOptions{Group: group, Topic: topic})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return co
-	}
-	if _, err := consumer("g", "nowhere").Receive(soon(t)); !errors.Is(err, client.ErrTopicNotFound) {
+	if _, err := consumerOf(t, c, "g", "nowhere").Receive(soon(t)); !errors.Is(err, client.ErrTopicNotFound) {
 		t.Errorf("of a topic that does not exist: %v", err)
 	}
-	p, err := c.NewProducer(client.ProducerOptions{Topic: "t"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := producerOf(t, c, client.ProducerOptions{})
 	for {
 		if r, err := p.Send(soon(t), &client.Message{Body: []byte("x")}); err != nil {
 			t.Fatal(err)
@@ -232,7 +232,7 @@ func TestATopicOfOneShardIsReadThere(t *testing.T) {
 			break
 		}
 	}
-	for co := consumer("g", "t"); ; {
+	for co := consumerOf(t, c, "g", "t"); ; {
 		d, err := co.Receive(soon(t))
 		if err != nil {
 			t.Fatal(err)
@@ -244,7 +244,7 @@ func TestATopicOfOneShardIsReadThere(t *testing.T) {
 			break
 		}
 	}
-	d, err := consumer("of-the-dead", broker.DLQPrefix+"g").Receive(soon(t))
+	d, err := consumerOf(t, c, "of-the-dead", broker.DLQPrefix+"g").Receive(soon(t))
 	if err != nil || shardOf(d.Queue()) != 1 {
 		t.Errorf("a dead letter of shard 1: %+v, %v", d, err)
 	}
@@ -255,14 +255,8 @@ func TestTheGoClientFindsAShardThatIsNew(t *testing.T) {
 	n1 := begin(t, "n1", 1, nil)
 	inAll(t, n1, topic.Normal)
 	c := dialShard(t, n1, 0)
-	p, err := c.NewProducer(client.ProducerOptions{Topic: "t"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	co, err := c.NewConsumer(client.ConsumerOptions{Group: "g", Topic: "t"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := producerOf(t, c, client.ProducerOptions{})
+	co := consumerOf(t, c, "g", "t")
 	if _, err := p.Send(soon(t), &client.Message{Body: []byte("before")}); err != nil {
 		t.Fatal(err)
 	}
