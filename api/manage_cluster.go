@@ -58,7 +58,6 @@ type clusterOps struct {
 	gantryv1.UnsafeClusterServer // an RPC without a method must not compile
 
 	cluster Cluster // nil: none
-	shards  Shards  // nil: one
 }
 
 var errNoCluster = status.Error(codes.FailedPrecondition, "this broker is no node of a cluster: it was started without --node")
@@ -68,7 +67,6 @@ func (s *clusterOps) Describe(ctx context.Context, _ *gantryv1.DescribeClusterRe
 		return nil, errNoCluster
 	}
 	resp := &gantryv1.DescribeClusterResponse{}
-	resp.Shard, resp.Shards = ownShard(s.shards)
 	for _, n := range s.cluster.Nodes(ctx) {
 		wire := &gantryv1.ClusterNode{Name: n.Name, Id: n.ID, Peer: n.Peer, Client: n.Client, Leader: n.Leader, Voter: n.Voter}
 		if n.Err != nil {

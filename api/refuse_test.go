@@ -254,7 +254,7 @@ func TestCallsThatDoNotSayWhoCallsGetAnOrdinaryAnswer(t *testing.T) {
 
 func TestPanicEndsTheCallOnly(t *testing.T) {
 	var logged strings.Builder
-	s := &Server{log: slog.New(slog.NewTextHandler(&logged, nil))}
+	s := &Server{log: slog.New(slog.NewTextHandler(&logged, nil)), messaging: &messaging{}}
 	boom := func(context.Context, any) (any, error) { panic("boom") }
 	ctx := metadata.NewIncomingContext(context.Background(), metadata.Pairs(headerClientID, "c"))
 	resp, err := s.unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: v2.MessagingService_AckMessage_FullMethodName}, boom)

@@ -262,7 +262,7 @@ func (s *Server) operations(r grpc.ServiceRegistrar) {
 	gantryv1.RegisterAccessServer(r, &accessOps{broker: b, log: s.log})
 	gantryv1.RegisterQuotasServer(r, &quotaOps{broker: b, log: s.log})
 	gantryv1.RegisterNamespacesServer(r, &namespaceOps{broker: b})
-	gantryv1.RegisterClusterServer(r, &clusterOps{cluster: s.messaging.cluster, shards: s.messaging.shards})
+	gantryv1.RegisterClusterServer(r, &clusterOps{cluster: s.messaging.cluster})
 }
 
 // Serve accepts connections on l, TLS and plaintext alike, until Shutdown, and

@@ -63,7 +63,7 @@ const settleWait = 2 * time.Second
 // elsewhere is why this shard does not change a table, nil for the one that does. Dead
 // letters are each shard's own, and so is their topic.
 func (s *Server) elsewhere(method string, req any) error {
-	if !rules[method].tables || s.messaging.shards == nil {
+	if s.messaging.shards == nil || !rules[method].tables {
 		return nil
 	}
 	own, _ := s.messaging.shards.Own()
@@ -80,7 +80,7 @@ func (s *Server) elsewhere(method string, req any) error {
 
 // settle waits until a change of a table is in all shards.
 func (s *Server) settle(ctx context.Context, method string) {
-	if !rules[method].tables || s.messaging.shards == nil {
+	if s.messaging.shards == nil || !rules[method].tables {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleWait)

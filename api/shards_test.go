@@ -173,9 +173,9 @@ func TestTablesAreChangedAtShard0Alone(t *testing.T) {
 	if err != nil || r.GetMessageId() != "message of h" {
 		t.Errorf("a recall: %v, %v", r, err)
 	}
-	d, err := gantryv1.NewClusterClient(f.dial()).Describe(as("c"), &gantryv1.DescribeClusterRequest{})
-	if err != nil || d.GetShard() != 2 || d.GetShards() != 3 {
-		t.Errorf("%v, %v", d, err)
+	info, err := f.admin.ServerInfo(as("c"), &gantryv1.ServerInfoRequest{})
+	if err != nil || info.GetShard() != 2 || info.GetShards() != 3 {
+		t.Errorf("%v, %v", info, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"reflect"
+	"slices"
 	"sync"
 
 	"github.com/gantry-mq/gantry/broker/access"
@@ -124,44 +125,36 @@ type made struct {
 
 func (b *Broker) unlikeTopics(rows []topic.Topic) [][]byte {
 	id := func(tp topic.Topic) made { return made{tp.Name, tp.Created} }
-	ids := map[made]record.TopicID{}
 	own := b.Tables().Topics
-	for i := range own {
-		ids[id(own[i])] = own[i].ID
-	}
-	next := b.topics.NextID()
-	want := make([]topic.Topic, len(rows))
-	for i, tp := range rows {
-		if tp.ID = ids[id(tp)]; tp.ID == 0 {
-			tp.ID = next
-			next++
-		}
-		want[i] = tp
-	}
-	return unlike(own, want, id,
+	return unlike(own, withIDs(own, rows, id, func(tp *topic.Topic) *record.TopicID { return &tp.ID }, b.topics.NextID()), id,
 		func(tp topic.Topic) []byte { return topic.AppendPut(nil, tp) },
 		func(tp topic.Topic) []byte { return topic.AppendDelete(nil, tp.ID) })
 }
 
 func (b *Broker) unlikeGroups(rows []group.Group) [][]byte {
 	id := func(g group.Group) made { return made{g.Name, g.Created} }
-	ids := map[made]record.GroupID{}
 	own := b.groups.List()
-	for i := range own {
-		ids[id(own[i])] = own[i].ID
-	}
-	next := b.groups.NextID()
-	want := make([]group.Group, len(rows))
-	for i, g := range rows {
-		if g.ID = ids[id(g)]; g.ID == 0 {
-			g.ID = next
-			next++
-		}
-		want[i] = g
-	}
-	return unlike(own, want, id,
+	return unlike(own, withIDs(own, rows, id, func(g *group.Group) *record.GroupID { return &g.ID }, b.groups.NextID()), id,
 		func(g group.Group) []byte { return group.AppendPut(nil, g) },
 		func(g group.Group) []byte { return group.AppendDelete(nil, g.ID) })
+}
+
+// withIDs returns rows with the IDs that own ones have, and with next and on where there
+// is none.
+func withIDs[R any, ID ~uint32](own, rows []R, id func(R) made, number func(*R) *ID, next ID) []R {
+	ids := map[made]ID{}
+	for i := range own {
+		ids[id(own[i])] = *number(&own[i])
+	}
+	rows = slices.Clone(rows)
+	for i := range rows {
+		n := number(&rows[i])
+		if *n = ids[id(rows[i])]; *n == 0 {
+			*n = next
+			next++
+		}
+	}
+	return rows
 }
 
 // groupElsewhere has a group made where the tables are, and waits until it is here.

@@ -104,7 +104,6 @@ func newClusterStatus() *cobra.Command {
 
 // digestView is what a node says of its state, in JSON.
 type digestView struct {
-	Shard    *int              `json:"shard,omitempty"` // of a cluster that has several
 	Node     string            `json:"node"`
 	Position uint64            `json:"position"`
 	Sums     map[string]string `json:"sums,omitempty"`
@@ -121,73 +120,59 @@ is summed while nothing else is applied: with hundreds of MiB of it, clients wai
 a moment.`,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	return clientCommand(cmd, func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
-		all := []digestView{}
-		err := c.shards(ctx, cmd, func(c *client, shard, of int) error {
-			views, head, rows, err := c.digest(ctx)
-			if of > 1 {
-				for i := range views {
-					views[i].Shard = &shard
+	return clientCommand(cmd, inEveryShard(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+		ctx, cancel := c.call(ctx)
+		defer cancel()
+		r, err := c.cluster().Digest(ctx, &gantryv1.DigestClusterRequest{})
+		if err != nil {
+			return c.explain(err)
+		}
+		views, rows := []digestView{}, [][]string{}
+		head := []string{"STATE", "BYTES"}
+		var silent, differ []string
+		var first *gantryv1.NodeDigest
+		for _, n := range r.GetNodes() {
+			v := digestView{Node: n.GetName(), Position: r.GetPosition(), Error: n.GetError(), Sums: map[string]string{}}
+			for _, s := range n.GetSections() {
+				v.Sums[s.GetName()] = s.GetSum()
+			}
+			views, head = append(views, v), append(head, n.GetName())
+			if n.GetError() != "" {
+				silent = append(silent, clean(n.GetName()+": "+n.GetError()))
+			} else if first == nil {
+				first = n
+			}
+		}
+		for _, s := range first.GetSections() {
+			row, same := []string{s.GetName(), fmt.Sprint(s.GetSize())}, true
+			for _, v := range views {
+				sum, ok := v.Sums[s.GetName()]
+				same = same && (sum == s.GetSum() || v.Error != "")
+				if !ok {
+					sum = "-"
 				}
-				head = append([]string{fmt.Sprintf("SHARD %d", shard)}, head[1:]...)
+				row = append(row, sum[:min(len(sum), 12)])
 			}
-			if all = append(all, views...); !c.json && len(views) > 0 {
-				return errors.Join(printList(cmd.OutOrStdout(), "no nodes", head, rows), err)
+			if !same {
+				differ = append(differ, s.GetName())
 			}
+			rows = append(rows, row)
+		}
+		if c.json {
+			err = printJSON(cmd.OutOrStdout(), views)
+		} else {
+			err = printList(cmd.OutOrStdout(), "no nodes", head, rows)
+		}
+		switch {
+		case err != nil:
 			return err
-		})
-		if c.json && len(all) > 0 {
-			return errors.Join(printJSON(cmd.OutOrStdout(), all), err)
+		case len(differ) > 0:
+			return fmt.Errorf("nodes differ at position %d of the log, in: %s", r.GetPosition(), clean(strings.Join(differ, ", ")))
+		case len(silent) > 0:
+			return fmt.Errorf("not all nodes say what their state is: %s", strings.Join(silent, "; "))
 		}
-		return err
-	})
-}
-
-// digest has all nodes of a shard say what their state is, as views and as a table.
-func (c *client) digest(ctx context.Context) (views []digestView, head []string, rows [][]string, err error) {
-	ctx, cancel := c.call(ctx)
-	defer cancel()
-	head = []string{"STATE", "BYTES"}
-	r, err := c.cluster().Digest(ctx, &gantryv1.DigestClusterRequest{})
-	if err != nil {
-		return nil, head, nil, c.explain(err)
-	}
-	var silent, differ []string
-	var first *gantryv1.NodeDigest
-	for _, n := range r.GetNodes() {
-		v := digestView{Node: n.GetName(), Position: r.GetPosition(), Error: n.GetError(), Sums: map[string]string{}}
-		for _, s := range n.GetSections() {
-			v.Sums[s.GetName()] = s.GetSum()
-		}
-		views, head = append(views, v), append(head, n.GetName())
-		if n.GetError() != "" {
-			silent = append(silent, clean(n.GetName()+": "+n.GetError()))
-		} else if first == nil {
-			first = n
-		}
-	}
-	for _, s := range first.GetSections() {
-		row, same := []string{s.GetName(), fmt.Sprint(s.GetSize())}, true
-		for _, v := range views {
-			sum, ok := v.Sums[s.GetName()]
-			same = same && (sum == s.GetSum() || v.Error != "")
-			if !ok {
-				sum = "-"
-			}
-			row = append(row, sum[:min(len(sum), 12)])
-		}
-		if !same {
-			differ = append(differ, s.GetName())
-		}
-		rows = append(rows, row)
-	}
-	switch {
-	case len(differ) > 0:
-		err = fmt.Errorf("nodes differ at position %d of the log, in: %s", r.GetPosition(), clean(strings.Join(differ, ", ")))
-	case len(silent) > 0:
-		err = fmt.Errorf("not all nodes say what their state is: %s", strings.Join(silent, "; "))
-	}
-	return views, head, rows, err
+		return nil
+	}))
 }
 
 func newClusterTransfer() *cobra.Command {

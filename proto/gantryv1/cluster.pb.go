@@ -61,12 +61,8 @@ func (*DescribeClusterRequest) Descriptor() ([]byte, []int) {
 }
 
 type DescribeClusterResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Nodes []*ClusterNode         `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	// The shard that answers, from 0, and how many the node that answers knows of. The
-	// nodes are as they are in that shard.
-	Shard         uint32 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
-	Shards        uint32 `protobuf:"varint,3,opt,name=shards,proto3" json:"shards,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []*ClusterNode         `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -106,20 +102,6 @@ func (x *DescribeClusterResponse) GetNodes() []*ClusterNode {
 		return x.Nodes
 	}
 	return nil
-}
-
-func (x *DescribeClusterResponse) GetShard() uint32 {
-	if x != nil {
-		return x.Shard
-	}
-	return 0
-}
-
-func (x *DescribeClusterResponse) GetShards() uint32 {
-	if x != nil {
-		return x.Shards
-	}
-	return 0
 }
 
 type ClusterNode struct {
@@ -720,11 +702,9 @@ var File_gantry_v1_cluster_proto protoreflect.FileDescriptor
 const file_gantry_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x17gantry/v1/cluster.proto\x12\tgantry.v1\x1a\x1egoogle/protobuf/duration.proto\"\x18\n" +
-	"\x16DescribeClusterRequest\"u\n" +
+	"\x16DescribeClusterRequest\"G\n" +
 	"\x17DescribeClusterResponse\x12,\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x16.gantry.v1.ClusterNodeR\x05nodes\x12\x14\n" +
-	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x16\n" +
-	"\x06shards\x18\x03 \x01(\rR\x06shards\"\xae\x02\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x16.gantry.v1.ClusterNodeR\x05nodes\"\xae\x02\n" +
 	"\vClusterNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
