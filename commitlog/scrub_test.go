@@ -58,6 +58,16 @@ func change(t *testing.T, path string, at int64) {
 	}
 }
 
+// opened is a log with segments of that size and so many records, as it is after a start.
+func opened(t *testing.T, segmentSize int64, records int) *Log {
+	t.Helper()
+	l := openTest(t, Options{SegmentSize: segmentSize})
+	appendRecords(t, l, records)
+	opt := l.opt
+	must(t, l.Close())
+	return openTest(t, opt)
+}
+
 func TestDamageThatNobodyReadsIsFoundWithinADayAndToldOnce(t *testing.T) {
 	for name, damage := range map[string]func(*testing.T, string){
 		"a bit":        func(t *testing.T, path string) { change(t, path, 0) },
@@ -69,11 +79,7 @@ func TestDamageThatNobodyReadsIsFoundWithinADayAndToldOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := openTest(t, Options{SegmentSize: minSegmentSize})
-				appendRecords(t, l, 60)
-				opt := l.opt
-				must(t, l.Close())
-				l = openTest(t, opt)
+				l := opened(t, minSegmentSize, 60)
 				found := scrubbing(t, l, 8<<10)
 				if v := l.Stats().Verified; v != 0 {
 					t.Errorf("verified at %d, before it was looked at", v)
@@ -102,11 +108,7 @@ func TestDamageThatNobodyReadsIsFoundWithinADayAndToldOnce(t *testing.T) {
 
 func TestScrubbingKeepsToItsRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := openTest(t, Options{SegmentSize: 4 * scanChunk})
-		appendRecords(t, l, 1000)
-		opt := l.opt
-		must(t, l.Close())
-		l = openTest(t, opt)
+		l := opened(t, 4*scanChunk, 1000)
 		scrubbing(t, l, 64<<10)
 		time.Sleep(scrubDelay + time.Minute)
 		// It waits after it has read.
@@ -120,11 +122,7 @@ func TestScrubbingKeepsToItsRate(t *testing.T) {
 func TestASuspectIsVerifiedAtOnceAndOnce(t *testing.T) {
 	for _, rate := range []int64{0, 1} { // at 1, another segment is under way for days
 		synctest.Test(t, func(t *testing.T) {
-			l := openTest(t, Options{SegmentSize: minSegmentSize})
-			appendRecords(t, l, 60)
-			opt := l.opt
-			must(t, l.Close())
-			l = openTest(t, opt)
+			l := opened(t, minSegmentSize, 60)
 			found := scrubbing(t, l, rate)
 			time.Sleep(time.Minute)
 			s := (*l.segs.Load())[2]

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/access"
+	"github.com/gantry-mq/gantry/internal/brokertest"
 )
 
 // serveAuth starts a broker that asks who calls, with its key beside its data. What is
@@ -207,21 +207,10 @@ func TestAuthIsRefusedAsItCannotBeMeant(t *testing.T) {
 	}
 }
 
-// freeAddr is an address of the loopback interface that nobody listens on.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // All nodes have the users; whichever leads asks for them.
 func TestUsersOfACluster(t *testing.T) {
 	dir := t.TempDir()
-	key, admin, first := filepath.Join(dir, "n1.key"), filepath.Join(dir, "n1.admin-secret"), freeAddr(t)
+	key, admin, first := filepath.Join(dir, "n1.key"), filepath.Join(dir, "n1.admin-secret"), brokertest.FreeAddrs(t, 1, 1)[0]
 	var alone strings.Builder
 	code := execute(t.Context(), []string{"serve", "--data", filepath.Join(dir, "other"), "--node", "other", "--join", first, "--auth"}, nil, &strings.Builder{}, &alone)
 	if code != exitFailed || !strings.Contains(alone.String(), "--auth-key") {
@@ -229,7 +218,7 @@ func TestUsersOfACluster(t *testing.T) {
 	}
 	nodes := []*serving{serve(t, filepath.Join(dir, "n1"), "--node", "n1", "--bootstrap", "--peer", first, "--auth")}
 	for _, name := range []string{"n2", "n3"} {
-		nodes = append(nodes, serve(t, filepath.Join(dir, name), "--node", name, "--join", first, "--peer", freeAddr(t), "--auth", "--auth-key", key, "--auth-admin", admin))
+		nodes = append(nodes, serve(t, filepath.Join(dir, name), "--node", name, "--join", first, "--peer", brokertest.FreeAddrs(t, 1, 1)[0], "--auth", "--auth-key", key, "--auth-admin", admin))
 	}
 	t.Setenv(userEnv, firstUser)
 	t.Setenv(secretEnv, admin)

@@ -90,17 +90,10 @@ func newCluster(t *testing.T, binary string) *cluster {
 		must(t, err)
 		listens := l.Addr().String()
 		must(t, l.Close())
-		name := fmt.Sprint("n", i+1)
-		reached, err := c.net.Add(name, listens)
+		reached, err := c.net.Add(fmt.Sprint("n", i+1), listens)
 		must(t, err)
 		s := newServer(t, binary, "sync")
-		c.nodes, c.names, c.peers = append(c.nodes, s), append(c.names, name), append(c.peers, reached)
-		s.args = []string{"--node", name, "--peer", listens, "--peer-advertise", reached}
-		if i == 0 {
-			s.args = append(s.args, "--bootstrap")
-		} else {
-			s.args = append(s.args, "--join", c.peers[0])
-		}
+		c.add(s, reached, "--peer", listens, "--peer-advertise", reached)
 		switch i {
 		case smallNode:
 			c.mount(s)
@@ -114,6 +107,19 @@ func newCluster(t *testing.T, binary string) *cluster {
 	}
 	c.await(c.settled)
 	return c
+}
+
+// add makes a server, which others reach at an address, the next node, and the first one
+// the one that begins the cluster.
+func (c *cluster) add(s *server, reached string, args ...string) {
+	name := fmt.Sprint("n", len(c.nodes)+1)
+	s.args = append([]string{"--node", name}, args...)
+	if len(c.nodes) == 0 {
+		s.args = append(s.args, "--bootstrap")
+	} else {
+		s.args = append(s.args, "--join", c.peers[0])
+	}
+	c.nodes, c.names, c.peers = append(c.nodes, s), append(c.names, name), append(c.peers, reached)
 }
 
 // in is the same cluster, of which another shard is asked.

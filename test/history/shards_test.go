@@ -69,16 +69,9 @@ func newShards(t *testing.T, binary string) *cluster {
 	c := &cluster{t: t}
 	at := brokertest.FreeAddrs(t, 6, shardsOfThree)
 	for i := range 3 {
-		name := fmt.Sprint("n", i+1)
 		s := newServer(t, binary, "sync")
 		s.addr = at[2*i]
-		c.nodes, c.names, c.peers = append(c.nodes, s), append(c.names, name), append(c.peers, at[2*i+1])
-		s.args = []string{"--node", name, "--shards", fmt.Sprint(shardsOfThree), "--peer", c.peers[i]}
-		if i == 0 {
-			s.args = append(s.args, "--bootstrap")
-		} else {
-			s.args = append(s.args, "--join", c.peers[0])
-		}
+		c.add(s, at[2*i+1], "--peer", at[2*i+1], "--shards", fmt.Sprint(shardsOfThree))
 		must(t, s.start())
 	}
 	for _, s := range c.nodes {

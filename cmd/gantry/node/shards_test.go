@@ -44,24 +44,10 @@ type process struct {
 	end    func() error // waits until it ends by itself
 }
 
-// freeAddr is one that nobody listens on.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // begin starts a node; the first one makes the cluster.
 func begin(t *testing.T, name string, shards int, first *process) *process {
 	t.Helper()
-	p := &process{name: name, dir: t.TempDir(), at: brokertest.FreeAddrs(t, 1, 3)[0]}
-	for range 3 {
-		p.peers = append(p.peers, freeAddr(t))
-	}
+	p := &process{name: name, dir: t.TempDir(), at: brokertest.FreeAddrs(t, 1, 3)[0], peers: brokertest.FreeAddrs(t, 3, 1)}
 	p.up(t, shards, first)
 	return p
 }
