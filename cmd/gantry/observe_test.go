@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	streams "github.com/gantry-mq/gantry/client"
+	"github.com/gantry-mq/gantry/internal/brokertest"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
@@ -122,12 +122,7 @@ func TestDoctorFindsWhatIsWrong(t *testing.T) {
 	}
 
 	// An advertised address where nobody listens, one of another broker, and the right one.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := l.Addr().String()
-	l.Close()
+	nobody := brokertest.FreeAddrs(t, 1, 1)[0]
 	for _, c := range []struct{ advertise, result, found string }{
 		{nobody, failed, "does not answer"}, {good.server, failed, "another broker"},
 	} {

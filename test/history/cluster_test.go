@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/gantry-mq/gantry/internal/brokertest"
 	"github.com/gantry-mq/gantry/internal/sharding"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/test/history/check"
@@ -86,10 +86,7 @@ func newCluster(t *testing.T, binary string) *cluster {
 	c := &cluster{t: t, net: faultnet.New()}
 	t.Cleanup(c.net.Close)
 	for i := range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		listens := l.Addr().String()
-		must(t, l.Close())
+		listens := brokertest.FreeAddrs(t, 1, 1)[0]
 		reached, err := c.net.Add(fmt.Sprint("n", i+1), listens)
 		must(t, err)
 		s := newServer(t, binary, "sync")

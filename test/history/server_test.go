@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +20,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
+
+	"github.com/gantry-mq/gantry/internal/brokertest"
 )
 
 // startLimit is when a start counts as failed: generous, machines are shared.
@@ -55,14 +56,8 @@ type server struct {
 // newServer takes a free port, which all its processes listen on.
 func newServer(t *testing.T, binary, durability string) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{binary: binary, dir: t.TempDir(), addr: l.Addr().String(), durability: durability}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	s := &server{binary: binary, dir: t.TempDir(), addr: brokertest.FreeAddrs(t, 1, 1)[0], durability: durability}
+	var err error
 	if s.stderr, err = os.Create(filepath.Join(t.TempDir(), "stderr")); err != nil {
 		t.Fatal(err)
 	}

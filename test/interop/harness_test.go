@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/gantry-mq/gantry/internal/brokertest"
 )
 
 // patience bounds every wait for something that should happen soon.
@@ -87,18 +88,11 @@ type broker struct {
 }
 
 func newBroker(name string) (*broker, error) {
-	b := &broker{name: name, log: filepath.Join(workDir, name+".log")}
-	for _, p := range []*string{&b.listen, &b.http, &b.peer} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		*p = l.Addr().String()
-		if err := l.Close(); err != nil {
-			return nil, err
-		}
+	at, err := brokertest.FindAddrs(3, 1)
+	if err != nil {
+		return nil, err
 	}
-	return b, nil
+	return &broker{name: name, log: filepath.Join(workDir, name+".log"), listen: at[0], http: at[1], peer: at[2]}, nil
 }
 
 func (b *broker) start() error {
