@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math"
 	"sync/atomic"
 	"time"
@@ -82,9 +83,15 @@ type consuming struct {
 	moreM    atomic.Int64
 	stopping atomic.Bool
 
-	waits chan func() *gantryv1.ConsumeResponse // submitted, in order
-	out   chan *gantryv1.ConsumeResponse        // durable, in order; closed when there will be no more
-	ended chan error                            // why reading ended; nil: the client closed its side
+	waits chan func() outcome // submitted, in order
+	out   chan outcome        // durable, in order; closed when there will be no more
+	ended chan error          // why reading ended; nil: the client closed its side
+}
+
+// outcome is the answer to a request, or that its stream is lost.
+type outcome struct {
+	told *gantryv1.ConsumeResponse
+	lost error
 }
 
 // Consume sends messages and takes what becomes of them.
@@ -106,20 +113,20 @@ func (s *streams) consume(st consumeStream) error {
 	}
 	pass, done, err := s.letIn(st.Context(), gantryv1.Streams_Consume_FullMethodName, sub, sub)
 	if err != nil {
-		return st.Send(&gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Status{Status: streamStatus(s.log, err)}})
+		return refuse(st, s.log, err)
 	}
 	defer done()
 	c := &consuming{
 		streams: s, stream: st, pass: pass, id: s.sessionID(sub.ClientId), frame: min(cmp.Or(int(sub.FrameBytes), defaultFrameBytes), maxFrameBytes),
 		bytes: int64(min(sub.Credit.GetBytes(), math.MaxInt32)), counted: sub.Credit.GetMessages() > 0, messages: int64(sub.Credit.GetMessages()),
 		news:  make(chan struct{}, 1),
-		waits: make(chan func() *gantryv1.ConsumeResponse, settlesAtOnce),
-		out:   make(chan *gantryv1.ConsumeResponse),
+		waits: make(chan func() outcome, settlesAtOnce),
+		out:   make(chan outcome),
 		ended: make(chan error, 1),
 	}
 	opened := &gantryv1.Subscribed{StoreId: s.broker.StoreID(), Shards: s.of}
 	if err = c.open(sub, opened); err != nil {
-		return st.Send(&gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Status{Status: streamStatus(s.log, err)}})
+		return refuse(st, s.log, err)
 	}
 	defer c.broker.Sessions().Terminate(c.id)
 	defer c.src.Close()
@@ -214,10 +221,17 @@ func (c *consuming) refuse(err error) error {
 	if gone := c.stream.Context().Err(); gone != nil {
 		return status.FromContextError(gone).Err()
 	}
-	if err := c.stream.Send(&gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Status{Status: streamStatus(c.log, err)}}); err != nil {
+	if err := refuse(c.stream, c.log, err); err != nil {
 		return err
 	}
 	return errRefused
+}
+
+func refuse(st consumeStream, log *slog.Logger, err error) error {
+	if gone := lost(err); gone != nil {
+		return gone
+	}
+	return st.Send(&gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Status{Status: streamStatus(log, err)}})
 }
 
 // now is always ready.
@@ -266,7 +280,9 @@ func (c *consuming) write() error {
 			if !ok {
 				return <-c.ended
 			}
-			err = c.stream.Send(r)
+			if err = r.lost; err == nil {
+				err = c.stream.Send(r.told)
+			}
 		case <-touch.C:
 			err = c.touch()
 		case <-c.pass.revoked():
@@ -397,7 +413,7 @@ func (c *consuming) await() {
 }
 
 // settle submits what is to become of messages.
-func (c *consuming) settle(s *gantryv1.Settle) func() *gantryv1.ConsumeResponse {
+func (c *consuming) settle(s *gantryv1.Settle) func() outcome {
 	ranges := make([]broker.LeaseRange, 0, min(len(s.Entries), maxSettleEntries))
 	var wait func() ([]broker.SettleFailure, error)
 	err := error(nil)
@@ -409,7 +425,7 @@ func (c *consuming) settle(s *gantryv1.Settle) func() *gantryv1.ConsumeResponse 
 		}
 		wait, err = c.src.settle(c.stream.Context(), ranges)
 	}
-	return func() *gantryv1.ConsumeResponse {
+	return func() outcome {
 		r := &gantryv1.SettleResult{Id: s.Id}
 		if err == nil {
 			var failures []broker.SettleFailure
@@ -418,8 +434,11 @@ func (c *consuming) settle(s *gantryv1.Settle) func() *gantryv1.ConsumeResponse 
 				r.Failures = append(r.Failures, &gantryv1.SettleFailure{Queue: f.Queue, Offset: int64(f.Offset), Count: uint32(f.Count), Status: c.told(c.id, "Consume", f.Err)})
 			}
 		}
+		if gone := lost(err); gone != nil {
+			return outcome{lost: gone}
+		}
 		r.Status = c.told(c.id, "Consume", err)
-		return &gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Settled{Settled: r}}
+		return outcome{told: &gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Settled{Settled: r}}}
 	}
 }
 
@@ -434,17 +453,20 @@ func leaseRange(e *gantryv1.SettleEntry) broker.LeaseRange {
 	return r
 }
 
-func (c *consuming) commit(o *gantryv1.CommitOffset) func() *gantryv1.ConsumeResponse {
+func (c *consuming) commit(o *gantryv1.CommitOffset) func() outcome {
 	offsets := make([]broker.QueueOffset, len(o.Queues))
 	for i, q := range o.Queues {
 		offsets[i] = broker.QueueOffset{Queue: q.Queue, Offset: record.QueueOffset(q.Offset)}
 	}
 	wait, err := c.src.commit(offsets)
-	return func() *gantryv1.ConsumeResponse {
+	return func() outcome {
 		if err == nil {
 			err = wait()
 		}
-		return &gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Committed{Committed: &gantryv1.CommitResult{Id: o.Id, Status: c.told(c.id, "Consume", err)}}}
+		if gone := lost(err); gone != nil {
+			return outcome{lost: gone}
+		}
+		return outcome{told: &gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Committed{Committed: &gantryv1.CommitResult{Id: o.Id, Status: c.told(c.id, "Consume", err)}}}}
 	}
 }
 

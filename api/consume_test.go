@@ -644,3 +644,35 @@ func TestAStreamEndsWithItsTopicAndItsServer(t *testing.T) {
 		}
 	}
 }
+
+// Who leads next knows what became of what was under way.
+func TestStreamsOfANodeThatTakesNoWritesEndWithoutAnAnswer(t *testing.T) {
+	f := start(t, Options{})
+	f.topic("t", topic.Mixed, 1)
+	publishing, deciding := f.publisher(context.Background(), 1, "t"), f.publisher(context.Background(), 2, "t")
+	half := deciding.publish(packed(nil, "half", func(m *record.Message) { m.Kind = record.KindHalf }))
+	publishing.good(packOf("a"))
+	settling, reading := f.consumer(context.Background(), "t", "g", leases(&gantryv1.LeaseMode{})), f.consumer(context.Background(), "t", "r", earliest())
+	held := settling.take(1)
+	reading.take(1)
+	if err := f.broker.Close(); err != nil {
+		t.Fatal(err)
+	}
+	publishing.batch(packOf("b"))
+	end := &gantryv1.EndTransaction{Id: 1, Topic: &gantryv1.StreamResource{Name: "t"}, TransactionId: half.Pending[0].TransactionId, Commit: true}
+	deciding.send(&stream.PublishRequest{Other: &gantryv1.PublishRequest{Content: &gantryv1.PublishRequest_End{End: end}}})
+	settle := &gantryv1.Settle{Id: 1, Entries: []*gantryv1.SettleEntry{{Queue: held[0].queue, Offset: held[0].offset, LeaseId: held[0].lease}}}
+	settling.send(&gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Settle{Settle: settle}})
+	commit := &gantryv1.CommitOffset{Id: 1, Queues: []*gantryv1.QueueOffset{{Offset: 1}}}
+	reading.send(&gantryv1.ConsumeRequest{Content: &gantryv1.ConsumeRequest_Commit{Commit: commit}})
+	for name, receive := range map[string]func() (any, error){
+		"publish": func() (any, error) { return publishing.stream.Recv() },
+		"decide":  func() (any, error) { return deciding.stream.Recv() },
+		"settle":  func() (any, error) { return settling.stream.Recv() },
+		"commit":  func() (any, error) { return reading.stream.Recv() },
+	} {
+		if r, err := receive(); status.Code(err) != codes.Unavailable {
+			t.Errorf("%s: %v, %v", name, r, err)
+		}
+	}
+}

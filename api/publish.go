@@ -67,10 +67,10 @@ type publishing struct {
 	topics map[record.Resource]struct{} // client.Publishing, to look a topic up
 	window *gantryv1.PublishWindow
 
-	flying  atomic.Int64 // bytes of batches that are not answered
-	batches atomic.Int64 // and how many
-	answers chan answer  // in the order of the batches; never full
-	done    chan *gantryv1.PublishDone
+	flying  atomic.Int64         // bytes of batches that are not answered
+	batches atomic.Int64         // and how many
+	answers chan answer          // in the order of the batches; never full
+	done    chan func() error    // tells what became of a command
 	checks  chan session.Command // to be asked
 	doing   chan struct{}        // a slot for each command that is carried out
 	ended   chan error           // why reading ended
@@ -98,7 +98,7 @@ func (s *streams) publish(st publishStream) error {
 	p := &publishing{
 		streams: s, stream: st, open: first.GetOpen(),
 		answers: make(chan answer, publishBatches+1),
-		done:    make(chan *gantryv1.PublishDone),
+		done:    make(chan func() error),
 		checks:  make(chan session.Command, commandBacklog),
 		doing:   make(chan struct{}, commandsAtOnce),
 		ended:   make(chan error, 1),
@@ -181,8 +181,8 @@ func (p *publishing) write(id string) error {
 			if err = p.answer(a); err == nil && len(p.answers) == 0 {
 				err = p.stream.Flush()
 			}
-		case d := <-p.done:
-			err = p.sendDone(d)
+		case tell := <-p.done:
+			err = tell()
 		case c := <-p.checks:
 			err = p.ask(c)
 		case <-touch.C:
@@ -205,8 +205,8 @@ func (p *publishing) finish() error {
 		select {
 		case p.doing <- struct{}{}:
 			idle++
-		case d := <-p.done:
-			if err := p.sendDone(d); err != nil {
+		case tell := <-p.done:
+			if err := tell(); err != nil {
 				return err
 			}
 		}
@@ -243,6 +243,9 @@ func (p *publishing) answer(a answer) error {
 		}
 	}
 	done := p.outcome(&a)
+	if gone := lost(a.err); gone != nil {
+		return gone
+	}
 	p.fill(r, &done)
 	r.Status = p.told(p.client.ID, "Publish", a.err)
 	p.flying.Add(-a.bytes)
@@ -281,10 +284,6 @@ func (p *publishing) fill(r *gantryv1.PublishResult, done *broker.Published) {
 	for _, e := range done.Refused {
 		r.Refused = append(r.Refused, &gantryv1.RefusedEntry{Entry: uint32(e.Entry), Status: p.told(p.client.ID, "Publish", e.Err)})
 	}
-}
-
-func (p *publishing) sendDone(d *gantryv1.PublishDone) error {
-	return p.stream.Send(&gantryv1.PublishResponse{Content: &gantryv1.PublishResponse_Done{Done: d}})
 }
 
 // ask sends a check of a half message, unless that was decided meanwhile.
@@ -427,9 +426,16 @@ func (p *publishing) do(id uint64, f func(context.Context) error) error {
 		return status.FromContextError(ctx.Err()).Err()
 	}
 	p.readers.Go(func() {
-		d := &gantryv1.PublishDone{Id: id, Status: p.told(p.client.ID, "Publish", f(ctx))}
+		err := f(ctx)
+		tell := func() error {
+			if gone := lost(err); gone != nil {
+				return gone
+			}
+			d := &gantryv1.PublishDone{Id: id, Status: p.told(p.client.ID, "Publish", err)}
+			return p.stream.Send(&gantryv1.PublishResponse{Content: &gantryv1.PublishResponse_Done{Done: d}})
+		}
 		select {
-		case p.done <- d:
+		case p.done <- tell:
 		case <-ctx.Done():
 		}
 		<-p.doing

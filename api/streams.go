@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -102,6 +103,17 @@ func streamStatus(log *slog.Logger, err error) *gantryv1.StreamStatus {
 	}
 	st := statusFor(log, err)
 	return &gantryv1.StreamStatus{Code: int32(st.Code), Message: st.Message}
+}
+
+// lost is the end of a stream whose node takes no writes any more, nil for any other
+// error. What was under way may have been done: who leads next knows, so the client is
+// not answered, but connects again and asks once more.
+func lost(err error) error {
+	var told *broker.Error
+	if !errors.As(err, &told) || told.Reason != broker.Unavailable {
+		return nil
+	}
+	return status.Error(codes.Unavailable, told.Message)
 }
 
 // told is streamStatus for a client that is connected, where operators see it too.

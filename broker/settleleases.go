@@ -115,13 +115,13 @@ func (t *settleRun) reserve(r *LeaseRange) error {
 	switch {
 	case r.Action < SettleAck || r.Action > SettleDeadLetter:
 		return Errorf(BadRequest, "the action %d is unknown", r.Action)
-	case r.Action == SettleExtend || r.Action == SettleRetry && r.Delay != NoDelay:
-		if err := checkInvisible(r.Delay, 0); err != nil {
-			return err
-		}
-	}
-	if !r.UpTo && (r.Count < 1 || r.Count > MaxInFlight) {
+	case !r.UpTo && (r.Count < 1 || r.Count > MaxInFlight):
 		return Errorf(BadRequest, "a range of %d messages, it must be 1 to %d", r.Count, MaxInFlight)
+	case r.Action == SettleExtend || r.Action == SettleRetry && r.Delay != NoDelay:
+		if err := checkInvisible(r.Delay, 0); err != nil { // which is no matter of the others
+			t.failures = append(t.failures, SettleFailure{Queue: r.Queue, Offset: r.Offset, Count: max(r.Count, 1), Err: err})
+			return nil
+		}
 	}
 	var held []inflight.Held
 	switch ack := r.Action == SettleAck; {

@@ -495,6 +495,43 @@ func TestWhatIsNotDoneComesAgain(t *testing.T) {
 	}
 }
 
+func TestWhatIsRefusedOfAMessageIsToldAndHoldsBackNoOther(t *testing.T) {
+	s := brokertest.Start(t, broker.Options{})
+	s.CreateTopic("hello", gantryv1.TopicType_NORMAL, 1)
+	c := dial(t, s.Addr, client.Options{})
+	ctx := deadline(t)
+	p := producer(t, c, client.ProducerOptions{Topic: "hello"})
+	const count = 100
+	for range count {
+		if err := p.Publish(ctx, &client.Message{Body: []byte("hello")}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	co, err := c.NewConsumer(client.ConsumerOptions{Group: "readers", Topic: "hello"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	acked := make(chan error, count)
+	for range count / 2 {
+		var pair [2]*client.Delivery
+		for i := range pair {
+			if pair[i], err = co.Receive(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pair[0].AckAsync(func(err error) { acked <- err })
+		if err := pair[1].Extend(ctx, 100*time.Hour); !errors.As(err, new(*client.Error)) {
+			t.Fatalf("holding a message for 100 hours: %v", err)
+		}
+		pair[1].AckAsync(func(err error) { acked <- err })
+	}
+	for range count {
+		if err := <-acked; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestAHandlersErrorPanicAndDiscard(t *testing.T) {
 	s := brokertest.Start(t, broker.Options{})
 	s.CreateTopic("hello", gantryv1.TopicType_NORMAL, 2)

@@ -30,6 +30,7 @@ const (
 	CodePreconditionFailed Code = 42800
 	CodeTooManyRequests    Code = 42900
 	CodeInternal           Code = 50001
+	CodeUnavailable        Code = 50002
 	CodeNotImplemented     Code = 50100
 )
 
@@ -48,8 +49,8 @@ func (e *Error) Is(target error) bool {
 }
 
 // Temporary reports whether the same request may succeed later: the broker is
-// short of something.
-func (e *Error) Temporary() bool { return e.Code == CodeTooManyRequests }
+// short of something, or another node leads.
+func (e *Error) Temporary() bool { return e.Code == CodeTooManyRequests || e.Code == CodeUnavailable }
 
 // Errors to compare with, by errors.Is.
 var (

@@ -179,14 +179,17 @@ func (s *subscription) answer(m *gantryv1.ConsumeResponse) {
 	for i := range st.entries {
 		e := &st.entries[i]
 		if e.done != nil {
-			e.done(e.outcome(r.Failures))
+			e.done(e.outcome(r))
 		}
 	}
 }
 
-func (e *settle) outcome(failures []*gantryv1.SettleFailure) error {
+func (e *settle) outcome(r *gantryv1.SettleResult) error {
+	if err := statusError(r.Status); err != nil {
+		return err
+	}
 	_, queue := ShardOf(e.d.queue)
-	for _, f := range failures {
+	for _, f := range r.Failures {
 		if f.Queue == queue && e.d.offset >= f.Offset && e.d.offset < f.Offset+int64(max(f.Count, 1)) {
 			err := statusError(f.Status)
 			if e.again && errors.Is(err, ErrLeaseLost) { // perhaps because it was done the first time
