@@ -233,12 +233,16 @@ func (c *cluster) digest() ([]*gantryv1.NodeDigest, error) {
 
 // dial makes a connection to any node, another first each time.
 func (c *cluster) dial(t *testing.T) *grpc.ClientConn {
-	var addrs []string
+	c.dialled++
+	return dial(t, c.servers()...)
+}
+
+// servers begins with another node after each dial.
+func (c *cluster) servers() (addrs []string) {
 	for i := range c.nodes {
 		addr, err := sharding.Address(c.nodes[(c.dialled+i)%len(c.nodes)].addr, c.shard)
-		must(t, err)
+		must(c.t, err)
 		addrs = append(addrs, addr)
 	}
-	c.dialled++
-	return dial(t, addrs...)
+	return addrs
 }

@@ -51,16 +51,20 @@ func (c *consumer) run(ctx context.Context) {
 	}
 }
 
+func filter(g check.Consumers) string {
+	if len(g.Tags) == 0 {
+		return "*"
+	}
+	return strings.Join(g.Tags, "||")
+}
+
 // receive makes one call and records what comes, also when it then breaks off.
 func (c *consumer) receive(ctx context.Context, attempt string) ([]held, error) {
 	ctx, cancel := c.call(ctx)
 	defer cancel()
-	queue, filter := int32(c.IntN(queues+1))-1, "*"
+	queue := int32(c.IntN(queues+1)) - 1
 	if c.group.Topic == liteTopic {
 		queue = -1
-	}
-	if len(c.group.Tags) > 0 {
-		filter = strings.Join(c.group.Tags, "||")
 	}
 	if c.group.Topic == liteTopic { // a server that was killed has forgotten it
 		_, err := c.stub.SyncLiteSubscription(ctx, &rocketmqv2.SyncLiteSubscriptionRequest{
@@ -77,7 +81,7 @@ func (c *consumer) receive(ctx context.Context, attempt string) ([]held, error) 
 		MessageQueue: &rocketmqv2.MessageQueue{
 			Topic: &rocketmqv2.Resource{Name: c.group.Topic}, Id: queue, Permission: rocketmqv2.Permission_READ_WRITE,
 		},
-		FilterExpression:   &rocketmqv2.FilterExpression{Type: rocketmqv2.FilterType_TAG, Expression: filter},
+		FilterExpression:   &rocketmqv2.FilterExpression{Type: rocketmqv2.FilterType_TAG, Expression: filter(c.group)},
 		BatchSize:          1 + int32(c.IntN(32)),
 		InvisibleDuration:  durationpb.New(lease),
 		LongPollingTimeout: durationpb.New(5 * time.Second),

@@ -54,6 +54,8 @@ var groups = []check.Consumers{
 	{Name: "some-tags", Topic: plainTopic, Tags: []string{"A", "C"}},
 	{Name: "in-order", Topic: fifoTopic, FIFO: true},
 	{Name: "lite", Topic: liteTopic, FIFO: true},
+	{Name: "streaming", Topic: streamTopic, FIFO: true},
+	{Name: "streaming-tags", Topic: streamTopic, Tags: []string{"A", "C"}},
 	{Name: "any-kind", Topic: mixedTopic},
 	{Name: dyingGroup, Topic: dyingTopic},
 }
@@ -100,28 +102,35 @@ func round(t *testing.T, binary, durability string, seed uint64) (tally, *check.
 // dialler makes connections to what is tested.
 type dialler interface {
 	dial(*testing.T) *grpc.ClientConn
+	servers() []string // their addresses
 }
 
 // underLoad has clients work while trouble runs, and until all they sent is settled,
 // and judges what they saw.
 func underLoad(t *testing.T, s dialler, seed uint64, trouble func()) *check.Report {
 	createAll(t, gantryv1.NewManagementClient(s.dial(t)))
-	return underLoadOf(t, s, seed, []string{plainTopic, plainTopic, fifoTopic, fifoTopic, mixedTopic, mixedTopic, mixedTopic, dyingTopic, liteTopic, liteTopic}, groups, trouble)
+	return underLoadOf(t, s, seed, []string{plainTopic, plainTopic, fifoTopic, fifoTopic, mixedTopic, mixedTopic, mixedTopic, dyingTopic, liteTopic, liteTopic, streamTopic, streamTopic}, trouble)
 }
 
 // underLoadOf is underLoad with a producer for each of the topics, which are there, as
-// are the groups.
-func underLoadOf(t *testing.T, s dialler, seed uint64, topics []string, groups []check.Consumers, trouble func()) *check.Report {
+// are their groups.
+func underLoadOf(t *testing.T, s dialler, seed uint64, topics []string, trouble func()) *check.Report {
 	admin := gantryv1.NewManagementClient(s.dial(t))
 	rec := &recorder{began: time.Now()}
-	rec.Groups = groups
+	rec.Groups = slices.DeleteFunc(slices.Clone(groups), func(g check.Consumers) bool { return !slices.Contains(topics, g.Topic) })
 	stop := make(chan struct{})
 	enough := sync.OnceFunc(func() { close(stop) })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var producers, consumers sync.WaitGroup
 	for i, topic := range topics {
-		p := producer{client: newClient(rec, s.dial(t), fmt.Sprint("p", i), seed), topic: topic, fifo: topic == fifoTopic}
+		name := fmt.Sprint("p", i)
+		if topic == streamTopic {
+			st := newStreamer(t, rec, s.servers(), name, seed)
+			producers.Go(func() { st.produce(t, stop) })
+			continue
+		}
+		p := producer{client: newClient(rec, s.dial(t), name, seed), topic: topic, fifo: topic == fifoTopic}
 		p.once = topic == mixedTopic || topic == dyingTopic
 		run := p.run
 		if p.once {
@@ -130,9 +139,15 @@ func underLoadOf(t *testing.T, s dialler, seed uint64, topics []string, groups [
 		producers.Go(func() { run(ctx, stop) })
 	}
 	var drain atomic.Bool
-	for _, g := range groups {
+	for _, g := range rec.Groups {
 		for i := range 2 {
-			c := consumer{client: newClient(rec, s.dial(t), fmt.Sprintf("%s@%d", g.Name, i), seed), group: g, drain: &drain}
+			name := fmt.Sprintf("%s@%d", g.Name, i)
+			if g.Topic == streamTopic {
+				st := newStreamer(t, rec, s.servers(), name, seed)
+				consumers.Go(func() { st.consume(ctx, t, g, drain.Load) })
+				continue
+			}
+			c := consumer{client: newClient(rec, s.dial(t), name, seed), group: g, drain: &drain}
 			consumers.Go(func() { c.run(ctx) })
 		}
 	}
@@ -210,7 +225,7 @@ func awaitDrained(t *testing.T, admin gantryv1.ManagementClient, letters gantryv
 		r, err := admin.ListTimers(t.Context(), &gantryv1.ListTimersRequest{Topic: mixedTopic})
 		return len(r.GetTimers()), "delayed", err
 	})
-	awaitSettled(t, admin)
+	awaitSettled(t, admin, rec.Groups)
 	awaitNone(t, func() (int, any, error) {
 		stream, err := letters.Redrive(t.Context(), &gantryv1.RedriveRequest{Group: dyingGroup, DryRun: true})
 		n := 0
@@ -225,7 +240,7 @@ func awaitDrained(t *testing.T, admin gantryv1.ManagementClient, letters gantryv
 		}
 		return n, "dead", err
 	})
-	awaitSettled(t, admin) // what was redriven too
+	awaitSettled(t, admin, rec.Groups) // what was redriven too
 	awaitNone(t, func() (int, any, error) { return rec.Missing(liteTopic), "not received from their lite topics", nil })
 }
 
@@ -257,7 +272,7 @@ func mayBeLater(t *testing.T, err error) {
 	}
 }
 
-func awaitSettled(t *testing.T, admin gantryv1.ManagementClient) {
+func awaitSettled(t *testing.T, admin gantryv1.ManagementClient, groups []check.Consumers) {
 	for _, g := range groups {
 		if g.Topic == liteTopic {
 			continue // its queues come and go
@@ -304,7 +319,7 @@ func judge(t *testing.T, h *check.History) *check.Report {
 }
 
 func createAll(t *testing.T, admin gantryv1.ManagementClient) {
-	for name, kind := range map[string]gantryv1.TopicType{plainTopic: gantryv1.TopicType_NORMAL, fifoTopic: gantryv1.TopicType_FIFO, liteTopic: gantryv1.TopicType_LITE} {
+	for name, kind := range map[string]gantryv1.TopicType{plainTopic: gantryv1.TopicType_NORMAL, fifoTopic: gantryv1.TopicType_FIFO, streamTopic: gantryv1.TopicType_FIFO, liteTopic: gantryv1.TopicType_LITE} {
 		_, err := admin.CreateTopic(t.Context(), &gantryv1.CreateTopicRequest{Name: name, Type: kind, Queues: queues})
 		must(t, err)
 	}

@@ -5,7 +5,7 @@
 // ordered topics; one of all kinds with a deduplication window (half messages that
 // are sent, committed and rolled back, delays that end, priorities, message groups,
 // messages sent again); leases that end; dead letters that are redriven; lite
-// topics.
+// topics; and our own client, whose streams go on by themselves.
 //
 //	go test ./test/history            short: both durabilities, about a minute
 //	make crash                        long

@@ -188,6 +188,8 @@ func (s *server) logTail() string {
 }
 
 // dial makes a connection that finds the server again quickly.
+func (s *server) servers() []string { return []string{s.addr} }
+
 func (s *server) dial(t *testing.T) *grpc.ClientConn { return dial(t, s.addr) }
 
 // dial makes one to the first of some servers that is there.
