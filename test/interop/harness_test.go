@@ -88,11 +88,11 @@ type broker struct {
 }
 
 func newBroker(name string) (*broker, error) {
-	at, err := brokertest.FindAddrs(3, 1)
+	at, err := brokertest.FindAddrs(2, 1)
 	if err != nil {
 		return nil, err
 	}
-	return &broker{name: name, log: filepath.Join(workDir, name+".log"), listen: at[0], http: at[1], peer: at[2]}, nil
+	return &broker{name: name, log: filepath.Join(workDir, name+".log"), listen: at[0], http: at[1]}, nil
 }
 
 func (b *broker) start() error {
