@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"math"
 	"sync/atomic"
 	"time"
@@ -113,7 +112,7 @@ func (s *streams) consume(st consumeStream) error {
 	}
 	pass, done, err := s.letIn(st.Context(), gantryv1.Streams_Consume_FullMethodName, sub, sub)
 	if err != nil {
-		return refuse(st, s.log, err)
+		return s.refuse(st, err)
 	}
 	defer done()
 	c := &consuming{
@@ -126,7 +125,7 @@ func (s *streams) consume(st consumeStream) error {
 	}
 	opened := &gantryv1.Subscribed{StoreId: s.broker.StoreID(), Shards: s.of}
 	if err = c.open(sub, opened); err != nil {
-		return refuse(st, s.log, err)
+		return s.refuse(st, err)
 	}
 	defer c.broker.Sessions().Terminate(c.id)
 	defer c.src.Close()
@@ -221,17 +220,17 @@ func (c *consuming) refuse(err error) error {
 	if gone := c.stream.Context().Err(); gone != nil {
 		return status.FromContextError(gone).Err()
 	}
-	if err := refuse(c.stream, c.log, err); err != nil {
+	if err := c.streams.refuse(c.stream, err); err != nil {
 		return err
 	}
 	return errRefused
 }
 
-func refuse(st consumeStream, log *slog.Logger, err error) error {
-	if gone := lost(err); gone != nil {
+func (s *streams) refuse(st consumeStream, err error) error {
+	if gone := s.lost(err); gone != nil {
 		return gone
 	}
-	return st.Send(&gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Status{Status: streamStatus(log, err)}})
+	return st.Send(&gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Status{Status: streamStatus(s.log, err)}})
 }
 
 // now is always ready.
@@ -434,7 +433,7 @@ func (c *consuming) settle(s *gantryv1.Settle) func() outcome {
 				r.Failures = append(r.Failures, &gantryv1.SettleFailure{Queue: f.Queue, Offset: int64(f.Offset), Count: uint32(f.Count), Status: c.told(c.id, "Consume", f.Err)})
 			}
 		}
-		if gone := lost(err); gone != nil {
+		if gone := c.lost(err); gone != nil {
 			return outcome{lost: gone}
 		}
 		r.Status = c.told(c.id, "Consume", err)
@@ -463,7 +462,7 @@ func (c *consuming) commit(o *gantryv1.CommitOffset) func() outcome {
 		if err == nil {
 			err = wait()
 		}
-		if gone := lost(err); gone != nil {
+		if gone := c.lost(err); gone != nil {
 			return outcome{lost: gone}
 		}
 		return outcome{told: &gantryv1.ConsumeResponse{Content: &gantryv1.ConsumeResponse_Committed{Committed: &gantryv1.CommitResult{Id: o.Id, Status: c.told(c.id, "Consume", err)}}}}

@@ -243,7 +243,7 @@ func (p *publishing) answer(a answer) error {
 		}
 	}
 	done := p.outcome(&a)
-	if gone := lost(a.err); gone != nil {
+	if gone := p.lost(a.err); gone != nil {
 		return gone
 	}
 	p.fill(r, &done)
@@ -428,7 +428,7 @@ func (p *publishing) do(id uint64, f func(context.Context) error) error {
 	p.readers.Go(func() {
 		err := f(ctx)
 		tell := func() error {
-			if gone := lost(err); gone != nil {
+			if gone := p.lost(err); gone != nil {
 				return gone
 			}
 			d := &gantryv1.PublishDone{Id: id, Status: p.told(p.client.ID, "Publish", err)}

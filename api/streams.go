@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -108,12 +107,11 @@ func streamStatus(log *slog.Logger, err error) *gantryv1.StreamStatus {
 // lost is the end of a stream whose node takes no writes any more, nil for any other
 // error. What was under way may have been done: who leads next knows, so the client is
 // not answered, but connects again and asks once more.
-func lost(err error) error {
-	var told *broker.Error
-	if !errors.As(err, &told) || told.Reason != broker.Unavailable {
+func (s *streams) lost(err error) error {
+	if broker.ReasonOf(err) != broker.Unavailable {
 		return nil
 	}
-	return status.Error(codes.Unavailable, told.Message)
+	return rpcError(s.log, err)
 }
 
 // told is streamStatus for a client that is connected, where operators see it too.
