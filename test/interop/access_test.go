@@ -50,9 +50,9 @@ func TestUsersOfABrokerThatAsks(t *testing.T) {
 			c := start(t, b, language,
 				as(secret, role{Name: "producer", Kind: "produce", Topic: orders, IntervalMS: 20, Messages: many}),
 				as(secret, role{Name: "consumer", Kind: "push", Topic: orders, Group: "billing"}))
-			c.await(t, "allowed messages arrive", patience, func() bool { return len(c.all("consumer", "message")) > 5 })
-			if errs := c.all("", "error"); len(errs) > 0 {
-				t.Fatal(errs[0].gist())
+			c.Await(t, "allowed messages arrive", patience, func() bool { return len(c.All("consumer", "message")) > 5 })
+			if errs := c.All("", "error"); len(errs) > 0 {
+				t.Fatal(errs[0].Gist())
 			}
 
 			refused := map[string]role{
@@ -66,23 +66,23 @@ func TestUsersOfABrokerThatAsks(t *testing.T) {
 			}
 			for what, r := range refused {
 				p := start(t, b, language, r)
-				p.await(t, what+" fails", patience, func() bool { return len(p.all("r", "error")) > 0 })
-				e := p.all("r", "error")[0]
-				if sent := p.all("r", "sent"); len(sent) > 0 {
-					t.Errorf("%s: %s", what, sent[0].gist())
+				p.Await(t, what+" fails", patience, func() bool { return len(p.All("r", "error")) > 0 })
+				e := p.All("r", "error")[0]
+				if sent := p.All("r", "sent"); len(sent) > 0 {
+					t.Errorf("%s: %s", what, sent[0].Gist())
 				}
 				code := map[bool]string{true: "UNAUTHORIZED", false: "FORBIDDEN"}[what == "another secret" || what == "no credentials"]
 				number := map[string]string{"UNAUTHORIZED": "40100", "FORBIDDEN": "40300"}[code]
 				if (language == "go" || language == "java") && !strings.Contains(e.Message, code) && !strings.Contains(e.Message, number) {
-					t.Errorf("%s: %s does not say %s", what, e.gist(), code)
+					t.Errorf("%s: %s does not say %s", what, e.Gist(), code)
 				}
 			}
 
 			b.admin(t, "user", "update", user, "--enabled=false")
-			c.await(t, "a revoked user is refused", patience, func() bool { return len(c.all("producer", "error")) > 0 })
+			c.Await(t, "a revoked user is refused", patience, func() bool { return len(c.All("producer", "error")) > 0 })
 			b.admin(t, "user", "update", user, "--enabled=true")
-			before := len(c.all("consumer", "message"))
-			c.await(t, "an enabled user goes on", patience, func() bool { return len(c.all("consumer", "message")) > before+5 })
+			before := len(c.All("consumer", "message"))
+			c.Await(t, "an enabled user goes on", patience, func() bool { return len(c.All("consumer", "message")) > before+5 })
 		})
 	}
 }

@@ -47,19 +47,9 @@ func corpus(t *testing.T, language string) []message {
 		messages = append(messages, message{Body: "an empty value", Properties: map[string]string{"empty": ""}})
 	}
 	for i := range messages {
-		messages[i] = messages[i].known(fmt.Sprintf("%s-%d", language, i))
+		messages[i] = messages[i].Known(fmt.Sprintf("%s-%d", language, i))
 	}
 	return messages
-}
-
-// known returns the message with its property "case" set.
-func (m message) known(as string) message {
-	properties := map[string]string{"case": as}
-	for k, v := range m.Properties {
-		properties[k] = v
-	}
-	m.Properties = properties
-	return m
 }
 
 var generator = rand.NewChaCha8([32]byte([]byte("interop bodies are reproducible.")))
@@ -80,7 +70,7 @@ func bodyFile(t *testing.T, body []byte) string {
 	return name
 }
 
-func (m message) body(t *testing.T) []byte {
+func bodyOf(t *testing.T, m message) []byte {
 	t.Helper()
 	if m.BodyFile == "" {
 		return []byte(m.Body)
@@ -101,7 +91,7 @@ func differences(t *testing.T, e event, m message) []string {
 			out = append(out, fmt.Sprintf("%s: got %.200s, want %.200s", what, g, w))
 		}
 	}
-	body := m.body(t)
+	body := bodyOf(t, m)
 	sum := sha256.Sum256(body)
 	differ("body size", fmt.Sprint(e.Size), fmt.Sprint(len(body)))
 	differ("body", e.SHA256, hex.EncodeToString(sum[:]))

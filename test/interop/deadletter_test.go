@@ -20,7 +20,7 @@ func TestMessageThatAlwaysFailsEndsInDeadLetterQueue(t *testing.T) {
 			if kind == "fifo" {
 				m.Group = "one"
 			}
-			messages = append(messages, m.known(name))
+			messages = append(messages, m.Known(name))
 		}
 		for i, id := range produce(t, shared, "go", topic, messages) {
 			sent[id] = messages[i]
@@ -40,13 +40,13 @@ func TestMessageThatAlwaysFailsEndsInDeadLetterQueue(t *testing.T) {
 				}
 				shared.admin(t, args...)
 				c := start(t, shared, language, role{Name: "push", Kind: "push", Topic: "dead-" + kind, Group: group, Filter: "*", Fail: map[string]int{"poison": 100}})
-				c.await(t, "all were tried", patience, func() bool {
-					return len(c.ofCase("push", "before")) >= 1 && len(c.ofCase("push", "after")) >= 1 && len(c.ofCase("push", "poison")) >= failures
+				c.Await(t, "all were tried", patience, func() bool {
+					return len(c.OfCase("push", "before")) >= 1 && len(c.OfCase("push", "after")) >= 1 && len(c.OfCase("push", "poison")) >= failures
 				})
 				dead := deadLetters(t, language, group)
-				e := dead.all("dlq", "message")[0]
+				e := dead.All("dlq", "message")[0]
 				if sent[e.ID].Properties["case"] != "poison" {
-					t.Errorf("the dead-letter queue holds %s", e.gist())
+					t.Errorf("the dead-letter queue holds %s", e.Gist())
 				}
 				m := sent[e.ID]
 				m.Group = ""
@@ -54,7 +54,7 @@ func TestMessageThatAlwaysFailsEndsInDeadLetterQueue(t *testing.T) {
 				for _, d := range differences(t, e, m) {
 					t.Error(d)
 				}
-				if got := len(c.ofCase("push", "poison")); got != failures {
+				if got := len(c.OfCase("push", "poison")); got != failures {
 					t.Errorf("the message was tried %d times, want %d", got, failures)
 				}
 			})
@@ -67,11 +67,11 @@ func deadLetters(t *testing.T, language, group string) *client {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(500 * time.Millisecond) {
 		c := start(t, shared, language, role{Name: "dlq", Kind: "push", Topic: "%DLQ%" + group, Group: "undertaker-" + group, Filter: "*"})
-		c.await(t, "the dead-letter queue answers", patience, func() bool { return len(c.all("dlq", "message")) > 0 || len(c.all("dlq", "error")) > 0 })
-		if len(c.all("dlq", "message")) > 0 {
+		c.Await(t, "the dead-letter queue answers", patience, func() bool { return len(c.All("dlq", "message")) > 0 || len(c.All("dlq", "error")) > 0 })
+		if len(c.All("dlq", "message")) > 0 {
 			return c
 		}
-		c.stop()
+		c.Stop()
 		if time.Now().After(deadline) {
 			t.Fatalf("no dead letter of %s in %v", group, patience)
 		}

@@ -15,21 +15,21 @@ func TestDelayedMessageArrivesWhenItIsDue(t *testing.T) {
 	for _, language := range languages {
 		later, past := message{Body: "later", DelayS: delay}, message{Body: "past", DelayS: -20}
 		producers[language] = start(t, shared, language, role{Name: "produce", Kind: "produce", Topic: topic,
-			Messages: []message{later.known(language + "/later"), past.known(language + "/past")}})
+			Messages: []message{later.Known(language + "/later"), past.Known(language + "/past")}})
 	}
 	for _, language := range languages {
 		t.Run(language, func(t *testing.T) {
-			producers[language].produced(t, "produce", 2)
-			started := producers[language].all("produce", "started")[0]
-			for _, sent := range producers[language].all("produce", "sent") {
+			producers[language].Produced(t, "produce", 2)
+			started := producers[language].All("produce", "started")[0]
+			for _, sent := range producers[language].All("produce", "sent") {
 				name, want := language+"/later", delay*time.Second
 				if sent.Index == 1 {
 					name, want = language+"/past", 0
 				}
-				consumer.await(t, name+" arrives", patience, func() bool { return len(consumer.ofCase("push", name)) > 0 })
+				consumer.Await(t, name+" arrives", patience, func() bool { return len(consumer.OfCase("push", name)) > 0 })
 				// The client named the time between these two events, which on a busy machine
 				// are seconds apart. Python names whole seconds.
-				arrived := consumer.ofCase("push", name)[0].AtMS
+				arrived := consumer.OfCase("push", name)[0].AtMS
 				longest, shortest := time.Duration(arrived-started.AtMS)*time.Millisecond, time.Duration(arrived-sent.AtMS)*time.Millisecond
 				if longest < want-1100*time.Millisecond || shortest > want+3*time.Second {
 					t.Errorf("%s arrived after %v to %v, want %v", name, shortest, longest, want)

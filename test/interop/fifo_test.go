@@ -19,7 +19,7 @@ func TestFIFOKeepsOrderWithinMessageGroupAcrossFailures(t *testing.T) {
 		for i := range perGroup {
 			for g := range groups {
 				m := message{Body: fmt.Sprint(i), Group: fmt.Sprintf("%s-%d", language, g)}
-				messages = append(messages, m.known(fmt.Sprintf("%s/%d", m.Group, i)))
+				messages = append(messages, m.Known(fmt.Sprintf("%s/%d", m.Group, i)))
 			}
 		}
 		produce(t, shared, language, topic, messages)
@@ -37,12 +37,12 @@ func TestFIFOKeepsOrderWithinMessageGroupAcrossFailures(t *testing.T) {
 				refusals += n
 			}
 			c := start(t, shared, language, role{Name: "push", Kind: "push", Topic: topic, Group: group, Filter: "*", Fail: fail})
-			c.await(t, "all messages are consumed", patience, func() bool { return len(c.all("push", "message")) >= len(languages)*groups*perGroup+refusals })
+			c.Await(t, "all messages are consumed", patience, func() bool { return len(c.All("push", "message")) >= len(languages)*groups*perGroup+refusals })
 			next := map[string]int{} // per message group
-			for _, e := range c.all("push", "message") {
+			for _, e := range c.All("push", "message") {
 				mg := *e.Group
 				if want := fmt.Sprintf("%s/%d", mg, next[mg]); e.Properties["case"] != want {
-					t.Errorf("got %s, want %s next in its message group", e.gist(), want)
+					t.Errorf("got %s, want %s next in its message group", e.Gist(), want)
 				}
 				if e.Action == "ok" {
 					next[mg]++
@@ -84,7 +84,7 @@ func TestFIFOKeepsOrderAcrossRedeliveryRestartAndScaleOut(t *testing.T) {
 	var messages []message
 	for i := range perGroup {
 		for g := range groups {
-			messages = append(messages, message{Body: "b", Group: fmt.Sprint(g)}.known(fmt.Sprintf("%d/%d", g, i)))
+			messages = append(messages, message{Body: "b", Group: fmt.Sprint(g)}.Known(fmt.Sprintf("%d/%d", g, i)))
 		}
 	}
 	send := func(messages []message) *client {
@@ -94,9 +94,9 @@ func TestFIFOKeepsOrderAcrossRedeliveryRestartAndScaleOut(t *testing.T) {
 	p := send(messages[:half])
 	for _, language := range fifo {
 		c := consumers[language][0]
-		c.await(t, "consuming has begun", patience, func() bool { return len(c.all("push", "message")) >= groups })
+		c.Await(t, "consuming has begun", patience, func() bool { return len(c.All("push", "message")) >= groups })
 	}
-	p.await(t, "some are sent", patience, func() bool { return len(p.all("produce", "sent")) >= half/2 })
+	p.Await(t, "some are sent", patience, func() bool { return len(p.All("produce", "sent")) >= half/2 })
 	b.kill()
 	if err := b.start(); err != nil {
 		t.Fatal(err)
@@ -104,19 +104,19 @@ func TestFIFOKeepsOrderAcrossRedeliveryRestartAndScaleOut(t *testing.T) {
 	for _, language := range fifo {
 		consumers[language] = append(consumers[language], consume(language))
 	}
-	p.await(t, "half is sent", 2*patience, func() bool { return len(p.all("produce", "sent")) >= half })
+	p.Await(t, "half is sent", 2*patience, func() bool { return len(p.All("produce", "sent")) >= half })
 	for _, language := range fifo {
 		c := consumers[language][1]
-		c.await(t, "the second consumer has joined", patience, func() bool { return len(c.all("push", "started")) > 0 })
+		c.Await(t, "the second consumer has joined", patience, func() bool { return len(c.All("push", "started")) > 0 })
 	}
 	p = send(messages[half:])
-	p.await(t, "all is sent", patience, func() bool { return len(p.all("produce", "sent")) >= len(messages)-half })
+	p.Await(t, "all is sent", patience, func() bool { return len(p.All("produce", "sent")) >= len(messages)-half })
 	for _, language := range fifo {
 		t.Run(language, func(t *testing.T) {
 			done := func() map[string]bool {
 				out := map[string]bool{}
 				for _, c := range consumers[language] {
-					for _, e := range c.all("push", "message") {
+					for _, e := range c.All("push", "message") {
 						if e.Action == "ok" {
 							out[e.Properties["case"]] = true
 						}
@@ -129,12 +129,12 @@ func TestFIFOKeepsOrderAcrossRedeliveryRestartAndScaleOut(t *testing.T) {
 					t.Fatalf("%d of %d messages are consumed", len(done()), len(messages))
 				}
 			}
-			if len(consumers[language][1].all("push", "message")) == 0 {
+			if len(consumers[language][1].All("push", "message")) == 0 {
 				t.Error("the second consumer got nothing")
 			}
 			var all []event
 			for _, c := range consumers[language] {
-				all = append(all, c.all("push", "message")...)
+				all = append(all, c.All("push", "message")...)
 			}
 			// Of two processes at the same millisecond, in the order of what they say.
 			slices.SortStableFunc(all, func(a, b event) int { return cmp.Compare(a.AtMS, b.AtMS) })
@@ -146,13 +146,13 @@ func TestFIFOKeepsOrderAcrossRedeliveryRestartAndScaleOut(t *testing.T) {
 					t.Fatal(err)
 				}
 				if i > finished[mg] {
-					t.Errorf("%s came when %d of its message group were done", e.gist(), finished[mg])
+					t.Errorf("%s came when %d of its message group were done", e.Gist(), finished[mg])
 				}
 				if e.Action == "ok" {
 					finished[mg] = max(finished[mg], i+1)
 				}
 			}
-			t.Logf("%d and %d deliveries of %d messages", len(consumers[language][0].all("push", "message")), len(consumers[language][1].all("push", "message")), len(messages))
+			t.Logf("%d and %d deliveries of %d messages", len(consumers[language][0].All("push", "message")), len(consumers[language][1].All("push", "message")), len(messages))
 		})
 	}
 }

@@ -14,7 +14,7 @@ func TestTagFiltersMatchExactly(t *testing.T) {
 	shared.admin(t, "topic", "create", topic, "--type", "normal", "--queues", "2")
 	var messages []message
 	for _, tag := range []string{"A", "B", "C", "AB", "a", "Aa", "BB", "标签", "*", ""} { // Aa and BB have equal Java hashes
-		messages = append(messages, message{Body: "tagged " + tag, Tag: tag}.known("tag "+tag))
+		messages = append(messages, message{Body: "tagged " + tag, Tag: tag}.Known("tag "+tag))
 	}
 	sent := map[string]message{}
 	for i, id := range produce(t, shared, "node", topic, messages) {
@@ -38,7 +38,7 @@ func TestTagFiltersMatchExactly(t *testing.T) {
 			}
 			c := start(t, shared, language, roles...)
 			for _, f := range filters {
-				c.await(t, f.expression+" has its messages", patience, func() bool { return len(c.all(f.expression, "message")) >= len(f.tags) })
+				c.Await(t, f.expression+" has its messages", patience, func() bool { return len(c.All(f.expression, "message")) >= len(f.tags) })
 			}
 			time.Sleep(time.Second) // what should not come has had its chance
 			for _, f := range filters {
@@ -60,9 +60,9 @@ func TestSQLFiltersSeeTagsAndProperties(t *testing.T) {
 	const topic = "sql"
 	shared.admin(t, "topic", "create", topic, "--type", "normal", "--queues", "2")
 	messages := []message{
-		message{Body: "cheap", Tag: "A", Properties: map[string]string{"price": "5", "city": "Köln"}}.known("cheap"),
-		message{Body: "dear", Tag: "B", Properties: map[string]string{"price": "95.5"}}.known("dear"),
-		message{Body: "no price", Tag: "A"}.known("no price"),
+		message{Body: "cheap", Tag: "A", Properties: map[string]string{"price": "5", "city": "Köln"}}.Known("cheap"),
+		message{Body: "dear", Tag: "B", Properties: map[string]string{"price": "95.5"}}.Known("dear"),
+		message{Body: "no price", Tag: "A"}.Known("no price"),
 	}
 	sent := map[string]message{}
 	for i, id := range produce(t, shared, "java", topic, messages) {
@@ -82,7 +82,7 @@ func TestSQLFiltersSeeTagsAndProperties(t *testing.T) {
 			}
 			c := start(t, shared, language, roles...)
 			for expression, names := range filters {
-				c.await(t, expression+" has its messages", patience, func() bool { return len(c.all(expression, "message")) >= len(names) })
+				c.Await(t, expression+" has its messages", patience, func() bool { return len(c.All(expression, "message")) >= len(names) })
 			}
 			time.Sleep(time.Second) // what should not come has had its chance
 			for expression, names := range filters {

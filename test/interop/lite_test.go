@@ -41,7 +41,7 @@ func TestLiteTopicsReachThoseWhoSubscribedInOrder(t *testing.T) {
 		}
 	}
 	for _, k := range consumers {
-		k.c.await(t, k.kind+" has started", patience, func() bool { return len(k.c.all(k.kind, "started")) > 0 })
+		k.c.Await(t, k.kind+" has started", patience, func() bool { return len(k.c.All(k.kind, "started")) > 0 })
 	}
 	var producers []*client
 	for _, language := range languages {
@@ -49,13 +49,13 @@ func TestLiteTopicsReachThoseWhoSubscribedInOrder(t *testing.T) {
 		for i := range perLite {
 			for l := range 2 {
 				m := message{Body: "b", Lite: fmt.Sprintf("%s-%d", language, l)}
-				messages = append(messages, m.known(fmt.Sprintf("%s/%d", m.Lite, i)))
+				messages = append(messages, m.Known(fmt.Sprintf("%s/%d", m.Lite, i)))
 			}
 		}
 		producers = append(producers, start(t, shared, language, role{Name: "produce", Kind: "produce", Topic: topic, Messages: messages}))
 	}
 	for _, p := range producers {
-		p.produced(t, "produce", 2*perLite)
+		p.Produced(t, "produce", 2*perLite)
 	}
 	for _, k := range consumers {
 		t.Run(k.language+"/"+k.kind, func(t *testing.T) {
@@ -64,24 +64,24 @@ func TestLiteTopicsReachThoseWhoSubscribedInOrder(t *testing.T) {
 				want++ // what failed or was suspended
 			}
 			defer func() {
-				for _, e := range k.c.all("", "error") {
-					t.Error(e.gist())
+				for _, e := range k.c.All("", "error") {
+					t.Error(e.Gist())
 				}
 			}()
-			k.c.await(t, "all messages are consumed", patience, func() bool { return len(k.c.all(k.kind, "message")) >= want })
+			k.c.Await(t, "all messages are consumed", patience, func() bool { return len(k.c.All(k.kind, "message")) >= want })
 			next := map[string]int{}
-			for _, e := range k.c.all(k.kind, "message") {
+			for _, e := range k.c.All(k.kind, "message") {
 				if e.Lite == nil || !slices.Contains(k.mine, *e.Lite) {
-					t.Fatalf("%s is of a lite topic that was not subscribed to", e.gist())
+					t.Fatalf("%s is of a lite topic that was not subscribed to", e.Gist())
 				}
 				if name := fmt.Sprintf("%s/%d", *e.Lite, next[*e.Lite]); e.Properties["case"] != name {
-					t.Errorf("got %s, want %s next in its lite topic", e.gist(), name)
+					t.Errorf("got %s, want %s next in its lite topic", e.Gist(), name)
 				}
 				if e.Action == "ok" || e.Action == "ack" {
 					next[*e.Lite]++
 				}
 			}
-			if again := k.c.ofCase(k.kind, "java-0/1"); k.language == "node" && len(again) == 2 {
+			if again := k.c.OfCase(k.kind, "java-0/1"); k.language == "node" && len(again) == 2 {
 				if waited := again[1].AtMS - again[0].AtMS; waited < 1900 || again[1].Attempt != 1 {
 					t.Errorf("suspended for 2 s, it came after %d ms as attempt %d, which a suspended one does not use up", waited, again[1].Attempt)
 				}
@@ -97,22 +97,22 @@ func TestExclusiveLiteTopicGoesOverToTheLastToSubscribe(t *testing.T) {
 	const topic, group = "lites-exclusive", "lites-exclusive"
 	shared.admin(t, "topic", "create", topic, "--type", "lite", "--queues", "1")
 	shared.admin(t, "group", "create", group, "--fifo", "--lite-topic", topic, "--lite-exclusive")
-	lite := func(name string) message { return message{Body: "b", Lite: "x"}.known(name) }
+	lite := func(name string) message { return message{Body: "b", Lite: "x"}.Known(name) }
 	var before *client
 	for i, language := range []string{"java", "node", "go"} {
 		c := start(t, shared, language, role{Name: "lite", Kind: "lite", Topic: topic, Group: group, Lites: []string{"x"}})
-		c.await(t, "it has subscribed", patience, func() bool { return len(c.all("lite", "started")) > 0 })
-		if before != nil && before.language == "java" {
-			before.await(t, "it is told that it lost the lite topic", patience, func() bool { return len(before.all("lite", "lost")) > 0 })
-			if e := before.all("lite", "lost")[0]; e.Lite == nil || *e.Lite != "x" {
-				t.Errorf("%s lost %v", before.language, e.Lite)
+		c.Await(t, "it has subscribed", patience, func() bool { return len(c.All("lite", "started")) > 0 })
+		if before != nil && before.Language == "java" {
+			before.Await(t, "it is told that it lost the lite topic", patience, func() bool { return len(before.All("lite", "lost")) > 0 })
+			if e := before.All("lite", "lost")[0]; e.Lite == nil || *e.Lite != "x" {
+				t.Errorf("%s lost %v", before.Language, e.Lite)
 			}
 		}
 		name := fmt.Sprint("for ", language)
 		produce(t, shared, "go", topic, []message{lite(name)})
-		c.await(t, name+" arrives", patience, func() bool { return len(c.ofCase("lite", name)) > 0 })
-		if before != nil && len(before.all("lite", "message")) != 1 {
-			t.Errorf("%s, which lost the lite topic, has %d messages of it, want the %dth alone", before.language, len(before.all("lite", "message")), i)
+		c.Await(t, name+" arrives", patience, func() bool { return len(c.OfCase("lite", name)) > 0 })
+		if before != nil && len(before.All("lite", "message")) != 1 {
+			t.Errorf("%s, which lost the lite topic, has %d messages of it, want the %dth alone", before.Language, len(before.All("lite", "message")), i)
 		}
 		before = c
 	}
@@ -129,14 +129,14 @@ func TestLiteSubscriptionsBeyondTheQuotaAreRefused(t *testing.T) {
 		clients = append(clients, start(t, shared, language, role{Name: "lite", Kind: "lite", Topic: topic, Group: group, Lites: []string{"a", "b", "c"}}))
 	}
 	for _, c := range clients {
-		t.Run(c.language, func(t *testing.T) {
-			c.await(t, "it has started", patience, func() bool { return len(c.all("lite", "started")) > 0 })
-			errs := c.all("lite", "error")
+		t.Run(c.Language, func(t *testing.T) {
+			c.Await(t, "it has started", patience, func() bool { return len(c.All("lite", "started")) > 0 })
+			errs := c.All("lite", "error")
 			if len(errs) != 1 || errs[0].Op != "subscribe" {
 				t.Fatalf("%d errors, want the one of the third subscription", len(errs))
 			}
 			if m := strings.ToLower(errs[0].Message); !strings.Contains(m, "quota") && !strings.Contains(m, "lite subscriptions") {
-				t.Errorf("%s says nothing of a quota", errs[0].gist())
+				t.Errorf("%s says nothing of a quota", errs[0].Gist())
 			}
 		})
 	}
@@ -151,28 +151,28 @@ func TestRecalledMessageIsNotDelivered(t *testing.T) {
 	producers := map[string]*client{}
 	for _, language := range languages {
 		producers[language] = start(t, shared, language, role{Name: "produce", Kind: "produce", Topic: topic, Messages: []message{
-			message{Body: "b", DelayS: 8, Recall: 2}.known(language + "/recalled"),
-			message{Body: "b", DelayS: 8}.known(language + "/kept"),
+			message{Body: "b", DelayS: 8, Recall: 2}.Known(language + "/recalled"),
+			message{Body: "b", DelayS: 8}.Known(language + "/kept"),
 		}})
 	}
 	for _, language := range languages {
 		t.Run(language, func(t *testing.T) {
 			p := producers[language]
-			p.await(t, "it is done", patience, func() bool { return len(p.all("produce", "closed")) > 0 })
-			sent, recalled, refused := p.all("produce", "sent"), p.all("produce", "recalled"), p.all("produce", "error")
+			p.Await(t, "it is done", patience, func() bool { return len(p.All("produce", "closed")) > 0 })
+			sent, recalled, refused := p.All("produce", "sent"), p.All("produce", "recalled"), p.All("produce", "error")
 			if len(sent) != 2 || len(recalled) != 1 || recalled[0].ID != sent[0].ID {
 				t.Errorf("sent %v, recalled %v", sent, recalled)
 			}
 			if len(refused) != 1 || refused[0].Op != "recall" {
 				t.Errorf("the second recall of a message was not refused: %v", refused)
 			}
-			consumer.await(t, "the other message arrives", patience, func() bool { return len(consumer.ofCase("push", language+"/kept")) > 0 })
+			consumer.Await(t, "the other message arrives", patience, func() bool { return len(consumer.OfCase("push", language+"/kept")) > 0 })
 		})
 	}
 	// What was recalled would have been due before.
 	for _, language := range languages {
-		if got := consumer.ofCase("push", language+"/recalled"); len(got) > 0 {
-			t.Errorf("%s was recalled", got[0].gist())
+		if got := consumer.OfCase("push", language+"/recalled"); len(got) > 0 {
+			t.Errorf("%s was recalled", got[0].Gist())
 		}
 	}
 }
@@ -185,7 +185,7 @@ func TestHighestPriorityIsDeliveredFirst(t *testing.T) {
 	for _, language := range languages {
 		var messages []message
 		for _, p := range []int{2, 8, 5} {
-			messages = append(messages, message{Body: "b", Priority: p}.known(fmt.Sprintf("%d/%s", p, language)))
+			messages = append(messages, message{Body: "b", Priority: p}.Known(fmt.Sprintf("%d/%s", p, language)))
 		}
 		produce(t, shared, language, topic, messages)
 	}
@@ -194,10 +194,10 @@ func TestHighestPriorityIsDeliveredFirst(t *testing.T) {
 		clients = append(clients, start(t, shared, language, role{Name: "simple", Kind: "simple", Topic: topic, Group: "priority-" + language, Filter: "*", InvisibleS: 30}))
 	}
 	for _, c := range clients {
-		t.Run(c.language, func(t *testing.T) {
-			c.await(t, "all messages are here", patience, func() bool { return len(c.all("simple", "message")) >= 3*len(languages) })
+		t.Run(c.Language, func(t *testing.T) {
+			c.Await(t, "all messages are here", patience, func() bool { return len(c.All("simple", "message")) >= 3*len(languages) })
 			var got []string
-			for _, e := range c.all("simple", "message") {
+			for _, e := range c.All("simple", "message") {
 				got = append(got, e.Properties["case"][:1])
 			}
 			if want := strings.Repeat("8", len(languages)) + strings.Repeat("5", len(languages)) + strings.Repeat("2", len(languages)); strings.Join(got, "") != want {

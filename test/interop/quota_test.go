@@ -26,22 +26,22 @@ func TestQuotasSlowDownAndLoseNothing(t *testing.T) {
 			c := start(t, shared, language,
 				role{Name: "p", Kind: "produce", Topic: topic, Retry: true, Messages: messages},
 				role{Name: "c", Kind: "push", Topic: topic, Group: group, Filter: "*"})
-			c.await(t, "all are sent and arrive", patience, func() bool { return len(c.all("p", "closed")) > 0 && len(c.all("c", "message")) >= len(messages) })
+			c.Await(t, "all are sent and arrive", patience, func() bool { return len(c.All("p", "closed")) > 0 && len(c.All("c", "message")) >= len(messages) })
 
-			refused := c.all("p", "error")
+			refused := c.All("p", "error")
 			if len(refused) == 0 && (language == "python" || language == "node") { // Go and Java wait a little and try again by themselves
 				t.Fatal("no send was refused")
 			}
 			for _, e := range refused {
 				if !strings.Contains(e.Message, "quota") {
-					t.Errorf("%s names no quota", e.gist())
+					t.Errorf("%s names no quota", e.Gist())
 				}
 			}
 			var sent, got []string
-			for _, e := range c.all("p", "sent") {
+			for _, e := range c.All("p", "sent") {
 				sent = append(sent, e.ID)
 			}
-			for _, e := range c.all("c", "message") {
+			for _, e := range c.All("c", "message") {
 				got = append(got, e.ID)
 			}
 			slices.Sort(sent)

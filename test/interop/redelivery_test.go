@@ -11,14 +11,9 @@ import (
 func cases(names ...string) []message {
 	var out []message
 	for _, name := range names {
-		out = append(out, message{Body: "body of " + name}.known(name))
+		out = append(out, message{Body: "body of " + name}.Known(name))
 	}
 	return out
-}
-
-// ofCase returns the deliveries of one message, by the value of its property "case".
-func (c *client) ofCase(role, name string) []event {
-	return slices.DeleteFunc(c.all(role, "message"), func(e event) bool { return e.Properties["case"] != name })
 }
 
 func TestFailedMessageComesBackToPushConsumerWithAttemptRaised(t *testing.T) {
@@ -31,13 +26,13 @@ func TestFailedMessageComesBackToPushConsumerWithAttemptRaised(t *testing.T) {
 			group := "failing-" + language
 			shared.admin(t, "group", "create", group, "--retry-steps", "1s,2s,2s", "--max-attempts", "5")
 			c := start(t, shared, language, role{Name: "push", Kind: "push", Topic: topic, Group: group, Filter: "*", Fail: map[string]int{"flaky": 2}})
-			c.await(t, "all messages are consumed", patience, func() bool { return len(c.all("push", "message")) >= len(names)+2 })
+			c.Await(t, "all messages are consumed", patience, func() bool { return len(c.All("push", "message")) >= len(names)+2 })
 			for _, name := range names {
 				want := []int{1}
 				if name == "flaky" {
 					want = []int{1, 2, 3}
 				}
-				deliveries := c.ofCase("push", name)
+				deliveries := c.OfCase("push", name)
 				var attempts []int
 				for i, e := range deliveries {
 					attempts = append(attempts, e.Attempt)
@@ -66,11 +61,11 @@ func TestSimpleConsumerDecidesWhenMessagesComeBack(t *testing.T) {
 		}))
 	}
 	for _, c := range clients {
-		t.Run(c.language, func(t *testing.T) {
-			c.await(t, "the two messages came back", 2*patience, func() bool { return len(c.ofCase("simple", "left")) >= 2 && len(c.ofCase("simple", "changed")) >= 2 })
+		t.Run(c.Language, func(t *testing.T) {
+			c.Await(t, "the two messages came back", 2*patience, func() bool { return len(c.OfCase("simple", "left")) >= 2 && len(c.OfCase("simple", "changed")) >= 2 })
 			// "changed" came back 14 s after its change; what was acked had less to wait for.
 			for name, after := range map[string]time.Duration{"acked": 0, "left": 10 * time.Second, "changed": 14 * time.Second, "changed and acked": 0} {
-				deliveries := c.ofCase("simple", name)
+				deliveries := c.OfCase("simple", name)
 				if after == 0 {
 					if len(deliveries) != 1 {
 						t.Errorf("%s: delivered %d times, want once", name, len(deliveries))
@@ -86,8 +81,8 @@ func TestSimpleConsumerDecidesWhenMessagesComeBack(t *testing.T) {
 					t.Errorf("%s: came back after %v, want about %v", name, waited, after)
 				}
 			}
-			for _, e := range c.all("", "error") {
-				t.Error(e.gist())
+			for _, e := range c.All("", "error") {
+				t.Error(e.Gist())
 			}
 		})
 	}

@@ -36,7 +36,7 @@ func goOnAfter(t *testing.T, b *broker, endpoint string, languages []string, som
 	for _, language := range languages {
 		var messages []message
 		for i := range perLanguage {
-			messages = append(messages, message{Body: fmt.Sprintf("%s %d", language, i)}.known(fmt.Sprintf("%s/%d", language, i)))
+			messages = append(messages, message{Body: fmt.Sprintf("%s %d", language, i)}.Known(fmt.Sprintf("%s/%d", language, i)))
 		}
 		roles := []role{
 			{Name: "produce", Kind: "produce", Topic: topic, Messages: messages, IntervalMS: 50, Retry: true},
@@ -46,32 +46,32 @@ func goOnAfter(t *testing.T, b *broker, endpoint string, languages []string, som
 		if language == "node" {
 			roles = roles[:2] // its simple consumer polls queue 0 only
 		}
-		clients = append(clients, startAt(t, endpoint, language, roles...))
+		clients = append(clients, programs.Start(t, endpoint, language, roles...))
 	}
 	for _, c := range clients {
-		c.await(t, "a third is sent and consuming has begun", patience, func() bool {
-			return len(c.all("produce", "sent")) >= perLanguage/3 && len(c.all("push", "message")) > 0 && (c.language == "node" || len(c.all("simple", "message")) > 0)
+		c.Await(t, "a third is sent and consuming has begun", patience, func() bool {
+			return len(c.All("produce", "sent")) >= perLanguage/3 && len(c.All("push", "message")) > 0 && (c.Language == "node" || len(c.All("simple", "message")) > 0)
 		})
 	}
 	something()
 	restarted := time.Now()
 	sent := map[string]string{}
 	for _, c := range clients {
-		c.await(t, "all is sent", 2*patience, func() bool { return len(c.all("produce", "sent")) >= perLanguage })
-		for _, e := range c.all("produce", "sent") {
-			sent[e.ID] = fmt.Sprintf("%s/%d", c.language, e.Index)
+		c.Await(t, "all is sent", 2*patience, func() bool { return len(c.All("produce", "sent")) >= perLanguage })
+		for _, e := range c.All("produce", "sent") {
+			sent[e.ID] = fmt.Sprintf("%s/%d", c.Language, e.Index)
 		}
 	}
 	t.Logf("all producers done %v after the restart", time.Since(restarted).Round(time.Second))
 	for _, c := range clients {
-		t.Run(c.language, func(t *testing.T) {
+		t.Run(c.Language, func(t *testing.T) {
 			for _, role := range []string{"push", "simple"} {
-				if role == "simple" && c.language == "node" {
+				if role == "simple" && c.Language == "node" {
 					continue
 				}
 				missing := func() []string {
 					got := map[string]bool{}
-					for _, e := range c.all(role, "message") {
+					for _, e := range c.All(role, "message") {
 						got[e.ID] = true
 					}
 					var out []string
@@ -87,8 +87,8 @@ func goOnAfter(t *testing.T, b *broker, endpoint string, languages []string, som
 						t.Errorf("%s misses %q", role, left)
 					}
 				}()
-				c.await(t, role+" has everything acknowledged", 2*patience, func() bool { return len(missing()) == 0 })
-				t.Logf("%s: %d deliveries of %d acknowledged messages, complete %v after the restart", role, len(c.all(role, "message")), len(sent), time.Since(restarted).Round(time.Second))
+				c.Await(t, role+" has everything acknowledged", 2*patience, func() bool { return len(missing()) == 0 })
+				t.Logf("%s: %d deliveries of %d acknowledged messages, complete %v after the restart", role, len(c.All(role, "message")), len(sent), time.Since(restarted).Round(time.Second))
 			}
 		})
 	}

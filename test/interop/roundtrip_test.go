@@ -22,7 +22,7 @@ func TestEveryPairOfLanguagesRoundTripsEveryMessage(t *testing.T) {
 		if language == "go" {
 			continue
 		}
-		messages = []message{message{BodyFile: bodyFile(t, random(4*mib)), Tag: "4MiB"}.known(language + "-4mib")}
+		messages = []message{message{BodyFile: bodyFile(t, random(4*mib)), Tag: "4MiB"}.Known(language + "-4mib")}
 		sentHuge[produce(t, shared, language, huge, messages)[0]] = messages[0]
 	}
 	for _, language := range languages {
@@ -40,11 +40,11 @@ func TestEveryPairOfLanguagesRoundTripsEveryMessage(t *testing.T) {
 				if r.Name == "huge" {
 					want = sentHuge
 				}
-				c.await(t, fmt.Sprintf("%s has %d messages", r.Name, len(want)), patience, func() bool { return len(c.all(r.Name, "message")) >= len(want) })
+				c.Await(t, fmt.Sprintf("%s has %d messages", r.Name, len(want)), patience, func() bool { return len(c.All(r.Name, "message")) >= len(want) })
 				exactly(t, c, r.Name, want)
 			}
-			for _, e := range c.all("", "error") {
-				t.Error(e.gist())
+			for _, e := range c.All("", "error") {
+				t.Error(e.Gist())
 			}
 		})
 	}
@@ -54,14 +54,14 @@ func TestEveryPairOfLanguagesRoundTripsEveryMessage(t *testing.T) {
 func exactly(t *testing.T, c *client, role string, want map[string]message) {
 	t.Helper()
 	got := map[string]bool{}
-	for _, e := range c.all(role, "message") {
+	for _, e := range c.All(role, "message") {
 		m, known := want[e.ID]
 		switch {
 		case !known:
-			t.Errorf("unknown or unwanted message: %s", e.gist())
+			t.Errorf("unknown or unwanted message: %s", e.Gist())
 			continue
 		case got[e.ID] || e.Attempt != 1:
-			t.Errorf("delivered again: %s", e.gist())
+			t.Errorf("delivered again: %s", e.Gist())
 		}
 		got[e.ID] = true
 		for _, d := range differences(t, e, m) {

@@ -25,7 +25,7 @@ func TestClientsUseAllShards(t *testing.T) {
 			b.admin(t, "group", "create", "spread-fifo-"+language, "--fifo")
 			known := func(topic string, of ...message) (all []message) {
 				for i, m := range of {
-					all = append(all, m.known(fmt.Sprintf("%s/%s/%d", language, topic, i)))
+					all = append(all, m.Known(fmt.Sprintf("%s/%s/%d", language, topic, i)))
 				}
 				return all
 			}
@@ -61,7 +61,7 @@ func TestClientsUseAllShards(t *testing.T) {
 			arrives := func(role, topic string, i int) {
 				t.Helper()
 				name := fmt.Sprintf("%s/%s/%d", language, topic, i)
-				c.await(t, name+" arrives at "+role, patience, func() bool { return len(c.ofCase(role, name)) > 0 })
+				c.Await(t, name+" arrives at "+role, patience, func() bool { return len(c.OfCase(role, name)) > 0 })
 			}
 			for i := range many {
 				arrives("push "+plain, plain, i)
@@ -78,9 +78,9 @@ func TestClientsUseAllShards(t *testing.T) {
 			for i := 8; i < 12; i++ {
 				arrives("push "+later, later, i)
 			}
-			c.await(t, "what was to come in an hour is taken back", patience, func() bool { return len(c.all("send "+later, "recalled")) == 8 })
-			for _, e := range c.all("", "error") {
-				t.Error(e.gist())
+			c.Await(t, "what was to come in an hour is taken back", patience, func() bool { return len(c.All("send "+later, "recalled")) == 8 })
+			for _, e := range c.All("", "error") {
+				t.Error(e.Gist())
 			}
 			for shard, end := range ends(t, b, plain) {
 				if end == before[shard] {
@@ -89,7 +89,7 @@ func TestClientsUseAllShards(t *testing.T) {
 			}
 			inOrder(t, c, "push "+fifo, known(fifo, ordered...))
 			for i, m := range transactions {
-				if name := fmt.Sprintf("%s/%s/%d", language, halves, i); m.Tx == "rollback" && len(c.ofCase("push "+halves, name)) > 0 {
+				if name := fmt.Sprintf("%s/%s/%d", language, halves, i); m.Tx == "rollback" && len(c.OfCase("push "+halves, name)) > 0 {
 					t.Errorf("%s was rolled back and arrived", name)
 				}
 			}
@@ -132,7 +132,7 @@ func ends(t *testing.T, b *broker, topic string) (all []int64) {
 func inOrder(t *testing.T, c *client, role string, sent []message) {
 	t.Helper()
 	last := map[string]int{}
-	for _, e := range c.all(role, "message") {
+	for _, e := range c.All(role, "message") {
 		for i, m := range sent {
 			if e.Properties["case"] != m.Properties["case"] {
 				continue

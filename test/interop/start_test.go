@@ -18,17 +18,17 @@ func TestUnknownTopicFailsAtStart(t *testing.T) {
 			}
 			c := start(t, shared, language, roles...)
 			for _, kind := range kinds {
-				c.await(t, kind+" fails", patience, func() bool { return len(c.all(kind, "error")) > 0 })
-				e := c.all(kind, "error")[0]
+				c.Await(t, kind+" fails", patience, func() bool { return len(c.All(kind, "error")) > 0 })
+				e := c.All(kind, "error")[0]
 				// Python, and Node.js consumers, keep the code from the application.
 				if (language == "go" || language == "java") && !strings.Contains(e.Message, "40402") && !strings.Contains(e.Message, "TOPIC_NOT_FOUND") {
-					t.Errorf("%s does not say TOPIC_NOT_FOUND", e.gist())
+					t.Errorf("%s does not say TOPIC_NOT_FOUND", e.Gist())
 				}
 				if language == "python" && kind != "push" {
 					continue // starts without a route and fails at the first use
 				}
-				if e.Op != "start" || len(c.all(kind, "started")) > 0 {
-					t.Errorf("started before %s", e.gist())
+				if e.Op != "start" || len(c.All(kind, "started")) > 0 {
+					t.Errorf("started before %s", e.Gist())
 				}
 			}
 		})

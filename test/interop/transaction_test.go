@@ -22,19 +22,19 @@ func TestTransactionsEndAsTheProducerDecides(t *testing.T) {
 			{Body: "left to commit", Tx: "leave", Properties: map[string]string{"resolve": "commit"}},
 			{Body: "left to roll back", Tx: "leave", Properties: map[string]string{"resolve": "rollback"}},
 		} {
-			messages = append(messages, m.known(language+"/"+m.Body))
+			messages = append(messages, m.Known(language+"/"+m.Body))
 		}
 		producers[language] = start(t, shared, language, role{Name: "produce", Kind: "produce", Topic: topic, Messages: messages, Stay: true})
 	}
 	for _, language := range languages {
 		t.Run(language, func(t *testing.T) {
 			p := producers[language]
-			p.await(t, "all is sent", patience, func() bool { return len(p.all("produce", "done")) > 0 || len(p.all("produce", "error")) > 0 })
-			for _, e := range p.all("produce", "error") {
-				t.Error(e.gist())
+			p.Await(t, "all is sent", patience, func() bool { return len(p.All("produce", "done")) > 0 || len(p.All("produce", "error")) > 0 })
+			for _, e := range p.All("produce", "error") {
+				t.Error(e.Gist())
 			}
 			for _, name := range []string{language + "/committed", language + "/left to commit"} {
-				consumer.await(t, name+" arrives", patience, func() bool { return len(consumer.ofCase("push", name)) > 0 })
+				consumer.Await(t, name+" arrives", patience, func() bool { return len(consumer.OfCase("push", name)) > 0 })
 			}
 		})
 	}
@@ -42,7 +42,7 @@ func TestTransactionsEndAsTheProducerDecides(t *testing.T) {
 	for _, name := range []string{"/left to commit", "/left to roll back"} {
 		for _, language := range languages {
 			checked := func() bool {
-				return slices.ContainsFunc(languages, func(asked string) bool { return len(producers[asked].ofCase("produce", language+name)) > 0 })
+				return slices.ContainsFunc(languages, func(asked string) bool { return len(producers[asked].OfCase("produce", language+name)) > 0 })
 			}
 			for deadline := time.Now().Add(patience); !checked(); time.Sleep(50 * time.Millisecond) {
 				if time.Now().After(deadline) {
@@ -58,7 +58,7 @@ func TestTransactionsEndAsTheProducerDecides(t *testing.T) {
 			if name == "/committed" || name == "/left to commit" {
 				want = 1
 			}
-			if got := len(consumer.ofCase("push", language+name)); got != want {
+			if got := len(consumer.OfCase("push", language+name)); got != want {
 				t.Errorf("%s%s was delivered %d times, want %d", language, name, got, want)
 			}
 		}
