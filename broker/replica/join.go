@@ -97,8 +97,12 @@ func (n *Node) admit(q question) error {
 	case i < 0: // it was removed
 	case members[i].address() != q.Address:
 		return add(n.raft.AddNonvoter, "a node has moved") // which leaves a voter one
-	case !members[i].Voter && !q.Learner && q.Ask == askUpdate && q.Last+caughtUp >= n.opts.Log.LastIndex():
-		return add(n.raft.AddVoter, "a node has caught up and counts from now on")
+	case !members[i].Voter && !q.Learner && q.Ask == askUpdate:
+		err := n.count(members[i], index, "a node has caught up and counts from now on")
+		if errors.Is(err, errBehind) {
+			return nil // it asks again
+		}
+		return err
 	default:
 		return nil
 	}

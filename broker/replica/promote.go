@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
@@ -22,17 +23,26 @@ func (n *Node) promote(name string) error {
 	if err != nil || m.Voter {
 		return err
 	}
+	return n.count(m, index, "a node counts from now on, as it was told to")
+}
+
+var errBehind = errors.New("replica: the node does not have all of the log yet")
+
+// count lets a member count that has caught up, unless the membership has changed since
+// index; else errBehind. The member is asked after a look at the log: what it says of
+// itself unasked is as old as its way here, and of a busy log as much as caughtUp behind.
+func (n *Node) count(m Member, index uint64, why string) error {
+	last := n.opts.Log.LastIndex()
 	a, err := n.parts.consult(n.ctx, m.ID, m.Peer, question{Ask: askState})
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s does not answer: %w", name, err)
+		return fmt.Errorf("%s does not answer: %w", m.Name, err)
 	case a.State == nil:
 		return a.err(m.ID)
+	case a.State.Last+caughtUp < last:
+		return fmt.Errorf("%w: %s has %d of %d entries", errBehind, m.Name, a.State.Last, last)
 	}
-	if last := n.opts.Log.LastIndex(); a.State.Last+caughtUp < last {
-		return fmt.Errorf("%s does not have all of the log yet: %d of %d entries", name, a.State.Last, last)
-	}
-	n.log.Info("a node counts from now on, as it was told to", "member", m.ID)
+	n.log.Info(why, "member", m.ID)
 	return n.ask(func() raft.Future {
 		return n.raft.AddVoter(raft.ServerID(m.ID), raft.ServerAddress(m.address()), index, memberTimeout)
 	})
