@@ -43,6 +43,7 @@ func (f faults) String() string {
 // acknowledged is there, in order, once, as on a broker that is alone.
 func TestNothingIsLostWhenNodesFail(t *testing.T) {
 	binary := build(t)
+	programs := prepareOfficial(t)
 	all := faults{}
 	var sum check.Report
 	for i := range *clusterRounds {
@@ -50,6 +51,7 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 			t.Logf("-seed %d", *seed)
 			r := rand.New(rand.NewPCG(*seed+uint64(i), 1))
 			c := newCluster(t, binary)
+			others := startOfficial(t, programs, c)
 			report := underLoad(t, c, *seed+uint64(i), func() {
 				for began := time.Now(); time.Since(began) < *clusterTime; {
 					f := c.pick(r)
@@ -60,6 +62,7 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 				}
 				c.clocksRight()
 			})
+			others.settle(t)
 			c.stopAll()
 			t.Logf("%v", report)
 			sum.Add(report)
