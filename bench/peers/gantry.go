@@ -44,14 +44,26 @@ func (g *gantry) prepare(ctx context.Context, c config) error {
 }
 
 func (g *gantry) versions(ctx context.Context, c config) (map[string]string, error) {
-	// The binary of a work tree calls itself (devel): the commit says more.
-	describe := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty")
-	describe.Dir = c.root
-	out, err := describe.Output()
-	if err != nil {
-		return nil, fmt.Errorf("git describe: %w", err)
+	git := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, "git", args...)
+		cmd.Dir = c.root
+		out, err := cmd.Output()
+		if err != nil {
+			return "", fmt.Errorf("git %s: %w", strings.Join(args, " "), err)
+		}
+		return strings.TrimSpace(string(out)), nil
 	}
-	return map[string]string{"gantry": strings.TrimSpace(string(out))}, nil
+	// The binary of a work tree calls itself (devel): the commit says more. Results of
+	// repetitions before this one are no change of the program.
+	commit, err := git("describe", "--always")
+	if err != nil {
+		return nil, err
+	}
+	changed, err := git("status", "--porcelain", "--untracked-files=no", "--", ":!docs")
+	if changed != "" {
+		commit += "-dirty"
+	}
+	return map[string]string{"gantry": commit}, err
 }
 
 type gantryServer struct {
