@@ -36,6 +36,8 @@ var layers = map[string]int{
 	"client/oteltrace": 5, // uses client from outside, like any other program
 	"cmd/gantry/bench": 5, // so does this; gantry bench runs it, and test/bench
 
+	"test/interop/official": 5, // programs that test/interop and test/history run
+
 	"cmd":      6,
 	"test":     6,
 	"examples": 6,
