@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
@@ -194,10 +195,16 @@ func plainValue(n ast.Node) (string, error) {
 	return "", errors.New("want one plain value")
 }
 
-// cause is the first line of what is wrong: libraries add pictures.
+// cause is the first line of what is wrong, as text: libraries add pictures, and say what
+// was written as it was (package time a DEL).
 func cause(err error) string {
 	first, _, _ := strings.Cut(err.Error(), "\n")
-	return first
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, first)
 }
 
 // didYouMean is the known name nearest to what was written, if it is near.

@@ -18,7 +18,7 @@ func FuzzConfigFile(f *testing.F) {
 	}
 	for _, seed := range []string{
 		string(shipped), "", "---\n", "data: [a, b]\n", "data: {a: b}\n", "? data\n: x\n", "data: &a x\nlisten: *a\n", "<<: *a\n", "data: !!binary eA==\n",
-		"data: |\n  x\n  y\n", "data: \"\\u0000\\e[31m\"\n", "retention-age: 1e99h\n", "retention-size: 99999999999999999999GiB\n", "pprof: yes\n", "- a\n", "data: [\n",
+		"data: |\n  x\n  y\n", "data: \"\\u0000\\e[31m\"\n", "retention-age: 1e99h\n", "retention-age: \x7f\n", "retention-size: 99999999999999999999GiB\n", "pprof: yes\n", "- a\n", "data: [\n",
 		"a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n", strings.Repeat("[", 2000), strings.Repeat("a: ", 500), "\xff\xfe", "data: x\n...\n---\nlisten: y\n",
 	} {
 		f.Add([]byte(seed))
