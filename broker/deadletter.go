@@ -54,7 +54,7 @@ func (dl *deadLetter) appendAs(kind record.Kind, dst []byte, to record.QueueKey)
 	dst, start := record.BeginMove(dst, kind, to)
 	for _, v := range []uint64{
 		uint64(dl.Group), uint64(dl.Topic), uint64(dl.Queue), uint64(dl.Offset), dl.LeaseID,
-		uint64(dl.Position), uint64(dl.Size), uint64(dl.TagHash), uint64(dl.GroupHash), uint64(dl.Attempt),
+		uint64(dl.Position), uint64(dl.Size), uint64(dl.TagHash), uint64(dl.GroupHash), uint64(uint32(dl.Attempt)),
 	} {
 		dst = binary.AppendUvarint(dst, v)
 	}

@@ -396,8 +396,6 @@ func TestDeadLettersArePaged(t *testing.T) {
 	}
 }
 
-// FuzzSettlingRecords: whatever a record holds, reading it fails or gives what
-// writes the same record again.
 func TestListingOfSomeDeadLettersEnds(t *testing.T) {
 	b := open(t, t.TempDir())
 	defer closeBroker(t, b)
@@ -408,6 +406,8 @@ func TestListingOfSomeDeadLettersEnds(t *testing.T) {
 	}
 }
 
+// FuzzSettlingRecords: whatever a record holds, reading it fails or gives what
+// writes the same record again.
 func FuzzSettlingRecords(f *testing.F) {
 	r := redrive{DLQ: 7, Offset: 9, Position: 1 << 40, Size: 100, TagHash: 5, GroupHash: 6}
 	f.Add(r.append(nil, record.Key(1, 2)))

@@ -62,7 +62,7 @@ func AppendLease(dst []byte, r *LeaseRecord) []byte {
 			if h.Deferred {
 				attempt = 0
 			}
-			dst = binary.AppendUvarint(dst, uint64(attempt))
+			dst = binary.AppendUvarint(dst, uint64(uint32(attempt)))
 			dst = binary.AppendUvarint(dst, uint64(h.GroupHash))
 		}
 	}
@@ -181,7 +181,7 @@ func (s *Sub) appendSnapshot(dst []byte) []byte {
 			dst = binary.AppendVarint(dst, int64(off-last))
 			last = off
 			dst = binary.AppendUvarint(dst, l.id)
-			dst = binary.AppendUvarint(dst, uint64(l.attempt))
+			dst = binary.AppendUvarint(dst, uint64(uint32(l.attempt)))
 			dst = binary.AppendVarint(dst, l.deadline)
 			dst = binary.AppendUvarint(dst, uint64(l.groupHash))
 			dst = appendBool(dst, l.auto)

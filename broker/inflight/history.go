@@ -143,7 +143,7 @@ func AppendAttempts(dst []byte, list []Attempt) []byte {
 		} else {
 			dst = append(dst, end)
 		}
-		dst = binary.AppendUvarint(dst, uint64(a.Number))
+		dst = binary.AppendUvarint(dst, uint64(uint32(a.Number)))
 		for _, at := range []int64{a.Leased, a.Changed, a.Ended} {
 			dst = binary.AppendVarint(dst, at)
 		}
