@@ -69,6 +69,9 @@ func (m *messaging) receive(ctx context.Context, req *receiveRequest) (*broker.D
 		Stop:       m.draining.Done(), // a drain must not take the 20 s of a poll
 	}
 	m.broker.Sessions().Touch(r.ClientID) // who polls is alive
+	if c := connOf(ctx); c != nil && r.AutoRenew {
+		c.receives(receiver{client, r.Group})
+	}
 	return m.broker.Receive(ctx, r)
 }
 

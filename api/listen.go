@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/peer"
 
+	"github.com/gantry-mq/gantry/commitlog/record"
 	"github.com/gantry-mq/gantry/proto/stream"
 )
 
@@ -57,15 +58,16 @@ func (l *listener) Accept() (net.Conn, error) {
 // pending is the set of connections in their handshake. gRPC waits for those
 // when it stops and offers no way to end them, so shutdown closes them here.
 type pending struct {
-	hold func() (crowded bool) // broker.HoldSender
+	hold func() (crowded bool)         // broker.HoldSender
+	lost func(receiver, time.Duration) // by a connection that ends, from which nothing had come for so long
 
 	mu     sync.Mutex
 	conns  map[*conn]struct{} // guarded by mu; nil after close
 	closed bool               // guarded by mu
 }
 
-func newPending(hold func() bool) *pending {
-	return &pending{hold: hold, conns: make(map[*conn]struct{})}
+func newPending(hold func() bool, lost func(receiver, time.Duration)) *pending {
+	return &pending{hold: hold, lost: lost, conns: make(map[*conn]struct{})}
 }
 
 // add returns nil when c cannot be served.
@@ -116,6 +118,10 @@ type conn struct {
 	sends   atomic.Int32 // calls of SendMessage that it has under way
 	sender  atomic.Bool  // it had one
 
+	mu        sync.Mutex
+	heard     time.Time             // guarded by mu; when something came last
+	receivers map[receiver]struct{} // guarded by mu
+
 	// Touched by one reader at a time.
 	first  [1]byte
 	unread bool // first is still to be read
@@ -144,7 +150,12 @@ func (c *conn) Read(b []byte) (int, error) {
 		b = b[:min(len(b), crowdedRead)]
 	}
 	n, err := c.Conn.Read(b)
-	c.full = n == len(b)
+	if c.full = n == len(b); err == nil {
+		now := time.Now()
+		c.mu.Lock()
+		c.heard = now
+		c.mu.Unlock()
+	}
 	return n, err
 }
 
@@ -159,7 +170,32 @@ func (c *conn) SetDeadline(t time.Time) error {
 
 func (c *conn) Close() error {
 	c.pending.remove(c)
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	c.mu.Lock()
+	receivers, silent := c.receivers, time.Since(c.heard)
+	c.receivers = nil
+	c.mu.Unlock()
+	for r := range receivers {
+		c.pending.lost(r, silent)
+	}
+	return err
+}
+
+// receiver is a client that holds what it receives for as long as it lives. Nobody else
+// tells when an answer to it is lost: it may have no command stream for minutes.
+type receiver struct {
+	client string
+	group  record.Resource
+}
+
+// receives notes who receives by c.
+func (c *conn) receives(r receiver) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.receivers == nil {
+		c.receivers = map[receiver]struct{}{}
+	}
+	c.receivers[r] = struct{}{}
 }
 
 // sniffer is the transport security of a port that serves TLS, plaintext and calls

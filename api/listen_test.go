@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -168,7 +169,7 @@ func TestSilentConnectionIsHungUpOn(t *testing.T) {
 }
 
 func TestUnfinishedConnectionsAreBounded(t *testing.T) {
-	p := newPending(nil)
+	p := newPending(nil, nil)
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
 	var first *conn
@@ -219,10 +220,12 @@ func (r *recorded) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
+func (*recorded) Close() error { return nil }
+
 func TestOnlyAConnectionThatSendsIsHeldBack(t *testing.T) {
 	held, crowded := 0, false
 	from := &recorded{}
-	c := newPending(func() bool { held++; return crowded }).add(from)
+	c := newPending(func() bool { held++; return crowded }, nil).add(from)
 	b := make([]byte, 32<<10)
 	c.Read(b)
 	if held != 0 {
@@ -238,6 +241,27 @@ func TestOnlyAConnectionThatSendsIsHeldBack(t *testing.T) {
 	if want := []int{32 << 10, 32 << 10, crowdedRead, 100, 32 << 10}; held != 3 || !slices.Equal(from.asked, want) {
 		t.Errorf("%d times it was held back, and read by %v, want %v", held, from.asked, want)
 	}
+}
+
+// Who vanishes without a word is noticed late: what it was handed out since it was heard
+// may be lost, too.
+func TestAConnectionThatEndsTellsWhoReceivedByItAndHowLongItWasSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := map[receiver]time.Duration{}
+		c := newPending(nil, func(r receiver, silent time.Duration) { told[r] += silent }).add(&recorded{})
+		a, b := receiver{client: "a"}, receiver{client: "b"}
+		c.receives(a)
+		c.receives(b)
+		c.receives(a)
+		c.Read(make([]byte, 1))
+		time.Sleep(40 * time.Second)
+		c.Close()
+		time.Sleep(time.Second)
+		c.Close()
+		if want := map[receiver]time.Duration{a: 40 * time.Second, b: 40 * time.Second}; !maps.Equal(told, want) {
+			t.Errorf("told %v, want %v", told, want)
+		}
+	})
 }
 
 // By TLS and in plain text, it is known which connection a send came by.

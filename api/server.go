@@ -158,7 +158,12 @@ type messaging struct {
 
 // New makes a server of b. It starts nothing; mistakes in o are told by Serve.
 func New(b *broker.Broker, o Options) *Server {
-	s := &Server{log: o.Logger, calls: o.Calls, pending: newPending(b.HoldSender), health: health.NewServer()}
+	s := &Server{log: o.Logger, calls: o.Calls, health: health.NewServer()}
+	s.pending = newPending(b.HoldSender, func(r receiver, silent time.Duration) {
+		if s.messaging.draining.Err() == nil { // after a start such leases end anyway
+			b.LostConnection(r.client, r.group, silent)
+		}
+	})
 	if s.log == nil {
 		s.log = slog.Default()
 	}

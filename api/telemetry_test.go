@@ -286,3 +286,50 @@ func TestAutoRenewedMessagesLiveAsLongAsTheirClient(t *testing.T) {
 		})
 	}
 }
+
+// A client that beats and has no command stream, as some are for minutes after the broker
+// has come back: what it was handed out just before its connection broke comes again,
+// what it has had for longer does not.
+func TestWhatALostConnectionMayHaveTakenAlongComesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInBubble(t)
+		f.topic("t", topic.Normal, 1)
+		want := v2.Code_UNRECOGNIZED_CLIENT_TYPE // the first time, and known from then on
+		beat := func() {
+			t.Helper()
+			resp, err := f.Heartbeat(as("holder"), &v2.HeartbeatRequest{ClientType: v2.ClientType_PUSH_CONSUMER, Group: &v2.Resource{Name: "g"}})
+			if err != nil || resp.Status.Code != want {
+				t.Fatalf("%v, %v", resp, err)
+			}
+			want = v2.Code_OK
+		}
+		req := receiving("t", "g")
+		req.AutoRenew, req.InvisibleDuration = true, nil
+		broken := f.dial()
+		other := *f
+		other.MessagingServiceClient = v2.NewMessagingServiceClient(broken)
+		beat()
+		for _, m := range []struct {
+			id   string
+			then time.Duration
+		}{{"old", 20 * time.Second}, {"new", 10 * time.Second}} {
+			f.send("t", m.id, "x")
+			if _, got := other.receive(as("holder"), req); len(got) != 1 || got[0].SystemProperties.GetMessageId() != m.id {
+				t.Fatalf("%v, want %s", got, m.id)
+			}
+			time.Sleep(m.then)
+			beat()
+		}
+		broken.Close()
+		var again []*v2.Message
+		for range 12 {
+			time.Sleep(10 * time.Second)
+			beat()
+			_, got := f.receive(as("holder"), req)
+			again = append(again, got...)
+		}
+		if len(again) != 1 || again[0].SystemProperties.GetMessageId() != "new" || again[0].SystemProperties.GetDeliveryAttempt() != 2 {
+			t.Errorf("%v came again", again)
+		}
+	})
+}

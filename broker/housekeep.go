@@ -66,17 +66,23 @@ func (b *Broker) releaseDead() {
 	}
 }
 
-// Disconnected is told when the command stream of a client breaks. What was
-// handed out just before may not have arrived: unless it is settled within the
-// time of an ordinary lease, it comes again. What the client has had for longer
-// it holds as before.
+// Disconnected is told when the command stream of a client breaks: see LostConnection.
 func (b *Broker) Disconnected(clientID string) {
-	c, ok := b.sessions.Get(clientID)
-	if !ok {
-		return
+	if c, ok := b.sessions.Get(clientID); ok {
+		b.LostConnection(clientID, c.Group, 0)
 	}
-	recent := b.now() + (MaxHold - recentLease).Milliseconds()
-	b.releaseOf(c, defaultInvisible, func(h inflight.Held) bool { return h.Deadline > recent })
+}
+
+// LostConnection is told when a connection ends by which a client received for its group,
+// and for how long nothing had come from it. What was handed out since, and just before,
+// may not have arrived: unless it is settled within the time of an ordinary lease, it
+// comes again. What the client has had for longer it holds as before.
+func (b *Broker) LostConnection(clientID string, group record.Resource, silent time.Duration) {
+	if b.ending() {
+		return // what was handed out in this term ends soon after it
+	}
+	recent := b.now() + (MaxHold - recentLease - silent).Milliseconds()
+	b.releaseOf(clientID, group, defaultInvisible, func(h inflight.Held) bool { return h.Deadline > recent })
 }
 
 // recentLease is how old a lease may be whose answer may still be under way.
@@ -85,19 +91,19 @@ const recentLease = 15 * time.Second
 // clientGone frees what a client held that has said goodbye or gone silent.
 func (b *Broker) clientGone(c session.Client) {
 	b.liteSubs.Drop(c.ID)
-	b.releaseOf(c, ReleaseDelay, func(inflight.Held) bool { return true })
+	b.releaseOf(c.ID, c.Group, ReleaseDelay, func(inflight.Held) bool { return true })
 }
 
 // releaseOf ends, after delay, those auto-renewed leases of a client that
 // satisfy which.
-func (b *Broker) releaseOf(c session.Client, delay time.Duration, which func(inflight.Held) bool) {
-	g, ok := b.groups.Lookup(c.Group)
+func (b *Broker) releaseOf(clientID string, group record.Resource, delay time.Duration, which func(inflight.Held) bool) {
+	g, ok := b.groups.Lookup(group)
 	if !ok {
 		return
 	}
 	for _, s := range b.inflight.Subs() {
 		if s.Key().Group == g.ID {
-			b.releaseHeld(s, s.BeginRelease(func(owner string, h inflight.Held) bool { return owner == c.ID && which(h) }), delay)
+			b.releaseHeld(s, s.BeginRelease(func(owner string, h inflight.Held) bool { return owner == clientID && which(h) }), delay)
 		}
 	}
 }
