@@ -167,7 +167,8 @@ class Role:
         consumer.subscribe_lite(name)
 
     def simple(self):
-        consumer = SimpleConsumer(self.config, self.spec["group"], self.subscription())
+        # It asks one queue after the other, and waits so long at each that is empty.
+        consumer = SimpleConsumer(self.config, self.spec["group"], self.subscription(), await_duration=5)
         consumer.startup()
         self.poll(consumer)
 
