@@ -244,10 +244,10 @@ func New(b *broker.Broker, o Options) *Server {
 	return s
 }
 
-// HTTP returns the handler of /api/: what operators do, as JSON (api/gateway). hosts
-// are names by which it may be called beside localhost and addresses.
-func (s *Server) HTTP(hosts ...string) http.Handler {
-	g := gateway.New(s.unary, s.stream, hosts...)
+// HTTP returns the handler of /api/: what operators do, as JSON (api/gateway). Who may
+// call it at all is for gateway.Hosts to decide.
+func (s *Server) HTTP() http.Handler {
+	g := gateway.New(s.unary, s.stream)
 	s.operations(g)
 	return g
 }

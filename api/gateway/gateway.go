@@ -12,28 +12,17 @@
 // stream has a line {"result": ...} for each message, and {"error": ...} last when it
 // fails.
 //
-// # Safety
-//
-// Nobody is authenticated here, so what protects a port that only this host reaches
-// is that another site's page, open in a browser on this host, must not be able to
-// call it. It could make a browser send a simple POST: so a call needs a header that
-// such a page cannot set without being asked first (which is never granted), a
-// content type of the same kind, and no sign that it comes from another origin. It
-// could give its own name our address: so the Host must be an address, localhost, or
-// a name that was told to New.
+// Who may call at all, Hosts.Calls decides; a Gateway answers everything it is given.
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -43,31 +32,20 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-const (
-	// Prefix is what the paths of calls begin with.
-	Prefix = "/api/"
-
-	// Header must be on every call, with any value.
-	Header = "X-Gantry"
-
-	maxRequest  = 1 << 20
-	bodyTimeout = 5 * time.Second // to send one
-)
+// Prefix is what the paths of calls begin with.
+const Prefix = "/api/"
 
 // Gateway is an http.Handler. Register services, as with a grpc.Server, before it
 // serves.
 type Gateway struct {
-	hosts   Hosts
 	unary   grpc.UnaryServerInterceptor
 	stream  grpc.StreamServerInterceptor
 	methods map[string]http.HandlerFunc // by path without Prefix
-	origins *http.CrossOriginProtection
 }
 
-// New makes a gateway whose calls pass through the interceptors. hosts are names,
-// without ports, beside localhost and addresses by which it may be called.
-func New(unary grpc.UnaryServerInterceptor, stream grpc.StreamServerInterceptor, hosts ...string) *Gateway {
-	return &Gateway{hosts: hosts, unary: unary, stream: stream, methods: map[string]http.HandlerFunc{}, origins: http.NewCrossOriginProtection()}
+// New makes a gateway whose calls pass through the interceptors.
+func New(unary grpc.UnaryServerInterceptor, stream grpc.StreamServerInterceptor) *Gateway {
+	return &Gateway{unary: unary, stream: stream, methods: map[string]http.HandlerFunc{}}
 }
 
 // RegisterService implements grpc.ServiceRegistrar. Methods to which a client
@@ -90,41 +68,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, status.New(codes.Unimplemented, "there is no such method"))
 		return
 	}
-	if code, why := g.refuse(r); why != "" {
-		fail(w, code, status.New(codes.PermissionDenied, why))
-		return
-	}
-	// Whoever sends half a body must not hold up a shutdown, which waits for calls. The
-	// deadline is lifted then: it would end long answers, too.
-	deadline := http.NewResponseController(w)
-	deadline.SetReadDeadline(time.Now().Add(bodyTimeout)) // not everything that is served has one
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
-	if err != nil {
-		fail(w, http.StatusBadRequest, status.New(codes.InvalidArgument, "the request cannot be read: "+err.Error()))
-		return
-	}
-	deadline.SetReadDeadline(time.Time{})
-	r.Body = io.NopCloser(bytes.NewReader(body))
 	method(w, r)
-}
-
-// refuse says what is wrong with a call before it is read, "" when nothing is.
-func (g *Gateway) refuse(r *http.Request) (code int, why string) {
-	content, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	switch {
-	case r.Method != http.MethodPost:
-		return http.StatusMethodNotAllowed, "calls are made with POST"
-	case !g.hosts.Has(r.Host):
-		return http.StatusMisdirectedRequest, notKnown(r.Host)
-	case r.Header.Get(Header) == "":
-		return http.StatusForbidden, "the header " + Header + " is missing"
-	case content != "application/json":
-		return http.StatusUnsupportedMediaType, "the content type must be application/json"
-	}
-	if err := g.origins.Check(r); err != nil {
-		return http.StatusForbidden, "the call comes from a page of another site"
-	}
-	return 0, ""
 }
 
 // decode reads the request of a call.
@@ -241,6 +185,11 @@ func failure(st *status.Status) []byte {
 		return []byte(`{}`) // two strings always encode
 	}
 	return raw
+}
+
+// Fail answers a call that no Gateway got.
+func Fail(w http.ResponseWriter, code codes.Code, why string) {
+	fail(w, httpStatus(code), status.New(code, why))
 }
 
 func fail(w http.ResponseWriter, code int, st *status.Status) {

@@ -40,15 +40,15 @@ func (l *letters) Redrive(req *gantryv1.RedriveRequest, s gantryv1.DeadLetters_R
 	return status.Error(codes.FailedPrecondition, "enough")
 }
 
-func newGateway(hosts ...string) (*gateway.Gateway, *letters) {
+func newGateway(hosts ...string) (http.Handler, *letters) {
 	g := gateway.New(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 		return handle(ctx, req)
 	}, func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 		return handle(srv, s)
-	}, hosts...)
+	})
 	l := &letters{}
 	gantryv1.RegisterDeadLettersServer(g, l)
-	return g, l
+	return gateway.Hosts(hosts).Calls(g), l
 }
 
 const list = "/api/gantry.v1.DeadLetters/List"

@@ -13,16 +13,26 @@ import (
 // node itself and be passed on again, round and round, while the two disagree
 // about who leads.
 
-var clients = peer.Purpose{Kind: peer.Client}
+var (
+	clients   = peer.Purpose{Kind: peer.Client}
+	operators = peer.Purpose{Kind: peer.Operator}
+)
 
 // DialLeader connects a client with the node that leads, as far as this one knows.
 // ErrNoLeader: there is none, or it is this one.
-func (n *Node) DialLeader(ctx context.Context) (net.Conn, error) {
+func (n *Node) DialLeader(ctx context.Context) (net.Conn, error) { return n.dialLeader(ctx, clients) }
+
+// DialOperator is DialLeader for an operator's calls by HTTP.
+func (n *Node) DialOperator(ctx context.Context) (net.Conn, error) {
+	return n.dialLeader(ctx, operators)
+}
+
+func (n *Node) dialLeader(ctx context.Context, to peer.Purpose) (net.Conn, error) {
 	l, ok := n.Leader()
 	if !ok || l.ID == n.parts.id {
 		return nil, ErrNoLeader
 	}
-	conn, err := n.parts.endpoint.Dial(ctx, l.Peer, l.ID, clients)
+	conn, err := n.parts.endpoint.Dial(ctx, l.Peer, l.ID, to)
 	if err != nil {
 		return nil, fmt.Errorf("replica: the leader, %s at %s: %w", l.ID, l.Peer, err)
 	}
@@ -31,6 +41,11 @@ func (n *Node) DialLeader(ctx context.Context) (net.Conn, error) {
 
 // HandleClients has f called for each connection of a client that another node has
 // passed on. f closes it; Close does, too.
-func (n *Node) HandleClients(f func(net.Conn)) {
-	n.parts.endpoint.Handle(clients, func(conn net.Conn, _ string) { f(conn) })
+func (n *Node) HandleClients(f func(net.Conn)) { n.handle(clients, f) }
+
+// HandleOperators is HandleClients for connections of DialOperator.
+func (n *Node) HandleOperators(f func(net.Conn)) { n.handle(operators, f) }
+
+func (n *Node) handle(from peer.Purpose, f func(net.Conn)) {
+	n.parts.endpoint.Handle(from, func(conn net.Conn, _ string) { f(conn) })
 }

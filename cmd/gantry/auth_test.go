@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/gantry-mq/gantry/broker/access"
-	"github.com/gantry-mq/gantry/internal/brokertest"
+	"github.com/gantry-mq/gantry/internal/freeaddr"
 )
 
 // serveAuth starts a broker that asks who calls, with its key beside its data. What is
@@ -210,7 +210,7 @@ func TestAuthIsRefusedAsItCannotBeMeant(t *testing.T) {
 // All nodes have the users; whichever leads asks for them.
 func TestUsersOfACluster(t *testing.T) {
 	dir := t.TempDir()
-	key, admin, first := filepath.Join(dir, "n1.key"), filepath.Join(dir, "n1.admin-secret"), brokertest.FreeAddrs(t, 1, 1)[0]
+	key, admin, first := filepath.Join(dir, "n1.key"), filepath.Join(dir, "n1.admin-secret"), freeaddr.Of(t, 1, 1)[0]
 	var alone strings.Builder
 	code := execute(t.Context(), []string{"serve", "--data", filepath.Join(dir, "other"), "--node", "other", "--join", first, "--auth"}, nil, &strings.Builder{}, &alone)
 	if code != exitFailed || !strings.Contains(alone.String(), "--auth-key") {
@@ -218,7 +218,7 @@ func TestUsersOfACluster(t *testing.T) {
 	}
 	nodes := []*serving{serve(t, filepath.Join(dir, "n1"), "--node", "n1", "--bootstrap", "--peer", first, "--auth")}
 	for _, name := range []string{"n2", "n3"} {
-		nodes = append(nodes, serve(t, filepath.Join(dir, name), "--node", name, "--join", first, "--peer", brokertest.FreeAddrs(t, 1, 1)[0], "--auth", "--auth-key", key, "--auth-admin", admin))
+		nodes = append(nodes, serve(t, filepath.Join(dir, name), "--node", name, "--join", first, "--peer", freeaddr.Of(t, 1, 1)[0], "--auth", "--auth-key", key, "--auth-admin", admin))
 	}
 	t.Setenv(userEnv, firstUser)
 	t.Setenv(secretEnv, admin)

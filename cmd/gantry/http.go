@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/codes"
 
 	"github.com/gantry-mq/gantry/api"
 	"github.com/gantry-mq/gantry/api/dashboard"
@@ -50,8 +52,9 @@ type shown struct {
 	registry prometheus.Registerer
 	calling  *tally.Calls                  // what clients called
 	broker   atomic.Pointer[broker.Broker] // nil until recovery is over
-	calls    atomic.Pointer[http.Handler]  // of /api/, nil until then
+	calls    atomic.Pointer[http.Handler]  // of /api/, nil until then and while another node leads
 	led      atomic.Pointer[func() error]  // of a node of a cluster: why nobody is served
+	leader   atomic.Pointer[http.Handler]  // of a node of a cluster: who answers /api/ when it does not lead
 	using    sync.RWMutex                  // read-held by whoever uses the broker
 }
 
@@ -80,7 +83,7 @@ func listenHTTP(addr string, hosts gateway.Hosts, withPprof bool, shards int, lo
 	mux.HandleFunc("GET /healthz", func(out http.ResponseWriter, _ *http.Request) { fmt.Fprintln(out, "ok") })
 	mux.HandleFunc("GET /readyz", w.readyz)
 	mux.Handle("/", dashboard.Handler())
-	mux.HandleFunc(gateway.Prefix, w.call)
+	mux.Handle(gateway.Prefix, hosts.Calls(http.HandlerFunc(w.call)))
 	if withPprof {
 		profiles := http.NewServeMux()
 		profiles.HandleFunc("/debug/pprof/", pprof.Index)
@@ -121,31 +124,49 @@ func (w *web) ready(b *broker.Broker, calls http.Handler) {
 	v.broker.Store(b)
 }
 
+// shardsHeader is on each answer to a call: how many shards there are to ask for.
+const shardsHeader = "Gantry-Shards"
+
+// call is for the leader of a shard: POST /api/METHOD?shard=N, 0 if it does not say.
 func (w *web) call(out http.ResponseWriter, r *http.Request) {
-	v := w.shards[0]
-	v.using.RLock()
-	defer v.using.RUnlock()
-	calls, why := v.calls.Load(), ""
-	switch {
-	case w.closed.Load():
-		why = "the broker is closing"
-	case calls == nil:
-		why = "this broker is recovering, or another node of its cluster leads: look there"
-	default:
-		(*calls).ServeHTTP(out, r)
+	out.Header().Set(shardsHeader, strconv.Itoa(len(w.shards)))
+	shard, err := strconv.Atoi(cmp.Or(r.URL.Query().Get("shard"), "0"))
+	if err != nil || shard < 0 || shard >= len(w.shards) {
+		gateway.Fail(out, codes.InvalidArgument, fmt.Sprintf("there is no shard %q: there are %d, from 0", r.URL.Query().Get("shard"), len(w.shards)))
 		return
 	}
-	out.Header().Set("Content-Type", "application/json")
-	out.WriteHeader(http.StatusServiceUnavailable)
-	fmt.Fprintf(out, "{\"code\":\"UNAVAILABLE\",\"message\":%q}\n", why)
+	v := w.shards[shard]
+	switch leader := v.leader.Load(); {
+	case v.answer(out, r):
+	case w.closed.Load():
+		gateway.Fail(out, codes.Unavailable, "the broker is closing")
+	case leader == nil:
+		gateway.Fail(out, codes.Unavailable, "this broker is recovering")
+	default:
+		(*leader).ServeHTTP(out, r)
+	}
+}
+
+// answer reports false, and does nothing, when no broker that leads is here.
+func (v *shown) answer(out http.ResponseWriter, r *http.Request) bool {
+	v.using.RLock()
+	defer v.using.RUnlock()
+	calls := v.calls.Load()
+	if calls == nil {
+		return false
+	}
+	(*calls).ServeHTTP(out, r)
+	return true
 }
 
 // release waits for what uses the broker, and lets nothing use it any more: it can be
 // closed then. Calls that go on for long end because the server was shut down before.
 func (w *web) release() {
 	w.closed.Store(true)
-	w.shards[0].using.Lock()
-	w.shards[0].using.Unlock()
+	v := w.shards[0]
+	v.using.Lock()
+	v.calls.Store(nil)
+	v.using.Unlock()
 }
 
 func (w *web) readyz(out http.ResponseWriter, _ *http.Request) {

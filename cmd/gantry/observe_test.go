@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	streams "github.com/gantry-mq/gantry/client"
-	"github.com/gantry-mq/gantry/internal/brokertest"
+	"github.com/gantry-mq/gantry/internal/freeaddr"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 )
 
@@ -122,7 +122,7 @@ func TestDoctorFindsWhatIsWrong(t *testing.T) {
 	}
 
 	// An advertised address where nobody listens, one of another broker, and the right one.
-	nobody := brokertest.FreeAddrs(t, 1, 1)[0]
+	nobody := freeaddr.Of(t, 1, 1)[0]
 	for _, c := range []struct{ advertise, result, found string }{
 		{nobody, failed, "does not answer"}, {good.server, failed, "another broker"},
 	} {

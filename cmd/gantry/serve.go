@@ -227,7 +227,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		return errors.Join(err, b.Close())
 	}
 	server := api.New(b, serving)
-	web.ready(b, server.HTTP(f.hosts()...))
+	web.ready(b, server.HTTP())
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(clients[0]) }()
 

@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 
 	"github.com/gantry-mq/gantry/api"
+	"github.com/gantry-mq/gantry/api/gateway"
 	"github.com/gantry-mq/gantry/broker"
 	"github.com/gantry-mq/gantry/broker/metrics"
 	"github.com/gantry-mq/gantry/broker/replica"
@@ -99,13 +101,9 @@ func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Optio
 			return err
 		}
 		o.Shards, o.Replica.Certificates, o.Server.Calls = shards, identity, web.shards[i].calling
-		o.Show = web.show(i, f.hosts())
-		o.Ready = func(led func() error, state func() replica.State) {
-			web.shards[i].led.Store(&led)
-			web.shards[i].registry.MustRegister(metrics.NewNodeCollector(func() metrics.Node {
-				s := state()
-				return metrics.Node{Term: s.Term, Last: s.Last, Committed: s.Committed, Leads: s.Leads, Contact: s.Contact}
-			}))
+		o.Show, o.Calls = web.show(i), web.shards[i].passed()
+		o.Ready = func(n *replica.Node, leader http.Handler) {
+			web.shards[i].member(n, leader)
 			if int(ready.Add(1)) == len(all) {
 				f.greet(cmd, dir, clients, web.addr(), time.Since(begun))
 			}
@@ -116,8 +114,8 @@ func (f *serveFlags) serveNode(cmd *cobra.Command, b broker.Options, s api.Optio
 }
 
 // show returns what shows one broker of a shard after the other; nil is none. Operators'
-// calls are for the one that leads, of shard 0.
-func (w *web) show(shard int, hosts []string) func(*broker.Broker, *api.Server) {
+// calls are for the one that leads.
+func (w *web) show(shard int) func(*broker.Broker, *api.Server) {
 	v := w.shards[shard]
 	v.registry.MustRegister(metrics.NewCollector(func() broker.Stats {
 		v.using.RLock()
@@ -130,7 +128,7 @@ func (w *web) show(shard int, hosts []string) func(*broker.Broker, *api.Server) 
 	return func(b *broker.Broker, s *api.Server) {
 		var calls *http.Handler
 		if s != nil {
-			h := s.HTTP(hosts...)
+			h := s.HTTP()
 			calls = &h
 		}
 		v.using.Lock() // what uses the one before has ended when this returns
@@ -138,6 +136,31 @@ func (w *web) show(shard int, hosts []string) func(*broker.Broker, *api.Server) 
 		v.broker.Store(b)
 		v.calls.Store(calls)
 	}
+}
+
+// member connects a shard with this node of its cluster, and with whoever leads.
+func (v *shown) member(n *replica.Node, leader http.Handler) {
+	led := func() error {
+		if _, ok := n.Leader(); !ok {
+			return replica.ErrNoLeader
+		}
+		return nil
+	}
+	v.led.Store(&led)
+	v.leader.Store(&leader)
+	v.registry.MustRegister(metrics.NewNodeCollector(func() metrics.Node {
+		s := n.State()
+		return metrics.Node{Term: s.Term, Last: s.Last, Committed: s.Committed, Leads: s.Leads, Contact: s.Contact}
+	}))
+}
+
+// passed answers calls that another node took for its leader's.
+func (v *shown) passed() http.Handler {
+	return http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+		if !v.answer(out, r) {
+			gateway.Fail(out, codes.Unavailable, "another node was asked, and passed it on to one that does not lead: the leader has just changed")
+		}
+	})
 }
 
 // fatal ends the process: what is on the disk is not known any more, and a recovery

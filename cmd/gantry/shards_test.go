@@ -12,13 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gantry-mq/gantry/internal/brokertest"
+	"github.com/gantry-mq/gantry/internal/freeaddr"
 )
 
 // serveShards starts a cluster of one node with several shards.
 func serveShards(t *testing.T, dir string, shards int, args ...string) *serving {
 	t.Helper()
-	at := brokertest.FreeAddrs(t, 2, shards)
+	at := freeaddr.Of(t, 2, shards)
 	return serve(t, dir, append([]string{"--node", "n1", "--bootstrap", "--shards", fmt.Sprint(shards), "--listen", at[0], "--peer", at[1]}, args...)...)
 }
 
@@ -227,5 +227,72 @@ func TestUsersOfAllShards(t *testing.T) {
 	s.run(t, "user", "delete", "shop")
 	if send() == 0 {
 		t.Fatal("a user that is gone from shard 0 may send to shard 1")
+	}
+}
+
+// The page of any node shows each shard, whoever leads it.
+func TestOperatorsCallAnyNodeByHTTP(t *testing.T) {
+	at := freeaddr.Of(t, 4, 2)
+	node := func(name, listen, peer string, args ...string) *serving {
+		return serve(t, t.TempDir(), append([]string{"--node", name, "--shards", "2", "--listen", listen, "--peer", peer}, args...)...)
+	}
+	first := node("n1", at[0], at[1], "--bootstrap")
+	second := node("n2", at[2], at[3], "--join", at[1])
+	call := func(s *serving, method, body string, change func(*http.Request)) (int, string, http.Header) {
+		t.Helper()
+		r, err := http.NewRequest(http.MethodPost, strings.TrimSuffix(s.web, "/")+"/api/gantry.v1."+method, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("X-Gantry", "1")
+		if change != nil {
+			change(r)
+		}
+		got, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer got.Body.Close()
+		text, err := io.ReadAll(got.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.StatusCode, string(text), got.Header
+	}
+	// With one node that leads all, the other answers nothing by itself.
+	for _, s := range []*serving{first, second} {
+		for shard, name := range []string{"gantry", "gantry-1"} {
+			code, text, header := call(s, fmt.Sprint("Observe/Overview?shard=", shard), "{}", nil)
+			var told struct{ Server struct{ Name string } }
+			if err := json.Unmarshal([]byte(text), &told); err != nil || code != http.StatusOK || told.Server.Name != name || header.Get("Gantry-Shards") != "2" {
+				t.Errorf("shard %d at %s: %d %s, of %s shards", shard, s.web, code, text, header.Get("Gantry-Shards"))
+			}
+		}
+		if code, text, _ := call(s, "Management/DescribeTopic", `{"name":"nowhere"}`, nil); code != http.StatusNotFound || !strings.Contains(text, "nowhere") {
+			t.Errorf("a failure: %d %s", code, text)
+		}
+		if code, text, _ := call(s, "Observe/Overview?shard=2", "{}", nil); code != http.StatusBadRequest || !strings.Contains(text, "there are 2") {
+			t.Errorf("a shard that is not there: %d %s", code, text)
+		}
+		if code, text, _ := call(s, "Observe/Overview", "{}", func(r *http.Request) { r.Host = "evil.example" }); code != http.StatusMisdirectedRequest {
+			t.Errorf("a name that was given our address: %d %s", code, text)
+		}
+		if code, text, _ := call(s, "Observe/Overview", "{}", func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") }); code != http.StatusForbidden {
+			t.Errorf("a page of another site: %d %s", code, text)
+		}
+		if code, text, _ := call(s, "Observe/Overview", "{}", func(r *http.Request) { r.Header.Set("Origin", strings.TrimSuffix(s.web, "/")) }); code != http.StatusOK {
+			t.Errorf("its own page: %d %s", code, text)
+		}
+	}
+	if code, text, _ := call(second, "Management/CreateTopic", `{"name":"made"}`, nil); code != http.StatusOK {
+		t.Errorf("%d %s", code, text)
+	}
+	if out := first.run(t, "topic", "list"); !strings.Contains(out, "made") {
+		t.Errorf("what the second node's page made is not there:\n%s", out)
+	}
+	first.stop() // and nobody leads, for two nodes have no majority without one
+	if code, text, _ := call(second, "Observe/Overview", "{}", nil); code != http.StatusServiceUnavailable || !strings.Contains(text, "UNAVAILABLE") {
+		t.Errorf("without a leader: %d %s", code, text)
 	}
 }

@@ -45,7 +45,7 @@ var layers = map[string]int{
 
 // helpers are imported by tests only, and may themselves import anything below
 // the layer of the tests that use them.
-var helpers = []string{"internal/brokertest", "internal/mmapfile/crashtest", "internal/crashtest"}
+var helpers = []string{"internal/brokertest", "internal/freeaddr", "internal/mmapfile/crashtest", "internal/crashtest"}
 
 // onlyIn says who may import what, where layers alone would allow more. The
 // owner "" is nobody. Paths end at a folder: "broker" includes broker/inflight.

@@ -14,7 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/gantry-mq/gantry/internal/brokertest"
+	"github.com/gantry-mq/gantry/internal/freeaddr"
 	"github.com/gantry-mq/gantry/internal/sharding"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/test/history/check"
@@ -89,7 +89,7 @@ func newCluster(t *testing.T, binary string) *cluster {
 	c := &cluster{t: t, net: faultnet.New()}
 	t.Cleanup(c.net.Close)
 	for i := range 3 {
-		listens := brokertest.FreeAddrs(t, 1, 1)[0]
+		listens := freeaddr.Of(t, 1, 1)[0]
 		reached, err := c.net.Add(fmt.Sprint("n", i+1), listens)
 		must(t, err)
 		s := newServer(t, binary, "sync")

@@ -21,7 +21,7 @@ import (
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
-	"github.com/gantry-mq/gantry/internal/brokertest"
+	"github.com/gantry-mq/gantry/internal/freeaddr"
 )
 
 // startLimit is when a start counts as failed: generous, machines are shared.
@@ -56,7 +56,7 @@ type server struct {
 // newServer takes a free port, which all its processes listen on.
 func newServer(t *testing.T, binary, durability string) *server {
 	t.Helper()
-	s := &server{binary: binary, dir: t.TempDir(), addr: brokertest.FreeAddrs(t, 1, 1)[0], durability: durability}
+	s := &server{binary: binary, dir: t.TempDir(), addr: freeaddr.Of(t, 1, 1)[0], durability: durability}
 	var err error
 	if s.stderr, err = os.Create(filepath.Join(t.TempDir(), "stderr")); err != nil {
 		t.Fatal(err)

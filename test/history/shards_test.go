@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gantry-mq/gantry/internal/brokertest"
+	"github.com/gantry-mq/gantry/internal/freeaddr"
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/test/history/check"
 )
@@ -67,7 +67,7 @@ func TestNothingIsLostInAnyShardWhenNodesFail(t *testing.T) {
 // newShards is newCluster with shards, without faults of the network.
 func newShards(t *testing.T, binary string) *cluster {
 	c := &cluster{t: t}
-	at := brokertest.FreeAddrs(t, 6, shardsOfThree)
+	at := freeaddr.Of(t, 6, shardsOfThree)
 	for i := range 3 {
 		s := newServer(t, binary, "sync")
 		s.addr = at[2*i]

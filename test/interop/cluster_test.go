@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gantry-mq/gantry/internal/brokertest"
+	"github.com/gantry-mq/gantry/internal/freeaddr"
 )
 
 // The leader of three nodes dies by SIGKILL under producers and consumers of all languages. They know one follower, or all nodes, and go on with the next leader.
@@ -40,7 +40,7 @@ func TestClientsFollowTheLeader(t *testing.T) {
 // newCluster starts three nodes and waits until all of them count, in each shard.
 func newCluster(t *testing.T, name string, shards int) []*broker {
 	var nodes []*broker
-	at := brokertest.FreeAddrs(t, 6, shards)
+	at := freeaddr.Of(t, 6, shards)
 	for i := range 3 {
 		b, err := newBroker(fmt.Sprint(name, "-", i+1))
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gantry-mq/gantry/internal/brokertest"
+	"github.com/gantry-mq/gantry/internal/freeaddr"
 	"github.com/gantry-mq/gantry/test/interop/official"
 )
 
@@ -78,7 +78,7 @@ type broker struct {
 }
 
 func newBroker(name string) (*broker, error) {
-	at, err := brokertest.FindAddrs(2, 1)
+	at, err := freeaddr.Find(2, 1)
 	if err != nil {
 		return nil, err
 	}

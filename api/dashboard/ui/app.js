@@ -1,6 +1,6 @@
 // The frame: which page is shown, when it is brought up to date, keys and colours.
 
-import { call, h, setText, tellBox, CallError, span, seconds } from "./lib.js";
+import { call, h, setText, tellBox, to, shard, shards, showShard, onShards, CallError, span, seconds } from "./lib.js";
 import * as overview from "./overview.js";
 import * as topics from "./topics.js";
 import * as groups from "./groups.js";
@@ -45,9 +45,13 @@ document.getElementById("pages").append(...pages.map(([name, title], i) =>
 function open() {
   const [path, query] = location.hash.replace(/^#\//, "").split("?");
   const name = path || "overview", params = Object.fromEntries(new URLSearchParams(query));
+  showShard(Number(params.shard ?? 0));
+  choose();
   const known = pages.find(p => p[0] === name);
   const [section, make] = known ? [name, known[2]] : details[name] ?? ["overview", overview.page];
+  document.querySelector(".brand").href = to("overview");
   for (const a of document.querySelectorAll("#pages a")) {
+    a.href = to(a.dataset.page);
     if (a.dataset.page === section) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current");
   }
   current?.leave?.();
@@ -99,6 +103,22 @@ function state(kind, text) {
   setText(e, "● " + text);
 }
 
+// ---- Shards ----
+
+const shardBox = document.getElementById("shard"), shardChoice = shardBox.querySelector("select");
+function choose() {
+  shardBox.hidden = shards === 1;
+  shardChoice.replaceChildren(...Array.from({ length: shards }, (_, i) => h("option", { value: String(i) }, String(i))));
+  shardChoice.value = String(shard);
+}
+// Topics and groups are in all shards; a message or a client need not be.
+shardChoice.addEventListener("change", () => {
+  const [path, query] = location.hash.replace(/^#\//, "").split("?");
+  const stays = !["message", "client"].includes(path);
+  location.hash = to(stays ? path || "overview" : details[path][0], { ...stays && Object.fromEntries(new URLSearchParams(query)), shard: Number(shardChoice.value) || "" });
+});
+onShards(choose);
+
 // ---- Live or not ----
 
 const liveButton = document.getElementById("live");
@@ -138,7 +158,7 @@ const keys = {
   t: ["change the theme", nextTheme],
   "?": ["this list", help],
 };
-pages.forEach(([name, title], i) => { keys[pageKeys[i]] = [title, () => { location.hash = "#/" + name; }]; });
+pages.forEach(([name, title], i) => { keys[pageKeys[i]] = [title, () => { location.hash = to(name); }]; });
 
 document.addEventListener("keydown", e => {
   if (e.ctrlKey || e.metaKey || e.altKey) return;

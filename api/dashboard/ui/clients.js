@@ -42,7 +42,7 @@ export function detail(params) {
     { title: "Lag of its group", num: true, cell: s => int(s.lag) },
   ], s => full(s.namespace, s.topic), "It subscribes to nothing.");
   return {
-    node: h("div", {}, h("p", { class: "crumbs" }, h("a", { href: "#/clients" }, "Clients")), h("h1", {}, params.id), h("div", { class: "grid" }, about, error), h("h2", {}, "Subscriptions"), subs.node),
+    node: h("div", {}, h("p", { class: "crumbs" }, link("clients", {}, "Clients")), h("h1", {}, params.id), h("div", { class: "grid" }, about, error), h("h2", {}, "Subscriptions"), subs.node),
     async update() {
       const r = await call("Observe/Clients");
       const c = r.clients.find(x => x.client.id === params.id);

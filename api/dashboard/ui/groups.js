@@ -108,7 +108,7 @@ export function detail(params, refresh) {
 
   const resets = h("p");
   return {
-    node: h("div", {}, h("p", { class: "crumbs" }, h("a", { href: "#/groups" }, "Groups")), h("h1", {}, name,
+    node: h("div", {}, h("p", { class: "crumbs" }, link("groups", {}, "Groups")), h("h1", {}, name,
       h("small", {}, link("letters", { group: params.name, ns }, "its dead letters"))),
       top.node, h("div", { class: "grid" }, lag.node, settings), h("h2", {}, "Blocked keys"), blocked.node,
       h("h2", {}, "Members"), members.node, h("h2", {}, "Queues"), resets, queues.node),

@@ -7,17 +7,30 @@ export class CallError extends Error {
   constructor(code, message) { super(message); this.code = code; }
 }
 
+// Of a cluster with several shards the pages show one.
+export let shard = 0, shards = 1;
+let counted = () => {};
+export function showShard(n) { shard = n; }
+export function onShards(f) { counted = f; } // called when it is another number
+
+// What changes tables is for shard 0, from where it gets to the others; only dead letters
+// have topics of their own in each.
+const tables = /^(Access\/(Create|Update|Delete|Grant|Revoke)|Quotas\/(Set|Unset)|GroupOps\/Update|Management\/(Create|Update|Delete))/;
+function shardOf(method, request) {
+  return tables.test(method) && !request.name?.startsWith("%DLQ%") ? 0 : shard;
+}
+
 const headers = { "Content-Type": "application/json", "X-Gantry": "1" };
 
 // call is one method of gantry.v1: call("Observe/Overview", {}).
-export async function call(method, request = {}, signal) {
-  const r = await send(method, request, signal);
+export async function call(method, request = {}, signal, at = shardOf(method, request)) {
+  const r = await send(method, request, at, signal);
   return r.json();
 }
 
 // stream is a method that answers with a stream; each gets every message.
 export async function stream(method, request, each) {
-  const r = await send(method, request);
+  const r = await send(method, request, shardOf(method, request));
   let rest = "";
   const decoder = new TextDecoder();
   const take = line => {
@@ -37,14 +50,16 @@ export async function stream(method, request, each) {
   take(rest);
 }
 
-async function send(method, request, signal) {
+async function send(method, request, at, signal) {
   let r;
   try {
-    r = await fetch("api/gantry.v1." + method, { method: "POST", headers, body: JSON.stringify(request), signal });
+    r = await fetch("api/gantry.v1." + method + (at ? "?shard=" + at : ""), { method: "POST", headers, body: JSON.stringify(request), signal });
   } catch (e) {
     if (e.name === "AbortError") throw e;
     throw new CallError("UNAVAILABLE", "the server does not answer");
   }
+  const now = Number(r.headers.get("Gantry-Shards") ?? 1);
+  if (now !== shards) { shards = now; counted(); }
   if (r.ok) return r;
   const told = await r.json().catch(() => ({}));
   throw new CallError(told.code ?? "UNKNOWN", told.message ?? `HTTP status ${r.status}`);
@@ -357,8 +372,9 @@ export function link(page, params, text) {
   return h("a", { href: to(page, params) }, text);
 }
 
+// to is the address of a page, of the shard that is shown if params do not name one.
 export function to(page, params = {}) {
-  const q = new URLSearchParams(Object.entries(params).filter(([, v]) => v !== "" && v != null));
+  const q = new URLSearchParams(Object.entries({ shard: shard || "", ...params }).filter(([, v]) => v !== "" && v != null));
   return `#/${page}${q.size ? "?" + q : ""}`;
 }
 

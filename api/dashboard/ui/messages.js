@@ -1,4 +1,4 @@
-import { call, h, table, facts, link, to, full, tag, int, bytes, ms, when, ago, words, toast } from "./lib.js";
+import { call, shard, shards, h, table, facts, link, to, full, tag, int, bytes, ms, when, ago, words, toast } from "./lib.js";
 
 const kinds = { MESSAGE_DEAD_LETTER: "bad", MESSAGE_RETRYING: "warn", MESSAGE_PARKED: "warn", MESSAGE_HALF: "warn", MESSAGE_QUEUED: "good" };
 const stateTag = s => tag(words(s, "MESSAGE_"), kinds[s] ?? "");
@@ -102,9 +102,11 @@ export function detail(params) {
   const holder = h("div");
   let told = "";
   return {
-    node: h("div", {}, h("p", { class: "crumbs" }, h("a", { href: "#/messages" }, "Messages")), h("h1", {}, params.id), holder),
+    node: h("div", {}, h("p", { class: "crumbs" }, link("messages", {}, "Messages")), h("h1", {}, params.id), holder),
     async update() {
-      const why = await call("Observe/Why", { messageId: params.id, topic: params.topic ?? "", namespace: params.ns ?? "" });
+      const asked = { messageId: params.id, topic: params.topic ?? "", namespace: params.ns ?? "" };
+      const why = await call("Observe/Why", asked).catch(e => elsewhere(e, asked, params));
+      if (!why) return;
       const sections = [];
       for (const w of why.messages) {
         const r = await call("Messages/Get", { topic: w.topic, namespace: w.namespace, messageId: params.id }).catch(() => null);
@@ -116,6 +118,16 @@ export function detail(params) {
       holder.replaceChildren(...(await Promise.all(sections.map(show))).flat());
     },
   };
+}
+
+// elsewhere goes to the shard that has a message which the one that is shown has not.
+async function elsewhere(e, asked, params) {
+  for (let i = 0; e.code === "NOT_FOUND" && i < shards; i++) {
+    if (i === shard || !await call("Observe/Why", asked, undefined, i).catch(() => null)) continue;
+    location.replace(to("message", { ...params, shard: i || "" }));
+    return null;
+  }
+  throw e;
 }
 
 // deliveriesOfTheDead are those that a group made before it gave the message up: the dead

@@ -58,7 +58,7 @@ export function detail(params) {
     { title: "Handed out", num: true, cell: g => rate(g.out) },
   ], g => full(g.group.namespace, g.group.name), "No group consumes it.");
   return {
-    node: h("div", {}, h("p", { class: "crumbs" }, h("a", { href: "#/topics" }, "Topics")), h("h1", {}, name,
+    node: h("div", {}, h("p", { class: "crumbs" }, link("topics", {}, "Topics")), h("h1", {}, name,
       h("small", {}, link("messages", { topic: params.name, ns: params.ns }, "look at its messages"))),
       top.node, h("div", { class: "grid" }, traffic.node, settings), h("h2", {}, "Consumed by"), groups.node, h("h2", {}, "Queues"), queues.node),
     async update() {

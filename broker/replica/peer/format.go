@@ -50,6 +50,7 @@ const (
 	Backfill Kind = 2 // segments for a node that has none yet
 	Control  Kind = 3 // a question and its answer
 	Client   Kind = 4 // what a client says to the leader, passed on
+	Operator Kind = 5 // an operator's call by HTTP to the leader, passed on
 )
 
 func (k Kind) String() string {
@@ -62,6 +63,8 @@ func (k Kind) String() string {
 		return "control"
 	case Client:
 		return "client"
+	case Operator:
+		return "operator"
 	}
 	return fmt.Sprintf("kind %d", uint16(k))
 }

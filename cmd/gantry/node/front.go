@@ -156,7 +156,7 @@ func (f *front) join(client, leader net.Conn, moved <-chan struct{}) {
 
 // lead has connections go to whoever accepts from the result, until follow.
 func (f *front) lead() net.Listener {
-	h := &handed{addr: f.listener.Addr(), conns: make(chan net.Conn), over: make(chan struct{}), closed: make(chan struct{})}
+	h := newHanded(f.listener.Addr())
 	f.mu.Lock()
 	f.server = h
 	f.mu.Unlock()
@@ -191,6 +191,10 @@ type handed struct {
 	conns        chan net.Conn
 	ended, shut  sync.Once
 	over, closed chan struct{}
+}
+
+func newHanded(addr net.Addr) *handed {
+	return &handed{addr: addr, conns: make(chan net.Conn), over: make(chan struct{}), closed: make(chan struct{})}
 }
 
 // end has no more connections come. Accept goes on waiting: it is for who accepts

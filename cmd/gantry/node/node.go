@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -43,9 +44,11 @@ type Options struct {
 	Show func(*broker.Broker, *api.Server)
 	// Prepare is called when the node leads, before clients are served. Nil: nothing.
 	Prepare func(context.Context, *broker.Broker) error
-	// Ready is called once, when the node is a member of its cluster. led tells why
-	// clients cannot be served, nil when some node leads; state, how far this one is.
-	Ready func(led func() error, state func() replica.State)
+	// Calls answers operators' calls by HTTP that other nodes pass on, as if they led.
+	Calls http.Handler
+	// Ready is called once, when the node is a member of its cluster. leader is whoever
+	// leads, for operators' calls, while this node does not.
+	Ready func(n *replica.Node, leader http.Handler)
 
 	// Shard is which of the shards of its cluster the node is of, Shards are all that
 	// this process runs; nil: there is one.
@@ -111,12 +114,10 @@ func Run(ctx context.Context, o Options) error {
 	if o.Shards != nil {
 		o.Shards.all[o.Shard].Store(l)
 	}
-	o.Ready(func() error {
-		if _, ok := n.Leader(); !ok {
-			return replica.ErrNoLeader
-		}
-		return nil
-	}, n.State)
+	passed := answer(o.Calls, o.Logger)
+	defer passed.close()
+	n.HandleOperators(passed.take)
+	o.Ready(n, passOn(n.DialOperator, o.Logger))
 	var mending sync.WaitGroup
 	var damage error
 	mending.Go(func() { damage = l.mend(run, stop) })

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -16,7 +17,7 @@ import (
 	"github.com/gantry-mq/gantry/broker/replica"
 	"github.com/gantry-mq/gantry/broker/topic"
 	"github.com/gantry-mq/gantry/commitlog/record"
-	"github.com/gantry-mq/gantry/internal/brokertest"
+	"github.com/gantry-mq/gantry/internal/freeaddr"
 	"github.com/gantry-mq/gantry/internal/sharding"
 )
 
@@ -47,7 +48,7 @@ type process struct {
 // begin starts a node; the first one makes the cluster.
 func begin(t *testing.T, name string, shards int, first *process) *process {
 	t.Helper()
-	p := &process{name: name, dir: t.TempDir(), at: brokertest.FreeAddrs(t, 1, 3)[0], peers: brokertest.FreeAddrs(t, 3, 1)}
+	p := &process{name: name, dir: t.TempDir(), at: freeaddr.Of(t, 1, 3)[0], peers: freeaddr.Of(t, 3, 1)}
 	p.up(t, shards, first)
 	return p
 }
@@ -90,7 +91,7 @@ func (p *process) up(t *testing.T, shards int, first *process) {
 				}
 				p.leads[i].Store(b)
 			},
-			Ready: func(func() error, func() replica.State) { ready <- struct{}{} },
+			Ready: func(*replica.Node, http.Handler) { ready <- struct{}{} },
 			Shard: i, Shards: p.shards, SpreadAfter: 300 * time.Millisecond,
 		}
 		if first != nil {

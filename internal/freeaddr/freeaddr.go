@@ -1,4 +1,5 @@
-package brokertest
+// Package freeaddr finds ports for the servers of tests.
+package freeaddr
 
 import (
 	"errors"
@@ -10,21 +11,24 @@ import (
 	"github.com/gantry-mq/gantry/internal/sharding"
 )
 
-// FreeAddrs is FindAddrs for a test.
-func FreeAddrs(t tester, count, shards int) []string {
+// Of is Find for a test.
+func Of(t interface {
+	Helper()
+	Fatal(...any)
+}, count, shards int) []string {
 	t.Helper()
-	all, err := FindAddrs(count, shards)
+	all, err := Find(count, shards)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return all
 }
 
-// FindAddrs returns count addresses on loopback that nobody listens on, nor on those of
+// Find returns count addresses on loopback that nobody listens on, nor on those of
 // the further shards that belong to them. None is a port that Linux gives to outgoing
 // connections: one of those could take it before the server that it is meant for does, or
 // while that server is down.
-func FindAddrs(count, shards int) (all []string, err error) {
+func Find(count, shards int) (all []string, err error) {
 	const lowest = 10_000
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {
