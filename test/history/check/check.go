@@ -367,14 +367,16 @@ func (c *checker) attempts(g Consumers, v *visit) {
 // settled checks that nothing came again once its acknowledgement had succeeded.
 // A lease that was acknowledged was the last one: a later attempt is wrong
 // whenever it came, the same attempt (its receive was repeated) if it was asked
-// for afterwards.
+// for afterwards. But for an acknowledgement that came when a later attempt had been
+// acknowledged: it is told that the message is done with, which is so.
 func (c *checker) settled(g Consumers, v *visit) {
 	for _, a := range v.acks {
 		if !a.OK {
 			continue
 		}
+		done := slices.ContainsFunc(v.acks, func(other *Ack) bool { return other.Attempt > a.Attempt && other.Begin < a.End })
 		for _, d := range v.deliveries {
-			if d.Attempt > a.Attempt || d.Begin > a.End {
+			if d.Attempt > a.Attempt && !done || d.Begin > a.End {
 				c.broken(Redelivered, "%s got %q from %v as attempt %d although attempt %d was acknowledged", g.Name, d.ID, v.slot, d.Attempt, a.Attempt)
 			}
 		}

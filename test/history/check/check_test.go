@@ -81,6 +81,22 @@ func TestHealthyHistoriesPass(t *testing.T) {
 	}
 }
 
+// Who acknowledges what has meanwhile come to another, and was acknowledged there, is told
+// that it is done with.
+func TestALateAcknowledgementMayFindTheMessageDone(t *testing.T) {
+	for seed := range uint64(20) {
+		h := healthy(seed)
+		i := slices.IndexFunc(h.Acks, func(a Ack) bool { return a.OK && a.Attempt > 1 })
+		late := h.Acks[i]
+		late.Attempt--
+		late.Begin, late.End = late.End+1, late.End+2
+		h.AddAcks(late)
+		if r := Check(h); len(r.Violations) > 0 {
+			t.Errorf("seed %d: %v", seed, r.Violations)
+		}
+	}
+}
+
 // TestEveryBrokenPromiseIsFound breaks healthy histories in one place each.
 func TestEveryBrokenPromiseIsFound(t *testing.T) {
 	// acked returns an acknowledgement that succeeded, of the named group.
