@@ -29,7 +29,9 @@ type settling struct {
 	entries []settle
 }
 
-// Ack says that the message is done with, and waits until that is durable.
+// Ack says that the message is done with, and waits until that is durable. When the lease
+// has ended it fails with [ErrLeaseLost], unless the message is done with already, whoever
+// it was that acknowledged it.
 func (d *Delivery) Ack(ctx context.Context) error {
 	return d.wait(ctx, settle{d: d, action: gantryv1.SettleAction_SETTLE_ACK})
 }

@@ -42,6 +42,7 @@ type Report struct {
 	Deliveries   int
 	Redelivered  int // deliveries beyond the first of a place in a group
 	Acks         int // acknowledgements that succeeded
+	Late         int // of them, those that found the message done by a later attempt
 	Delayed      int // messages that arrived after a delay
 	Committed    int // half messages that arrived
 	RolledBack   int // known to be
@@ -52,8 +53,8 @@ type Report struct {
 }
 
 func (r *Report) String() string {
-	return fmt.Sprintf("acknowledged=%d unknown=%d stored=%d deliveries=%d redeliveries=%d acks=%d delayed=%d committed=%d rolled-back=%d sent-again=%d dead=%d lost=%d violations=%d",
-		r.Acknowledged, r.Unknown, r.Appeared, r.Deliveries, r.Redelivered, r.Acks, r.Delayed, r.Committed, r.RolledBack, r.Repeats, r.Dead, r.Lost, len(r.Violations))
+	return fmt.Sprintf("acknowledged=%d unknown=%d stored=%d deliveries=%d redeliveries=%d acks=%d late=%d delayed=%d committed=%d rolled-back=%d sent-again=%d dead=%d lost=%d violations=%d",
+		r.Acknowledged, r.Unknown, r.Appeared, r.Deliveries, r.Redelivered, r.Acks, r.Late, r.Delayed, r.Committed, r.RolledBack, r.Repeats, r.Dead, r.Lost, len(r.Violations))
 }
 
 // Add counts what another history had on top.
@@ -64,6 +65,7 @@ func (r *Report) Add(o *Report) {
 	r.Deliveries += o.Deliveries
 	r.Redelivered += o.Redelivered
 	r.Acks += o.Acks
+	r.Late += o.Late
 	r.Delayed += o.Delayed
 	r.Committed += o.Committed
 	r.RolledBack += o.RolledBack
@@ -375,6 +377,9 @@ func (c *checker) settled(g Consumers, v *visit) {
 			continue
 		}
 		done := slices.ContainsFunc(v.acks, func(other *Ack) bool { return other.Attempt > a.Attempt && other.Begin < a.End })
+		if done {
+			c.report.Late++
+		}
 		for _, d := range v.deliveries {
 			if d.Attempt > a.Attempt && !done || d.Begin > a.End {
 				c.broken(Redelivered, "%s got %q from %v as attempt %d although attempt %d was acknowledged", g.Name, d.ID, v.slot, d.Attempt, a.Attempt)

@@ -90,9 +90,10 @@ func TestALateAcknowledgementMayFindTheMessageDone(t *testing.T) {
 		late := h.Acks[i]
 		late.Attempt--
 		late.Begin, late.End = late.End+1, late.End+2
+		before := Check(h).Late
 		h.AddAcks(late)
-		if r := Check(h); len(r.Violations) > 0 {
-			t.Errorf("seed %d: %v", seed, r.Violations)
+		if r := Check(h); len(r.Violations) > 0 || r.Late != before+1 {
+			t.Errorf("seed %d: %v, %v", seed, r, r.Violations)
 		}
 	}
 }
