@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/gantry-mq/gantry/proto/gantryv1"
 	"github.com/gantry-mq/gantry/test/history/check"
 	"github.com/gantry-mq/gantry/test/interop/official"
@@ -69,8 +72,10 @@ func startOfficial(t *testing.T, p *official.Programs, c *cluster) *officials {
 	admin := gantryv1.NewManagementClient(c.dial(t))
 	o := &officials{messages: map[string][]official.Message{}}
 	for _, topic := range officialTopics {
-		_, err := admin.CreateTopic(t.Context(), &gantryv1.CreateTopicRequest{Name: topic.name, Type: topic.kind, Queues: queues})
-		must(t, err)
+		made(t, func() error {
+			_, err := admin.CreateTopic(t.Context(), &gantryv1.CreateTopicRequest{Name: topic.name, Type: topic.kind, Queues: queues})
+			return err
+		})
 	}
 	for _, language := range official.Languages {
 		var roles []official.Role
@@ -92,8 +97,10 @@ func startOfficial(t *testing.T, p *official.Programs, c *cluster) *officials {
 			roles = append(roles, official.Role{Name: "send " + topic.name, Kind: "produce", Topic: topic.name, Messages: messages, IntervalMS: int(officialPause.Milliseconds()), Retry: true, Stay: true})
 			for _, kind := range receives(language, topic.kind) {
 				group := strings.Join([]string{topic.name, kind, language}, "-")
-				_, err := admin.CreateGroup(t.Context(), &gantryv1.CreateGroupRequest{Name: group, Fifo: topic.kind == gantryv1.TopicType_FIFO, MaxAttempts: 1000})
-				must(t, err)
+				made(t, func() error {
+					_, err := admin.CreateGroup(t.Context(), &gantryv1.CreateGroupRequest{Name: group, Fifo: topic.kind == gantryv1.TopicType_FIFO, MaxAttempts: 1000})
+					return err
+				})
 				roles = append(roles, official.Role{Name: kind + " " + topic.name, Kind: kind, Topic: topic.name, Group: group, Filter: "*", InvisibleS: 15})
 			}
 		}
@@ -106,6 +113,18 @@ func startOfficial(t *testing.T, p *official.Programs, c *cluster) *officials {
 		o.clients = append(o.clients, client)
 	}
 	return o
+}
+
+// made repeats what makes something: on a busy machine the leader may change meanwhile.
+func made(t *testing.T, f func() error) {
+	t.Helper()
+	err := f()
+	for began := time.Now(); status.Code(err) == codes.Unavailable && time.Since(began) < startLimit; time.Sleep(100 * time.Millisecond) {
+		if err = f(); status.Code(err) == codes.AlreadyExists { // the first time, and nobody was told
+			return
+		}
+	}
+	must(t, err)
 }
 
 // receives is how a language receives from a kind of topic.
