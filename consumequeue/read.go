@@ -74,11 +74,11 @@ func (s *Store) ReadEach(key record.QueueKey, offs []record.QueueOffset, dst []E
 	if q.max.Load() < 0 {
 		return s.ReadEach(key, offs, dst)
 	}
-	if err != nil {
-		return ErrClosed
-	}
 	if begin = record.QueueOffset(q.min.Load()); lowest < begin {
 		return &RangeError{Key: key, Offset: lowest, Min: begin, Max: end}
+	}
+	if err != nil {
+		return ErrClosed // an arena leaves before its queues only in Close
 	}
 	return nil
 }
