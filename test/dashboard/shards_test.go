@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/chromedp/chromedp"
-
 	"github.com/gantry-mq/gantry/internal/freeaddr"
 )
 
@@ -37,7 +35,7 @@ func TestAnOperatorChoosesAShard(t *testing.T) {
 		b.waitFor("the broker "+want, `document.querySelector("#server b")?.innerText === "`+want+`"`)
 	}
 	name("gantry")
-	b.do(chromedp.Evaluate[chromedp.Void](`{ const s = document.querySelector("#shard select"); s.value = "1"; s.dispatchEvent(new Event("change")); }`))
+	b.choose("#shard", "shard", "1")
 	name("gantry-1")
 	b.shot("shards")
 	b.click("Topics") // a link keeps the shard

@@ -42,9 +42,14 @@ let current = null, live = true, timer = 0, turn = 0;
 document.getElementById("pages").append(...pages.map(([name, title], i) =>
   h("li", {}, h("a", { href: "#/" + name, "data-page": name }, title, h("kbd", {}, pageKeys[i])))));
 
-function open() {
+// where takes the address apart: the name of the page, and what it is about.
+function where() {
   const [path, query] = location.hash.replace(/^#\//, "").split("?");
-  const name = path || "overview", params = Object.fromEntries(new URLSearchParams(query));
+  return [path || "overview", Object.fromEntries(new URLSearchParams(query))];
+}
+
+function open() {
+  const [name, params] = where();
   showShard(Number(params.shard ?? 0));
   choose();
   const known = pages.find(p => p[0] === name);
@@ -113,9 +118,8 @@ function choose() {
 }
 // Topics and groups are in all shards; a message or a client need not be.
 shardChoice.addEventListener("change", () => {
-  const [path, query] = location.hash.replace(/^#\//, "").split("?");
-  const stays = !["message", "client"].includes(path);
-  location.hash = to(stays ? path || "overview" : details[path][0], { ...stays && Object.fromEntries(new URLSearchParams(query)), shard: Number(shardChoice.value) || "" });
+  const [name, params] = where(), stays = name !== "message" && name !== "client";
+  location.hash = to(stays ? name : details[name][0], { ...stays && params, shard: Number(shardChoice.value) || "" });
 });
 onShards(choose);
 
