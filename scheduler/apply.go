@@ -124,8 +124,10 @@ func (s *Scheduler) ApplyMove(rec []byte, now int64) error {
 	if err := s.index.Put(t.Key(), t.Place, t.Entry()); err != nil {
 		return err
 	}
-	s.settle(c.Bucket, []record.QueueOffset{c.Place}, t.To.Topic(), now, true)
+	// In this order: in a bucket that is past, the one that moves may be the last that
+	// is pending, and without it the bucket and the entry just put would go.
 	s.add(&t)
+	s.settle(c.Bucket, []record.QueueOffset{c.Place}, t.To.Topic(), now, true)
 	return nil
 }
 

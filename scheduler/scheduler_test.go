@@ -235,17 +235,18 @@ func (m *model) place(due int64) record.QueueOffset {
 	return at
 }
 
-// ahead is some due time, mostly soon.
-func (m *model) ahead() int64 {
+// due is some due time, mostly soon, and now and then past by the records' clock,
+// which the wall's may be behind.
+func (m *model) due() int64 {
+	if m.rng.IntN(10) == 0 {
+		return max(1, m.now-m.rng.Int64N(2*bucketMs))
+	}
 	return m.now + 1 + m.rng.Int64N([]int64{windowMs, 4 * bucketMs}[m.rng.IntN(2)])
 }
 
 func (m *model) add() {
 	m.pos += record.Position(64 + m.rng.IntN(100))
-	pos, now, due := m.pos, m.now, m.ahead()
-	if m.rng.IntN(10) == 0 {
-		due = max(1, now-m.rng.Int64N(2*bucketMs)) // past, by the record's clock
-	}
+	pos, now, due := m.pos, m.now, m.due()
 	at := m.place(due)
 	to := record.Key(record.TopicID(1+m.rng.IntN(3)), uint32(m.rng.IntN(4)))
 	rec := delayed(to, at, due, fmt.Sprint("tag", pos))
@@ -336,7 +337,7 @@ func (m *model) step() {
 		m.settle(t, ErrCancelled)
 	case op < 85: // moved to another time
 		next := m.reserve(t)
-		next.Due, next.Moved = m.ahead(), true
+		next.Due, next.Moved = m.due(), true
 		next.Place = m.place(next.Due)
 		rec := AppendMove(nil, &t, 64, next.Due)
 		record.Stamp(rec, next.Place, now)
@@ -471,6 +472,31 @@ func TestATimerThatIsMovedDuringALookIsSeen(t *testing.T) {
 	})
 	if err != nil || !seen[100] || !seen[200] {
 		t.Fatalf("%v, saw %v", err, seen)
+	}
+}
+
+// The last timer that is pending in a bucket that is past, by the records' clock,
+// moves within it: with it the bucket stays, and the entry that was just made. The
+// message would be lost otherwise.
+func TestTheLastTimerOfAPastBucketMovesWithinIt(t *testing.T) {
+	s := New(newMemory(), time.Now)
+	if err := s.ApplyAdd(100, delayed(record.Key(1, 0), 0, origin, "")); err != nil {
+		t.Fatal(err)
+	}
+	was, err := s.Reserve(origin, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := AppendMove(nil, &was, 200, origin+1)
+	record.Stamp(rec, 1, origin+2*bucketMs)
+	if err := s.ApplyMove(rec, origin+2*bucketMs); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Lookup(origin+1, 1); err != nil || got.Position != 100 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if st := s.Stats(); st.Pending != 1 || st.Buckets != 1 {
+		t.Fatalf("%+v", st)
 	}
 }
 
