@@ -43,8 +43,8 @@ func Check(dir string) (Report, error) {
 	return checkDir(mmapfile.OS, dir)
 }
 
-// openDir opens all segments for reading. Retention may be at work: what it
-// removes between the listing and the opening is looked up again.
+// openDir opens all segments for reading. Retention may be at work: of what it
+// removes between the listing and the opening, the oldest is left out each time.
 func openDir(fsys mmapfile.FS, dir string) (*scanner, error) {
 	for tries := 0; ; tries++ {
 		names, err := fsys.List(dir)
@@ -60,11 +60,12 @@ func openDir(fsys mmapfile.FS, dir string) (*scanner, error) {
 		if len(bases) == 0 {
 			return nil, fmt.Errorf("commitlog: %s: %w: no segments", dir, ErrMissing)
 		}
-		segs, headers, err := openSegments(fsys.OpenRead, func(name string) string { return filepath.Join(dir, name) }, bases)
-		if errors.Is(err, fs.ErrNotExist) && tries < 10 {
-			continue
+		for ; len(bases) > 0; bases = bases[1:] {
+			segs, headers, err := openSegments(fsys.OpenRead, func(name string) string { return filepath.Join(dir, name) }, bases)
+			if !errors.Is(err, fs.ErrNotExist) || len(bases) == 1 && tries == 10 {
+				return &scanner{segs: segs, headers: headers}, err
+			}
 		}
-		return &scanner{segs: segs, headers: headers}, err
 	}
 }
 

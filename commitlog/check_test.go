@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/gantry-mq/gantry/commitlog/record"
@@ -85,6 +86,44 @@ func TestScanAndCheckBesideARunningLogSeeNoDamage(t *testing.T) {
 	}
 	close(stop)
 	<-stopped
+}
+
+// staleFS lists what is gone by the time it is opened.
+type staleFS struct {
+	*crashtest.FS
+	gone []string
+}
+
+func (s staleFS) List(dir string) ([]string, error) {
+	names, err := s.FS.List(dir)
+	return append(slices.Clone(s.gone), names...), err
+}
+
+// However many segments retention takes in each listing, a scan begins with the
+// first that is still there.
+func TestScanBeginsBehindWhatRetentionTakesMeanwhile(t *testing.T) {
+	im := writeImage(t, 30, 0, true)
+	stale := staleFS{FS: im.fs}
+	for i := range 20 {
+		stale.gone = append(stale.gone, segmentName(record.Position(i)))
+	}
+	frames := 0
+	_, err := scanDir(stale, crashDir, 0, func(Frame) error { frames++; return nil })
+	if err != nil || frames != len(im.frames) {
+		t.Fatalf("%d frames of %d, %v", frames, len(im.frames), err)
+	}
+	names, err := im.fs.List(crashDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if err := im.fs.Remove(filepath.Join(crashDir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := scanDir(stale, crashDir, 0, nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("nothing is there at all: %v", err)
+	}
 }
 
 // Whatever a disk makes of the file: no panic, and what is read is a beginning

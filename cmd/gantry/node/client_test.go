@@ -85,16 +85,15 @@ func TestTheGoClientUsesAllShards(t *testing.T) {
 		co := consumerOf(t, c, "g", "t")
 		want := map[string]int{} // of each body, its shard; -1: any
 		spread := map[int]bool{}
-		for i := range 30 {
+		sending := soon(t)
+		// Those whose streams are not open yet are passed over.
+		for i := 0; i < 30 || len(spread) < 3; i++ {
 			body := fmt.Sprint("plain ", i)
-			r, err := p.Send(soon(t), &client.Message{Body: []byte(body)})
+			r, err := p.Send(sending, &client.Message{Body: []byte(body)})
 			if err != nil {
 				t.Fatal(err)
 			}
 			want[body], spread[shardOf(r.Queue)] = shardOf(r.Queue), true
-		}
-		if len(spread) != 3 {
-			t.Errorf("dialled %d: messages went to shards %v", dialled, slices.Sorted(maps.Keys(spread)))
 		}
 		of := map[string]int{}
 		for i := range 30 {
