@@ -5,6 +5,7 @@ FUZZTIME ?= 1m
 FUZZPKGS ?= ./...
 STORE_MB ?= 10000
 ROUNDS   ?= 8
+ROUND_TIME ?= 150s
 SIMS     ?= 1000
 PROMTOOL ?= promtool
 HELM     ?= helm
@@ -54,10 +55,11 @@ crash: ## power loss at every write, more often than in test; then ROUNDS (8) mi
 	$(GO) test -count=5 -timeout 60m -run PowerLossInside ./broker -crash-points 0
 	$(GO) test -count=1 -v -timeout 120m ./test/history -rounds $(ROUNDS) -round-time 60s
 
-chaos: ## SIMS (1000) new simulations of clusters; then three nodes under faults for ROUNDS (8) minutes, judged by what clients saw, the official ones too
+chaos: ROUNDS = 3
+chaos: ## SIMS (1000) new simulations of clusters; then three nodes under faults for ROUNDS (3) times ROUND_TIME (150s), judged by what clients saw, the official ones too
 	test/interop/setup.sh
 	$(GO) test -count=1 -run Simulation ./broker/replica -sims $(SIMS)
-	$(GO) test -count=1 -v -timeout 180m -run NodesFail ./test/history -cluster-rounds $(ROUNDS) -cluster-time 60s -official ../interop/clients
+	$(GO) test -count=1 -v -timeout 180m -run NodesFail ./test/history -cluster-rounds $(ROUNDS) -cluster-time $(ROUND_TIME) -official ../interop/clients
 
 cluster: build ## three nodes on this machine until Ctrl-C, in ./gantry-cluster
 	@trap 'kill 0' INT TERM EXIT; mkdir -p gantry-cluster; \

@@ -29,7 +29,7 @@ var (
 	rounds     = flag.Int("rounds", 2, "rounds, each on a new data directory; durabilities take turns")
 	roundTime  = flag.Duration("round-time", 9*time.Second, "how long a round kills")
 	seed       = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what the clients and the killer do")
-	keep       = flag.String("history", "", "write the histories to files that begin with this")
+	keep       = flag.String("history", "", "write the histories to files that begin with this; without it those with violations are kept, in the folder for temporary files")
 	serverRace = flag.Bool("server-race", false, "build the server with the race detector")
 )
 
@@ -292,13 +292,20 @@ func awaitSettled(t *testing.T, admin gantryv1.ManagementClient, groups []check.
 }
 
 func judge(t *testing.T, h *check.History) *check.Report {
-	if *keep != "" {
-		f, err := os.Create(*keep + "." + filepath.Base(t.Name()) + ".jsonl")
+	report := check.Check(h)
+	prefix := *keep
+	if prefix == "" && len(report.Violations) > 0 {
+		dir, err := os.MkdirTemp("", "gantry-history-") // it stays, with what was wrong
+		must(t, err)
+		prefix = filepath.Join(dir, "history")
+	}
+	if prefix != "" {
+		f, err := os.Create(prefix + "." + filepath.Base(t.Name()) + ".jsonl")
 		must(t, err)
 		defer f.Close()
 		must(t, h.WriteJSON(f))
+		t.Logf("the history is in %s", f.Name())
 	}
-	report := check.Check(h)
 	for i, v := range report.Violations {
 		if i == 20 {
 			t.Errorf("and %d more", len(report.Violations)-i)
