@@ -49,6 +49,8 @@ var (
 
 	written = metric{name: "written, bytes/byte/node", of: func(s sample) float64 { return s.Written }, lessWins: true, whatItIs: "bytes written"}
 
+	regained = metric{name: "until it has all again, s/GB", of: func(s sample) float64 { return s.Regained }, lessWins: true, whatItIs: "time to have all again"}
+
 	longest = metric{name: "longest send, ms", of: func(s sample) float64 {
 		if s.Send == nil {
 			return 0

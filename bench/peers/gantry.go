@@ -67,6 +67,8 @@ func (g *gantry) versions(ctx context.Context, c config) (map[string]string, err
 }
 
 type gantryServer struct {
+	dir      string
+	launch   func(ctx context.Context, i int) (*process, error) // node i, until it serves
 	brokers  []*process
 	manage   *grpc.ClientConn
 	official *official
@@ -78,14 +80,14 @@ func (g *gantry) start(ctx context.Context, c config, at place) (_ server, err e
 		return nil, err
 	}
 	durability := map[string]string{async: "unsafe-async", sync_: "sync"}[at.durability]
-	s := &gantryServer{official: &official{config: c, addr: gantryAddr}}
+	s := &gantryServer{dir: at.dir, official: &official{config: c, addr: gantryAddr}}
 	s.official.topics = s.topics
 	if s.manage, err = grpc.NewClient(gantryAddr, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
 		return nil, err
 	}
-	for i := range g.nodes {
+	s.launch = func(ctx context.Context, i int) (*process, error) {
 		web := port(gantryHTTP, i)
-		argv := []string{binary, "serve", "--data", filepath.Join(at.dir, fmt.Sprint("data", i+1)), "--listen", port(gantryAddr, i), "--http", web,
+		argv := []string{binary, "serve", "--data", s.data(i), "--listen", port(gantryAddr, i), "--http", web,
 			"--durability", durability, "--log-level", "warn"}
 		if g.nodes > 1 {
 			argv = append(argv, "--node", fmt.Sprint("n", i+1), "--peer", port(gantryPeer, i))
@@ -98,17 +100,27 @@ func (g *gantry) start(ctx context.Context, c config, at place) (_ server, err e
 		at.commands.add(map[string]string{binary: "gantry", at.dir: "$DIR"}, argv...)
 		p, err := launch(at.dir, fmt.Sprint("gantry", i+1), nil, argv...)
 		if err != nil {
+			return nil, err
+		}
+		if err := p.await(ctx, func(ctx context.Context) error { return readyAt(ctx, web) }); err != nil {
+			p.stop()
+			return nil, err
+		}
+		return p, nil
+	}
+	for i := range g.nodes {
+		p, err := s.launch(ctx, i)
+		if err != nil {
 			s.stop()
 			return nil, err
 		}
 		s.brokers = append(s.brokers, p)
-		if err := p.await(ctx, func(ctx context.Context) error { return readyAt(ctx, web) }); err != nil {
-			s.stop()
-			return nil, err
-		}
 	}
 	return s, nil
 }
+
+// data is the directory of node i.
+func (s *gantryServer) data(i int) string { return filepath.Join(s.dir, fmt.Sprint("data", i+1)) }
 
 // readyAt asks a node's page whether it serves clients.
 func readyAt(ctx context.Context, addr string) error {
@@ -136,27 +148,70 @@ func (s *gantryServer) phases() []phase {
 	}
 	if len(s.brokers) > 1 {
 		topic := func(ctx context.Context, name string) error { return own.topic(ctx, name, 1, queues) }
-		return threeNodePhases(clientStreams, topic, own.publish, own.rate, s.kill, own.config)
+		return threeNodePhases(clientStreams, cluster{topic, own.publish, own.rate, s.kill, s.lose}, own.config)
 	}
 	return append(append(own.phases(), s.official.phases()...), s.official.many())
 }
 
+func (s *gantryServer) describe(ctx context.Context) ([]*gantryv1.ClusterNode, error) {
+	d, err := gantryv1.NewClusterClient(s.manage).Describe(ctx, &gantryv1.DescribeClusterRequest{})
+	return d.GetNodes(), err
+}
+
+// leader is the node that leads.
+func (s *gantryServer) leader(ctx context.Context) (int, error) {
+	nodes, err := s.describe(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range nodes {
+		if n.GetLeader() {
+			i, err := strconv.Atoi(strings.TrimPrefix(n.GetName(), "n"))
+			return i - 1, err
+		}
+	}
+	return 0, errors.New("no node leads")
+}
+
 // kill ends the node that leads as a power cut would.
 func (s *gantryServer) kill(ctx context.Context) error {
-	d, err := gantryv1.NewClusterClient(s.manage).Describe(ctx, &gantryv1.DescribeClusterRequest{})
+	i, err := s.leader(ctx)
 	if err != nil {
 		return err
 	}
-	for _, n := range d.GetNodes() {
-		if n.GetLeader() {
-			i, err := strconv.Atoi(strings.TrimPrefix(n.GetName(), "n"))
-			if err != nil {
-				return err
-			}
-			return s.brokers[i-1].cmd.Process.Kill()
-		}
+	return s.brokers[i].cmd.Process.Kill()
+}
+
+// lose takes a node that does not lead, and not the first, which begins a cluster when
+// it has nothing and which this program asks.
+func (s *gantryServer) lose(ctx context.Context) (func(context.Context) error, error) {
+	leader, err := s.leader(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return errors.New("no node leads")
+	i := 2
+	if leader == i {
+		i = 1
+	}
+	s.brokers[i].stop()
+	if err := os.RemoveAll(s.data(i)); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		p, err := s.launch(ctx, i)
+		if err != nil {
+			return err
+		}
+		s.brokers[i] = p
+		return until(ctx, func() (bool, error) {
+			nodes, err := s.describe(ctx)
+			whole := len(nodes) == len(s.brokers)
+			for _, n := range nodes {
+				whole = whole && n.GetVoter() && n.GetError() == "" && n.GetLag() == 0
+			}
+			return whole, err
+		})
+	}, nil
 }
 
 func (s *gantryServer) stop() {

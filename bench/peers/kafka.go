@@ -70,8 +70,9 @@ type kafkaServer struct {
 	config
 	at       place
 	seeds    []string
-	conf     string // directory of our files
-	class    string // class path
+	conf     string                                             // directory of our files
+	class    string                                             // class path
+	launch   func(ctx context.Context, i int) (*process, error) // node i
 	brokers  []*process
 	client   *kgo.Client
 	admin    *kadm.Client
@@ -99,11 +100,14 @@ func (k *kafka) start(ctx context.Context, c config, at place) (server, error) {
 		return nil, err
 	}
 	s.admin = kadm.NewClient(s.client)
+	s.launch = func(ctx context.Context, i int) (*process, error) { return s.launchOf(ctx, i, k.nodes, settings) }
 	for i := range k.nodes {
-		if err := s.launch(ctx, i, k.nodes, settings); err != nil {
+		p, err := s.launch(ctx, i)
+		if err != nil {
 			s.stop()
 			return nil, err
 		}
+		s.brokers = append(s.brokers, p)
 	}
 	err = s.brokers[0].await(ctx, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -121,9 +125,12 @@ func (k *kafka) start(ctx context.Context, c config, at place) (server, error) {
 	return s, nil
 }
 
-// launch starts node i of so many.
-func (s *kafkaServer) launch(ctx context.Context, i, nodes int, settings []byte) error {
-	own := fmt.Sprintf("log.dirs=%s\n", filepath.Join(s.at.dir, fmt.Sprint("logs", i+1)))
+// logs is the directory of node i.
+func (s *kafkaServer) logs(i int) string { return filepath.Join(s.at.dir, fmt.Sprint("logs", i+1)) }
+
+// launchOf starts node i of so many.
+func (s *kafkaServer) launchOf(ctx context.Context, i, nodes int, settings []byte) (*process, error) {
+	own := fmt.Sprintf("log.dirs=%s\n", s.logs(i))
 	if s.at.durability == sync_ {
 		own += "log.flush.interval.messages=1\n"
 	}
@@ -136,8 +143,8 @@ func (s *kafkaServer) launch(ctx context.Context, i, nodes int, settings []byte)
 			i+1, strings.Join(voters, ","), port(kafkaAddr, i), port(kafkaController, i))
 	}
 	file := filepath.Join(s.at.dir, fmt.Sprintf("server-%d.properties", i+1))
-	if err := os.WriteFile(file, append(settings, own...), 0o644); err != nil {
-		return err
+	if err := os.WriteFile(file, append(slices.Clip(settings), own...), 0o644); err != nil {
+		return nil, err
 	}
 	const clusterID = "MkU3OEVBNTcwNTJENDM2Qg"
 	format := s.toolArgv("kafka.tools.StorageTool", "format", "-t", clusterID, "-c", file)
@@ -145,13 +152,9 @@ func (s *kafkaServer) launch(ctx context.Context, i, nodes int, settings []byte)
 	s.note(format)
 	s.note(argv)
 	if _, err := runTool(ctx, s.at.dir, nil, format...); err != nil {
-		return err
+		return nil, err
 	}
-	p, err := launch(s.at.dir, fmt.Sprint("kafka", i+1), nil, argv...)
-	if err == nil {
-		s.brokers = append(s.brokers, p)
-	}
-	return err
+	return launch(s.at.dir, fmt.Sprint("kafka", i+1), nil, argv...)
 }
 
 func (s *kafkaServer) argv(jvm []string, logging, class string, args ...string) []string {
@@ -182,6 +185,40 @@ func (s *kafkaServer) kill(context.Context) error {
 	return s.brokers[len(s.brokers)-1].cmd.Process.Kill()
 }
 
+// lose takes the last node, too.
+func (s *kafkaServer) lose(ctx context.Context) (func(context.Context) error, error) {
+	i := len(s.brokers) - 1
+	s.brokers[i].stop()
+	if err := os.RemoveAll(s.logs(i)); err != nil {
+		return nil, err
+	}
+	if err := s.inSync(ctx, func(replicas int) bool { return replicas == i }); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		p, err := s.launch(ctx, i)
+		if err != nil {
+			return err
+		}
+		s.brokers[i] = p
+		return s.inSync(ctx, func(replicas int) bool { return replicas == len(s.brokers) })
+	}, nil
+}
+
+// inSync waits until the replicas in sync of each partition are as many as enough says.
+func (s *kafkaServer) inSync(ctx context.Context, enough func(replicas int) bool) error {
+	return until(ctx, func() (bool, error) {
+		all, err := s.admin.ListTopics(ctx)
+		each := true
+		for _, t := range all {
+			for _, p := range t.Partitions {
+				each = each && enough(len(p.ISR))
+			}
+		}
+		return each && len(all) > 0, errors.Join(err, all.Error())
+	})
+}
+
 func (s *kafkaServer) stop() {
 	s.client.Close()
 	stopAll(s.brokers)
@@ -190,7 +227,7 @@ func (s *kafkaServer) stop() {
 func (s *kafkaServer) phases() []phase {
 	const tool, franz = "its performance tools", "franz-go"
 	if len(s.brokers) > 1 {
-		return threeNodePhases(franz, s.topic, s.publish, s.rate, s.kill, s.config)
+		return threeNodePhases(franz, cluster{s.topic, s.publish, s.rate, s.kill, s.lose}, s.config)
 	}
 	var all []phase
 	for _, size := range []int{1024, 100} {

@@ -72,7 +72,7 @@ type phase struct {
 
 	asyncOnly bool // fsync makes no difference
 	cold      bool // warms up by itself
-	last      bool // kills a process: what the server used is not looked at, and nothing comes after
+	kills     bool // a process: what the server used is not looked at
 	prepare   func(ctx context.Context) error
 	run       func(ctx context.Context, length time.Duration) (outcome, error)
 }
@@ -82,6 +82,8 @@ type outcome struct {
 	Messages int64   `json:"messages"`          // handled by the server meanwhile
 	Rate     float64 `json:"rate,omitempty"`    // messages per second; 0 where the rate was given
 	Refused  int64   `json:"refused,omitempty"` // calls that the server refused for load
+
+	Regained float64 `json:"regained,omitempty"` // seconds for each GB of bodies that a node had lost
 
 	Send     *percentiles `json:"send,omitempty"`       // from the intended time to the answer
 	EndToEnd *percentiles `json:"end_to_end,omitempty"` // from the intended time to a consumer
@@ -112,6 +114,7 @@ const (
 	// Of three nodes, acknowledged when a majority has it.
 	shapePublish3 = shapeOfThree + shapePublish
 	shapeSend3    = shapeOfThree + shapeSend
+	shapeLost3    = shapeOfThree + "one comes back with nothing"
 	shapeKill3    = shapeOfThree + "one is killed"
 )
 
@@ -264,7 +267,7 @@ func (m *measurement) phase(ctx context.Context, s server, p phase) error {
 			return fmt.Errorf("warming up: %w", err)
 		}
 	}
-	if p.last {
+	if p.kills {
 		done, err := p.run(ctx, m.length)
 		if err == nil {
 			m.add(sample{phase: p, outcome: done})

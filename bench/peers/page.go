@@ -48,6 +48,7 @@ var tables = []table{
 	{shapePublish3, kib, []metric{rate, cpu, written, rss}, []metric{rate, cpu}},
 	{shapePublish3, hecB, []metric{rate, cpu, written, rss}, []metric{rate, cpu}},
 	{shapeSend3, kib, []metric{sendP50, sendP99, send999, cpu}, []metric{sendP99, cpu}},
+	{shapeLost3, kib, []metric{regained}, []metric{regained}},
 	{shapeKill3, kib, []metric{longest, sendP50}, []metric{longest}},
 	{shapeIdle, 0, []metric{rss, anon, ready}, []metric{rss}},
 }

@@ -71,6 +71,9 @@ func (s sample) String() string {
 			fmt.Fprintf(&b, ", %s p50 %s p99 %s us", l.what, text.Number(l.p.P50), text.Number(l.p.P99))
 		}
 	}
+	if s.Regained > 0 {
+		fmt.Fprintf(&b, ", %s s/GB", text.Number(s.Regained))
+	}
 	if s.CPU > 0 {
 		fmt.Fprintf(&b, ", %s us", text.Number(s.CPU))
 	}

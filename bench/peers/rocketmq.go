@@ -96,9 +96,11 @@ func (r *rocketmq) start(ctx context.Context, c config, at place) (_ server, err
 		return nil, err
 	}
 	for i := range r.nodes {
-		if err := s.launchBroker(ctx, i, r.nodes); err != nil {
+		p, err := s.launchBroker(ctx, i, r.nodes)
+		if err != nil {
 			return nil, err
 		}
+		s.brokers = append(s.brokers, p)
 	}
 	if r.nodes > 1 {
 		return s, s.findMaster(ctx)
@@ -107,14 +109,17 @@ func (r *rocketmq) start(ctx context.Context, c config, at place) (_ server, err
 	return s, nil
 }
 
+// store is the directory of broker i.
+func (s *rocketServer) store(i int) string { return filepath.Join(s.at.dir, fmt.Sprint("store", i+1)) }
+
 // launchBroker starts broker i of so many, and waits until it listens.
-func (s *rocketServer) launchBroker(ctx context.Context, i, nodes int) error {
+func (s *rocketServer) launchBroker(ctx context.Context, i, nodes int) (*process, error) {
 	settings, err := os.ReadFile(filepath.Join(s.conf, "broker.conf"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	flush := map[string]string{async: "ASYNC_FLUSH", sync_: "SYNC_FLUSH"}[s.at.durability]
-	settings = fmt.Appendf(settings, "flushDiskType=%s\nstorePathRootDir=%s\n", flush, filepath.Join(s.at.dir, fmt.Sprint("store", i+1)))
+	settings = fmt.Appendf(settings, "flushDiskType=%s\nstorePathRootDir=%s\n", flush, s.store(i))
 	name := fmt.Sprint("broker", i+1)
 	file := filepath.Join(s.at.dir, name+".conf")
 	addr, jvm, class := rocketProxy, rocketBrokerJVM, "org.apache.rocketmq.proxy.ProxyStartup"
@@ -124,20 +129,23 @@ func (s *rocketServer) launchBroker(ctx context.Context, i, nodes int) error {
 		args = []string{"-n", rocketNameServer, "-c", file}
 		three, err := os.ReadFile(filepath.Join(s.conf, "three.conf"))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		_, number, _ := strings.Cut(addr, ":")
 		settings = fmt.Appendf(append(settings, three...), "listenPort=%s\n", number)
 	}
 	if err := os.WriteFile(file, settings, 0o644); err != nil {
-		return err
+		return nil, err
 	}
 	p, err := s.launch(name, jvm, class, args...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.brokers = append(s.brokers, p)
-	return p.await(ctx, dialable(addr))
+	if err := p.await(ctx, dialable(addr)); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
 }
 
 func (s *rocketServer) argv(jvm []string, class string, args ...string) []string {
@@ -171,7 +179,7 @@ func (s *rocketServer) stop() {
 func (s *rocketServer) phases() []phase {
 	const single, batch, open = "Java remoting, 64 threads", "Java remoting, 32 a call, 64 threads", "Java remoting, asynchronous"
 	if len(s.brokers) > 1 {
-		all := threeNodePhases(batch, s.topicOfThree, s.publish, s.rate, s.kill, s.config)
+		all := threeNodePhases(batch, cluster{s.topicOfThree, s.publish, s.rate, s.kill, s.lose}, s.config)
 		for i := range all {
 			if all[i].Shape != shapePublish3 {
 				all[i].Client = open
@@ -249,20 +257,64 @@ func (s *rocketServer) topicOfThree(ctx context.Context, name string) error {
 }
 
 func (s *rocketServer) findMaster(ctx context.Context) error {
-	var answer struct{ Master string }
-	err := s.ask(ctx, &answer, "master %s %d", rocketController, len(s.brokers))
-	s.master = answer.Master
-	return err
+	return s.inSync(ctx, func(replicas int) bool { return replicas == len(s.brokers) })
+}
+
+// inSync waits until the replicas in sync are as many as enough says, and notes which
+// is the master.
+func (s *rocketServer) inSync(ctx context.Context, enough func(replicas int) bool) error {
+	return until(ctx, func() (bool, error) {
+		var answer struct {
+			Master   string
+			Replicas int
+		}
+		err := s.ask(ctx, &answer, "master %s", rocketController)
+		s.master = answer.Master
+		return enough(answer.Replicas), err
+	})
+}
+
+// masterNumber is which of the brokers was the master when it was last seen.
+func (s *rocketServer) masterNumber() (int, error) {
+	for i := range s.brokers {
+		if port(rocketBroker, i) == s.master {
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("the master, %s, is none of ours", s.master)
 }
 
 // kill ends the master as a power cut would.
 func (s *rocketServer) kill(context.Context) error {
-	for i, p := range s.brokers {
-		if port(rocketBroker, i) == s.master {
-			return p.cmd.Process.Kill()
-		}
+	i, err := s.masterNumber()
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("the master, %s, is none of ours", s.master)
+	return s.brokers[i].cmd.Process.Kill()
+}
+
+// lose takes a slave.
+func (s *rocketServer) lose(ctx context.Context) (func(context.Context) error, error) {
+	master, err := s.masterNumber()
+	if err != nil {
+		return nil, err
+	}
+	i := (master + 1) % len(s.brokers)
+	s.brokers[i].stop()
+	if err := os.RemoveAll(s.store(i)); err != nil {
+		return nil, err
+	}
+	if err := s.inSync(ctx, func(replicas int) bool { return replicas < len(s.brokers) }); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		p, err := s.launchBroker(ctx, i, len(s.brokers))
+		if err != nil {
+			return err
+		}
+		s.brokers[i] = p
+		return s.findMaster(ctx)
+	}, nil
 }
 
 func (s *rocketServer) topics(ctx context.Context, prefix string, count, perTopic int) error {

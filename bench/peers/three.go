@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -25,38 +26,89 @@ func port(first string, i int) string {
 	return net.JoinHostPort(host, fmt.Sprint(number+100*i))
 }
 
+// cluster is a server of three nodes.
+type cluster struct {
+	topic   func(ctx context.Context, name string) error
+	publish func(ctx context.Context, topics []string, size int, length time.Duration) (outcome, error)
+	rate    func(ctx context.Context, topic string, size, n int, through bool) (outcome, error)
+	kill    func(ctx context.Context) error // a node that leads, as a power cut would
+	// lose ends a node that others can do without, with all it had, and returns what starts
+	// it again, and returns when it has all of it.
+	lose func(ctx context.Context) (regain func(context.Context) error, err error)
+}
+
+// lostBytes is how much a node that is lost has had, in bytes of bodies, at least.
+const lostBytes = 3 << 30
+
 // threeNodePhases is what three nodes do: clients' batches, a rate, and the same rate
 // while a node is killed, which is the last.
-func threeNodePhases(client string, topic func(context.Context, string) error,
-	publish func(ctx context.Context, topics []string, size int, length time.Duration) (outcome, error),
-	rate func(ctx context.Context, topic string, size, n int, through bool) (outcome, error),
-	kill func(context.Context) error, c config) []phase {
+func threeNodePhases(client string, s cluster, c config) []phase {
+	bodies := int64(0) // bytes, published by clients; what a rate adds is nothing beside it
+	publish := func(ctx context.Context, topic string, size int, length time.Duration) (outcome, error) {
+		o, err := s.publish(ctx, []string{topic}, size, length)
+		bodies += o.Messages * int64(size)
+		return o, err
+	}
 	var all []phase
 	for _, size := range []int{1024, 100} {
 		name := fmt.Sprintf("three-%d", size)
 		all = append(all, phase{Shape: shapePublish3, Client: client, Size: size,
-			prepare: func(ctx context.Context) error { return topic(ctx, name) },
+			prepare: func(ctx context.Context) error { return s.topic(ctx, name) },
 			run: func(ctx context.Context, length time.Duration) (outcome, error) {
-				return publish(ctx, []string{name}, size, length)
+				return publish(ctx, name, size, length)
 			}})
 	}
-	prepare := func(ctx context.Context) error { return topic(ctx, "three-rate") }
+	prepare := func(ctx context.Context) error { return s.topic(ctx, "three-rate") }
 	return append(all,
 		phase{Shape: shapeSend3, Client: client, Size: 1024, prepare: prepare,
 			run: func(ctx context.Context, length time.Duration) (outcome, error) {
-				return rate(ctx, "three-rate", 1024, c.ratedIn(length), false)
+				return s.rate(ctx, "three-rate", 1024, c.ratedIn(length), false)
 			}},
-		phase{Shape: shapeKill3, Client: client, Size: 1024, prepare: prepare, cold: true, last: true, asyncOnly: true,
+		phase{Shape: shapeLost3, Client: client, Size: 1024, cold: true, kills: true, asyncOnly: true,
+			prepare: func(ctx context.Context) error {
+				err := s.topic(ctx, "three-lost")
+				for err == nil && bodies < lostBytes {
+					_, err = publish(ctx, "three-lost", 1024, c.length)
+				}
+				return err
+			},
+			run: func(ctx context.Context, _ time.Duration) (o outcome, err error) {
+				regain, err := s.lose(ctx)
+				if err != nil {
+					return o, err
+				}
+				begun := time.Now()
+				err = regain(ctx)
+				return outcome{Regained: time.Since(begun).Seconds() / (float64(bodies) / 1e9)}, err
+			}},
+		phase{Shape: shapeKill3, Client: client, Size: 1024, prepare: prepare, cold: true, kills: true, asyncOnly: true,
 			run: func(ctx context.Context, _ time.Duration) (outcome, error) {
 				killed := make(chan error, 1)
 				go func() {
 					time.Sleep(killAfter)
-					killed <- kill(ctx)
+					killed <- s.kill(ctx)
 				}()
-				o, err := rate(ctx, "three-rate", 1024, int(killLength.Seconds())*openRate, false)
+				o, err := s.rate(ctx, "three-rate", 1024, int(killLength.Seconds())*openRate, false)
 				if k := <-killed; err == nil {
 					err = k
 				}
 				return o, err
 			}})
+}
+
+// until asks five times a second until the answer is yes, for phaseLimit at most.
+func until(ctx context.Context, ask func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, phaseLimit)
+	defer cancel()
+	for {
+		yes, err := ask()
+		if yes && err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }

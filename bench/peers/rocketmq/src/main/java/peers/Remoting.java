@@ -40,7 +40,7 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
  * <pre>
  * topics PREFIX COUNT QUEUES                     make COUNT topics, PREFIX alone when COUNT is 1, else PREFIX-0 and on,
  *                                                and the group readers-PREFIX, and wait until all nodes have the last
- * master CONTROLLER REPLICAS                     wait until so many replicas, with the master, are in sync; its address
+ * master CONTROLLER                              address of the master, and how many replicas, with it, are in sync
  * send TOPIC SIZE BATCH THREADS SECONDS          synchronous sends of BATCH messages, flat out
  * consume TOPIC GROUP MESSAGES SECONDS           a push consumer from the first offset, until so many or so long
  * rate TOPIC GROUP SIZE PERSECOND MESSAGES E2E   open loop, single asynchronous sends, each repeated until it is taken; E2E 1:
@@ -82,7 +82,7 @@ public final class Remoting {
             String[] w = line.trim().split(" +");
             String answer = switch (w[0]) {
                 case "topics" -> r.topics(w[1], Integer.parseInt(w[2]), Integer.parseInt(w[3]));
-                case "master" -> r.master(w[1], Integer.parseInt(w[2]));
+                case "master" -> r.master(w[1]);
                 case "send" -> r.send(w[1], Integer.parseInt(w[2]), Integer.parseInt(w[3]), Integer.parseInt(w[4]),
                     Double.parseDouble(w[5]));
                 case "consume" -> r.consume(w[1], w[2], Long.parseLong(w[3]), Double.parseDouble(w[4]));
@@ -155,15 +155,14 @@ public final class Remoting {
         return done(count, (System.nanoTime() - begun) / 1e9, 0);
     }
 
-    private String master(String controller, int replicas) throws Exception {
+    private String master(String controller) throws Exception {
         DefaultMQAdminExt admin = admin();
         ReplicasInfo group = await(() -> {
             String name = admin.examineBrokerClusterInfo().getBrokerAddrTable().keySet().iterator().next();
-            ReplicasInfo g = admin.getInSyncStateData(controller, List.of(name)).getReplicasInfoTable().get(name);
-            return g.getInSyncReplicas().size() < replicas ? null : g;
+            return admin.getInSyncStateData(controller, List.of(name)).getReplicasInfoTable().get(name);
         });
         admin.shutdown();
-        return String.format("{\"master\":\"%s\"}", group.getMasterAddress());
+        return String.format("{\"master\":\"%s\",\"replicas\":%d}", group.getMasterAddress(), group.getInSyncReplicas().size());
     }
 
     private static byte[] body(int size) {
