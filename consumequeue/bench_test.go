@@ -1,11 +1,18 @@
 package consumequeue
 
 import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gantry-mq/gantry/commitlog/record"
+	"github.com/gantry-mq/gantry/test/bench/meter"
 )
 
 func BenchmarkPut(b *testing.B) {
@@ -75,6 +82,88 @@ func BenchmarkRead32(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkReadCold reads a queue that is not in the page cache.
+func BenchmarkReadCold(b *testing.B) {
+	for _, batch := range []int{32, 1024} {
+		b.Run(fmt.Sprint(batch), func(b *testing.B) {
+			const each = 1 << 17
+			dir := b.TempDir()
+			s := open(b, dir, Options{}, nil)
+			for off := range record.QueueOffset(each) {
+				for q := range uint32(4) {
+					if err := s.Put(record.Key(1, q), off, entryAt(off)); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			checkpoint(b, s)
+			buf := make([]Entry, batch)
+			read, q := 0, uint32(0)
+			for b.Loop() {
+				b.StopTimer()
+				forget(b, s, dir)
+				b.StartTimer()
+				for at := 0; at < each; {
+					n, err := s.Read(record.Key(1, q), record.QueueOffset(at), buf)
+					if err != nil {
+						b.Fatal(err)
+					}
+					at += n
+				}
+				read += each
+				q = (q + 1) % 4
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(read), "ns/entry")
+		})
+	}
+}
+
+// forget takes a store's files out of the page cache, and out of the process.
+func forget(b *testing.B, s *Store, dir string) {
+	b.Helper()
+	if err := s.Unload(); err != nil {
+		b.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.arena"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := errors.Join(unix.Fdatasync(int(f.Fd())), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED), f.Close()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkWritten counts what the disk is given for entries of 32 bytes that are
+// flushed as often as checkpoints do it.
+func BenchmarkWritten(b *testing.B) {
+	const queues, between = 16, 1 << 16
+	s := open(b, b.TempDir(), Options{}, nil)
+	written := func() int64 {
+		n, err := meter.Written(os.Getpid())
+		if err != nil {
+			b.Skip(err)
+		}
+		return n
+	}
+	before, i := written(), 0
+	for b.Loop() {
+		for range between {
+			if err := s.Put(record.Key(1, uint32(i%queues)), record.QueueOffset(i/queues), entryAt(1)); err != nil {
+				b.Fatal(err)
+			}
+			i++
+		}
+		checkpoint(b, s)
+	}
+	b.ReportMetric(float64(written()-before)/float64(i), "written-B/entry")
 }
 
 func BenchmarkOffsetAt(b *testing.B) {
