@@ -130,7 +130,7 @@ func TestOrderedGroupIsSeenFreedAndMoved(t *testing.T) {
 		t.Errorf("after the skip came %s", out)
 	}
 	dry := s.run(t, "group", "reset", "g", "t", "--to", "0", "--dry-run")
-	if lines := strings.Split(dry, "\n"); strings.Join(strings.Fields(lines[0]), " ") != "QUEUE FROM TO END IN FLIGHT TO RETRY" || !strings.Contains(dry, "nothing was changed") {
+	if lines := strings.Split(dry, "\n"); strings.Join(strings.Fields(lines[0]), " ") != "QUEUE FROM TO END IN FLIGHT WAITING" || !strings.Contains(dry, "nothing was changed") {
 		t.Errorf("a dry run shows\n%s", dry)
 	}
 	for _, c := range []struct {

@@ -249,7 +249,7 @@ func printGroup(cmd *cobra.Command, v groupView) error {
 	}
 	if len(rows) > 0 {
 		fmt.Fprintln(out)
-		if err := printTable(out, []string{"TOPIC", "QUEUE", "NEXT", "END", "LAG", "IN FLIGHT", "TO RETRY"}, rows); err != nil {
+		if err := printTable(out, []string{"TOPIC", "QUEUE", "NEXT", "END", "LAG", "IN FLIGHT", "WAITING"}, rows); err != nil {
 			return err
 		}
 	}

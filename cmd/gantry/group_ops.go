@@ -226,7 +226,7 @@ func printResets(cmd *cobra.Command, c *client, views []resetView, dryRun bool) 
 		}
 		rows = append(rows, []string{fmt.Sprint(v.Queue), from, fmt.Sprint(v.To), fmt.Sprint(v.Max), fmt.Sprint(v.InFlight), fmt.Sprint(v.Ready)})
 	}
-	err := printTable(cmd.OutOrStdout(), []string{"QUEUE", "FROM", "TO", "END", "IN FLIGHT", "TO RETRY"}, rows)
+	err := printTable(cmd.OutOrStdout(), []string{"QUEUE", "FROM", "TO", "END", "IN FLIGHT", "WAITING"}, rows)
 	if err == nil && dryRun {
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing was changed")
 	}

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -70,16 +71,19 @@ func execute(ctx context.Context, args []string, in io.Reader, out, errOut io.Wr
 }
 
 func newRoot() *cobra.Command {
-	root := &cobra.Command{
-		Use:           "gantry",
-		Short:         "A message broker for RocketMQ 5 clients, in one binary",
-		Version:       readBuild().String(),
-		SilenceErrors: true,
-		SilenceUsage:  true,
-	}
-	root.SetVersionTemplate("gantry {{.Version}}\n")
-	root.AddCommand(newServe(), newConfig(), newDemo(), newTopic(), newGroup(), newUser(), newACL(), newQuota(), newNamespace(), newClient(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(),
+	root := parent("gantry", "A message broker for RocketMQ 5 clients, in one binary",
+		newServe(), newConfig(), newDemo(), newTopic(), newGroup(), newUser(), newACL(), newQuota(), newNamespace(), newClient(), newDLQ(), newTxn(), newMessage(), newTimer(), newFilter(), newSend(), newReceive(),
 		newWhy(), newTop(), newHealth(), newDoctor(), newCluster(), newCert(), newLog(), newBench(), newMan())
+	root.Version = readBuild().String()
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetVersionTemplate("gantry {{.Version}}\n")
+	// A command that is not there is told before the flags that it would have.
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
+			return unknown(cmd, args[0])
+		}
+		return err
+	})
 	explainArgs(root)
 	return root
 }
@@ -143,11 +147,21 @@ func parent(use, short string, children ...*cobra.Command) *cobra.Command {
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			return usageErrorf("unknown command %q for %q", args[0], cmd.CommandPath())
+			return unknown(cmd, args[0])
 		},
+		Args:                       cobra.ArbitraryArgs, // or cobra itself answers for the root, in several lines
+		SuggestionsMinimumDistance: 2,
 	}
 	cmd.AddCommand(children...)
 	return cmd
+}
+
+func unknown(parent *cobra.Command, name string) error {
+	hint := ""
+	if like := parent.SuggestionsFor(name); len(like) > 0 {
+		hint = ", did you mean " + strings.Join(like, " or ") + "?"
+	}
+	return usageErrorf("unknown command %q for %q%s", name, parent.CommandPath(), hint)
 }
 
 // build says what this binary was made from.

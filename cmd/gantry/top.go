@@ -208,7 +208,7 @@ func printTop(out io.Writer, v topView, rows int, screen bool) error {
 	for _, g := range v.Groups[:min(rows, len(v.Groups))] {
 		lines = append(lines, []string{g.Group, g.Topic, perSecond(g.Delivered), fmt.Sprint(g.Lag), fmt.Sprint(g.InFlight), fmt.Sprint(g.Ready), fmt.Sprint(g.Clients)})
 	}
-	if err := printList(&b, "no group consumes anything", []string{"GROUP", "TOPIC", "DELIVERED", "LAG", "IN FLIGHT", "TO RETRY", "CLIENTS"}, lines); err != nil {
+	if err := printList(&b, "no group consumes anything", []string{"GROUP", "TOPIC", "DELIVERED", "LAG", "IN FLIGHT", "WAITING", "CLIENTS"}, lines); err != nil {
 		return err
 	}
 	if !screen {

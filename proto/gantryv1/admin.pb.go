@@ -1702,12 +1702,13 @@ type GroupQueue struct {
 	Cursor int64 `protobuf:"varint,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	// The queue's own end.
 	MaxOffset int64 `protobuf:"varint,3,opt,name=max_offset,json=maxOffset,proto3" json:"max_offset,omitempty"`
-	// Waiting for a consumer: never handed out (max_offset - cursor, before any
-	// filter), or handed out and given back (ready).
+	// To be handed out: from cursor on (max_offset - cursor, before any filter), and
+	// ready.
 	Lag int64 `protobuf:"varint,4,opt,name=lag,proto3" json:"lag,omitempty"`
 	// Leased at this moment.
 	InFlight int64 `protobuf:"varint,5,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
-	// Waiting to be handed out again.
+	// Before cursor, to be handed out: again, or, in an ordered group, when those
+	// before them in their message group are done.
 	Ready         int64 `protobuf:"varint,6,opt,name=ready,proto3" json:"ready,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

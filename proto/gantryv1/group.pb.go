@@ -782,7 +782,7 @@ type QueueReset struct {
 	To int64 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
 	// One after the queue's last message.
 	MaxOffset int64 `protobuf:"varint,4,opt,name=max_offset,json=maxOffset,proto3" json:"max_offset,omitempty"`
-	// Messages it held, and those that waited for redelivery.
+	// Messages it held, and those that waited (ready, as of GroupQueue).
 	InFlight      int64 `protobuf:"varint,5,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
 	Ready         int64 `protobuf:"varint,6,opt,name=ready,proto3" json:"ready,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -1393,10 +1393,10 @@ type GroupTopicTraffic struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
 	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Waiting for a consumer, those to be handed out again included.
+	// Waiting for a consumer, ready included.
 	Lag      int64 `protobuf:"varint,3,opt,name=lag,proto3" json:"lag,omitempty"`
 	InFlight int64 `protobuf:"varint,4,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
-	// To be handed out again.
+	// As of GroupQueue.
 	Ready         int64  `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
 	MessagesOut   uint64 `protobuf:"varint,6,opt,name=messages_out,json=messagesOut,proto3" json:"messages_out,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -42,8 +42,20 @@ func (p *producer) run(ctx context.Context, stop <-chan struct{}) {
 		for !p.send(ctx, messages) && p.IntN(2) == 0 {
 			p.pace(stop)
 		}
-		p.pace(stop)
+		for range p.paces() {
+			p.pace(stop)
+		}
 	}
+}
+
+// paces is how often a producer waits after each call. Of a group in order one message of
+// each message group is out at a time: what two consumers cannot take under faults, they
+// would be left to take afterwards, for half as long again.
+func (p *producer) paces() int {
+	if p.fifo {
+		return 8
+	}
+	return 1
 }
 
 // runOnce sends each message until it is answered, and now and then once more. To

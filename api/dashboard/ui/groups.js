@@ -13,7 +13,7 @@ export function list() {
     { title: "Members", num: true, cell: g => g.clients ? int(g.clients) : tag("none", g.lag ? "warn" : ""), sort: g => g.clients },
     { title: "Lag", num: true, cell: g => int(g.lag), sort: g => g.lag },
     { title: "In flight", num: true, cell: g => int(g.inFlight), sort: g => g.inFlight },
-    { title: "To retry", num: true, cell: g => int(g.ready), sort: g => g.ready },
+    { title: "Waiting", num: true, cell: g => int(g.ready), sort: g => g.ready },
     { title: "Handed out", num: true, cell: g => rate(g.out), sort: g => g.out ?? 0 },
     { title: "Topics", wrap: true, cell: g => g.topics.map((x, i) => [i ? ", " : "", link("topic", { name: x.topic, ns: x.namespace }, full(x.namespace, x.topic))]) },
   ], g => g.name, "No group yet: one comes into being when a consumer first names it.");
@@ -42,8 +42,8 @@ function retry(g) {
 export function detail(params, refresh) {
   const name = full(params.ns ?? "", params.name), ns = params.ns ?? "", perSecond = rates(), points = [];
   const me = { group: params.name, namespace: ns };
-  const top = tiles(["Lag", "In flight", "To retry", "Handed out", "Members", "Blocked keys"]);
-  const lag = chart("Waiting", ["lag", "in flight", "to retry"], short);
+  const top = tiles(["Lag", "In flight", "Waiting", "Handed out", "Members", "Blocked keys"]);
+  const lag = chart("Backlog", ["lag", "in flight", "waiting"], short);
   const settings = h("section", { class: "panel" });
   const queues = table([
     { title: "Topic", cell: q => link("topic", { name: q.topic, ns: q.topicNs }, full(q.topicNs, q.topic)), sort: q => q.topic },
@@ -52,7 +52,7 @@ export function detail(params, refresh) {
     { title: "End", num: true, cell: q => int(q.maxOffset) },
     { title: "Lag", num: true, cell: q => int(q.lag), sort: q => num(q.lag) },
     { title: "In flight", num: true, cell: q => int(q.inFlight), sort: q => num(q.inFlight) },
-    { title: "To retry", num: true, cell: q => int(q.ready), sort: q => num(q.ready) },
+    { title: "Waiting", num: true, cell: q => int(q.ready), sort: q => num(q.ready) },
   ], q => `${q.topicNs} ${q.topic} ${q.queue}`, "It has not begun with any topic.");
   const blocked = table([
     { title: "Key", wrap: true, cell: k => k.key || k.liteTopic || h("span", { class: "dim" }, "no message group") },
@@ -99,7 +99,7 @@ export function detail(params, refresh) {
     const where = form.get("to") === "timestamp" ? { timestamp: new Date(form.get("at")).toISOString() } : { [form.get("to")]: true };
     act(async () => {
       const dry = await call("GroupOps/ResetOffset", { ...me, topic, ...where, dryRun: true });
-      const lines = dry.queues.map(q => h("p", {}, `queue ${q.queue}: from ${q.from ?? "its beginning"} to ${q.to}; ${q.inFlight} in flight and ${q.ready} to retry are forgotten`));
+      const lines = dry.queues.map(q => h("p", {}, `queue ${q.queue}: from ${q.from ?? "its beginning"} to ${q.to}; ${q.inFlight} in flight and ${q.ready} waiting are forgotten`));
       if (!await confirmBox({ title: "Move it?", action: "Move it", danger: true, body: lines })) return;
       await call("GroupOps/ResetOffset", { ...me, topic, ...where });
       return `${name} was moved in ${topic}.`;

@@ -54,7 +54,7 @@ export function detail(params) {
     { title: "Members", num: true, cell: g => int(g.clients) },
     { title: "Lag", num: true, cell: g => int(g.at.lag), sort: g => num(g.at.lag) },
     { title: "In flight", num: true, cell: g => int(g.at.inFlight) },
-    { title: "To retry", num: true, cell: g => int(g.at.ready) },
+    { title: "Waiting", num: true, cell: g => int(g.at.ready) },
     { title: "Handed out", num: true, cell: g => rate(g.out) },
   ], g => full(g.group.namespace, g.group.name), "No group consumes it.");
   return {
