@@ -169,3 +169,36 @@ func TestEveryFailedCallIsReportedAndHarmsNothing(t *testing.T) {
 		s.Close()
 	}
 }
+
+// After a start entries may be on the disk alone, in a queue's last extent as well: they
+// are read within a call, and what is put from then on without one.
+func TestWhatWasThereBeforeAStartIsBroughtIntoMemory(t *testing.T) {
+	fs := crashtest.New()
+	opts := Options{FS: fs, ArenaSize: 64 << 10}
+	key := record.Key(1, 1)
+	s := open(t, "/index", opts, nil)
+	fill(t, s, key, 0, 10)
+	snap := checkpoint(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, "/index", opts, snap)
+	fill(t, s, key, 10, 20)
+	reads := 0
+	fs.Hook(func(c crashtest.Call) error {
+		if c.Op == crashtest.Read {
+			reads++
+		}
+		return nil
+	})
+	for i, want := range map[record.QueueOffset]int{0: 1, 9: 1, 10: 0, 19: 0} {
+		var e [1]Entry
+		reads = 0
+		if n, err := s.Read(key, i, e[:]); n != 1 || err != nil || e[0] != entryAt(i) {
+			t.Fatalf("entry %d: %v, %v", i, e, err)
+		}
+		if reads != want {
+			t.Errorf("entry %d: %d reads, want %d", i, reads, want)
+		}
+	}
+}

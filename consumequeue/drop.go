@@ -83,7 +83,7 @@ func (s *Store) dropQueue(q *queue, pos record.Position) error {
 	for ; first < len(exts); first++ {
 		off := max(record.QueueOffset(begin), exts[first].base)
 		stop := min(record.QueueOffset(end), exts[first].end())
-		low, off, err := s.firstFrom(q.key, exts, off, stop, pos)
+		low, off, err := s.firstFrom(q, exts, off, stop, pos)
 		if err != nil || off < stop {
 			s.trim(q, exts, first, low, off)
 			return err
@@ -114,7 +114,7 @@ func (s *Store) Trim(key record.QueueKey, off record.QueueOffset) error {
 		return nil
 	}
 	first := sort.Search(len(exts), func(i int) bool { return off < exts[i].end() })
-	low, _, err := s.firstFrom(key, exts, off, off+1, 0)
+	low, _, err := s.firstFrom(q, exts, off, off+1, 0)
 	s.trim(q, exts, first, low, off) // with an error at low 0, which only costs DropBefore a look
 	return err
 }
@@ -132,10 +132,10 @@ func (s *Store) trim(q *queue, exts []extent, first int, low record.Position, of
 // firstFrom returns the first offset in [off, stop) whose entry is at pos or
 // later, and where that is; stop if there is none. With an error it returns the
 // offset it could not read, and 0.
-func (s *Store) firstFrom(key record.QueueKey, exts []extent, off, stop record.QueueOffset, pos record.Position) (record.Position, record.QueueOffset, error) {
+func (s *Store) firstFrom(q *queue, exts []extent, off, stop record.QueueOffset, pos record.Position) (record.Position, record.QueueOffset, error) {
 	batch := s.batch[:]
 	for off < stop {
-		n, err := s.readExtent(s.buf, key, exts, off, batch[:min(len(batch), int(stop-off))], false)
+		n, err := s.readExtent(s.buf, q, exts, off, batch[:min(len(batch), int(stop-off))], false)
 		for _, e := range batch[:n] {
 			if e.Position >= pos {
 				return e.Position, off, nil

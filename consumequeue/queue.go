@@ -28,6 +28,10 @@ type queue struct {
 	// without touching its pages, a queue that has nothing to drop. Owned by the
 	// holder of Store.writer.
 	low record.Position
+
+	// What is before cold was there when the store was opened, and may be on the disk
+	// alone. It does not change.
+	cold record.QueueOffset
 }
 
 // extent is a run of 2^order pages that holds the entries from base on. The

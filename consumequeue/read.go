@@ -140,13 +140,13 @@ func (s *Store) read(key record.QueueKey, from record.QueueOffset, dst []Entry, 
 	var err error
 	for n < len(dst) && err == nil {
 		var got int
-		got, err = s.readExtent(buf, key, exts, from+record.QueueOffset(n), dst[n:], hot)
+		got, err = s.readExtent(buf, q, exts, from+record.QueueOffset(n), dst[n:], hot)
 		n += got
 	}
 	if n == 0 && errors.Is(err, ErrCorrupt) {
 		// It may be half replaced at this moment: once more, with no Put under way.
 		s.writer.Lock()
-		if n, err = s.readExtent(buf, key, exts, from, dst, hot); n == 0 && q.max.Load() >= 0 && int64(from) >= q.min.Load() {
+		if n, err = s.readExtent(buf, q, exts, from, dst, hot); n == 0 && q.max.Load() >= 0 && int64(from) >= q.min.Load() {
 			s.condemn(err)
 		}
 		s.writer.Unlock()
@@ -170,7 +170,7 @@ func (s *Store) read(key record.QueueKey, from record.QueueOffset, dst []Entry, 
 }
 
 // readExtent reads as much of dst as the extent of off holds.
-func (s *Store) readExtent(buf *sealed, key record.QueueKey, exts []extent, off record.QueueOffset, dst []Entry, hot bool) (int, error) {
+func (s *Store) readExtent(buf *sealed, q *queue, exts []extent, off record.QueueOffset, dst []Entry, hot bool) (int, error) {
 	x := find(exts, off)
 	a := s.arenaOf(x.page)
 	if a == nil {
@@ -183,16 +183,16 @@ func (s *Store) readExtent(buf *sealed, key record.QueueKey, exts []extent, off 
 	defer s.mapped.release(a)
 	at := s.at(x.page, int64(off-x.base))
 	dst = dst[:min(int64(len(dst)), int64(x.end()-off))]
-	// A queue's last extent is warm, being written to. The others may have to come
-	// from the disk, which must neither hold up a scheduler thread nor fault.
-	if !hot && x != &exts[len(exts)-1] {
+	// What this process put into a queue's last extent is warm. Anything else may have
+	// to come from the disk, which must neither hold up a scheduler thread nor fault.
+	if !hot && (x != &exts[len(exts)-1] || off < q.cold) {
 		if err := a.mapping.Populate(at, int64(len(dst))<<entryShift); err != nil {
 			return 0, err
 		}
 	}
 	for i := range dst {
-		if !buf.decode(key, off+record.QueueOffset(i), b[at:at+entryLen], &dst[i]) {
-			return i, &CorruptError{Arena: a.file.Name(), At: at, Key: key, Offset: off + record.QueueOffset(i)}
+		if !buf.decode(q.key, off+record.QueueOffset(i), b[at:at+entryLen], &dst[i]) {
+			return i, &CorruptError{Arena: a.file.Name(), At: at, Key: q.key, Offset: off + record.QueueOffset(i)}
 		}
 		at += entryLen
 	}

@@ -177,6 +177,7 @@ func (s *Store) restore(img *image, at record.Position) error {
 			}
 			a.live += 1 << exts[i].order
 		}
+		q.cold = record.QueueOffset(q.max.Load())
 		s.shard(q.key).queues[q.key] = q
 	}
 	if len(img.queues) > 0 {
