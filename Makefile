@@ -37,7 +37,7 @@ lint: ## gofmt, go vet, import rules
 	$(GO) vet ./...
 	@# The other modules have this one as it is here: they must need what it needs.
 	@for mod in $$(git ls-files '*/go.mod'); do (cd $$(dirname $$mod) && $(GO) list -test -deps ./... >/dev/null) || { echo "go mod tidy in $$(dirname $$mod)"; exit 1; }; done
-	$(GO) test ./internal/archtest
+	$(GO) test -count=1 ./internal/archtest
 
 proto: ## regenerate the Go code of proto/
 	proto/generate.sh
