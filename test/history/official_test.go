@@ -31,10 +31,11 @@ var officialTopics = []struct {
 }
 
 // officialPause is between two sends of a producer, and officialShare how much of the
-// time of a round its sends would take if each were answered at once.
+// time of a round its sends would take if each were answered at once. Under faults they
+// take twice that, and what they take beyond the round is time without faults.
 const (
 	officialPause = 50 * time.Millisecond
-	officialShare = 0.7
+	officialShare = 0.45
 )
 
 // officials are the official clients at work, a program a language. nil is none.
