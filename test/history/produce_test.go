@@ -49,10 +49,10 @@ func (p *producer) run(ctx context.Context, stop <-chan struct{}) {
 }
 
 // paces is how often a producer waits after each call. Of a group in order one message of
-// each message group is out at a time: what two consumers cannot take under faults, they
-// would be left to take afterwards, for half as long again.
+// each message group, or lite topic, is out at a time: what two consumers cannot take
+// under faults, they would be left to take afterwards, for half as long again.
 func (p *producer) paces() int {
-	if p.fifo {
+	if p.fifo || p.topic == liteTopic {
 		return 8
 	}
 	return 1
