@@ -299,33 +299,23 @@ func (f *osFile) pwritev(vecs []unix.Iovec, off int64) (int, error) {
 	return int(n), nil
 }
 
-func (f *osFile) Map() (Mapping, error) {
-	m, err := f.mapped(mmap.RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
-}
+func (f *osFile) Map() (Mapping, error)         { return f.mapped(mmap.RDONLY) }
+func (f *osFile) MapWritable() (Mapping, error) { return f.mapped(mmap.RDWR) }
 
-// MapWritable has a fault bring its page alone. What the kernel reads ahead it puts into
-// larger folios, and the first store to any page of a folio makes all of it dirty
-// (ext4_page_mkwrite, Linux 6.18): index entries of 32 bytes, flushed as often as
-// checkpoints do it, had the disk write 173 bytes each.
-func (f *osFile) MapWritable() (Mapping, error) {
-	m, err := f.mapped(mmap.RDWR)
-	if err != nil {
-		return nil, err
-	}
-	m.alone = unix.Madvise(m.m, unix.MADV_RANDOM) == nil // advice: without it all is as correct
-	return m, nil
-}
-
-func (f *osFile) mapped(prot int) (*osMapping, error) {
+// mapped has a fault of a writable mapping bring its page alone. What the kernel reads
+// ahead it puts into larger folios, and the first store to any page of a folio makes all
+// of it dirty (ext4_page_mkwrite, Linux 6.18): index entries of 32 bytes, flushed as
+// often as checkpoints do it, had the disk write 173 bytes each.
+func (f *osFile) mapped(prot int) (Mapping, error) {
 	b, err := mmap.MapRegion(f.f, int(f.size), prot, 0, 0)
 	if err != nil {
 		return nil, fmt.Errorf("mmapfile: map %s: %w", f.Name(), err)
 	}
-	return &osMapping{m: b, name: f.Name()}, nil
+	m := &osMapping{m: b, name: f.Name()}
+	if prot == mmap.RDWR {
+		m.alone = unix.Madvise(b, unix.MADV_RANDOM) == nil // advice: without it all is as correct
+	}
+	return m, nil
 }
 
 type osMapping struct {
@@ -346,17 +336,21 @@ func (m *osMapping) pages(off, n int64) ([]byte, error) {
 	return m.m[first : off+n], nil
 }
 
-// aheadBytes is what is read at once where a fault would not read ahead: it is aligned.
-const aheadBytes = 64 << 10
+// Where a fault would not read ahead, aheadBytes are asked for at each aheadStep that is
+// come by: to ask costs as much as reading 40 index entries.
+const (
+	aheadBytes = 64 << 10
+	aheadStep  = 16 << 10
+)
 
 func (m *osMapping) Populate(off, n int64) error {
 	b, err := m.pages(off, n)
 	if err != nil || len(b) == 0 {
 		return err
 	}
-	if m.alone {
-		first, end := off&^(aheadBytes-1), (off+n+aheadBytes-1)&^(aheadBytes-1)
-		unix.Madvise(m.m[first:min(end, int64(len(m.m)))], unix.MADV_WILLNEED) // errors come below
+	if m.alone && (off+aheadStep-1)&^(aheadStep-1) < off+n {
+		first := off &^ (aheadStep - 1)
+		unix.Madvise(m.m[first:min(first+max(n, aheadBytes), int64(len(m.m)))], unix.MADV_WILLNEED) // errors come below
 	}
 	err = retry(func() error { return unix.Madvise(b, unix.MADV_POPULATE_READ) })
 	if err == unix.EINVAL {
