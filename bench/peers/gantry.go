@@ -67,8 +67,9 @@ func (g *gantry) versions(ctx context.Context, c config) (map[string]string, err
 }
 
 type gantryServer struct {
-	dir      string
-	launch   func(ctx context.Context, i int) (*process, error) // node i, until it serves
+	at       place
+	binary   string
+	nodes    int
 	brokers  []*process
 	manage   *grpc.ClientConn
 	official *official
@@ -79,34 +80,10 @@ func (g *gantry) start(ctx context.Context, c config, at place) (_ server, err e
 	if err != nil {
 		return nil, err
 	}
-	durability := map[string]string{async: "unsafe-async", sync_: "sync"}[at.durability]
-	s := &gantryServer{dir: at.dir, official: &official{config: c, addr: gantryAddr}}
+	s := &gantryServer{at: at, binary: binary, nodes: g.nodes, official: &official{config: c, addr: gantryAddr}}
 	s.official.topics = s.topics
 	if s.manage, err = grpc.NewClient(gantryAddr, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
 		return nil, err
-	}
-	s.launch = func(ctx context.Context, i int) (*process, error) {
-		web := port(gantryHTTP, i)
-		argv := []string{binary, "serve", "--data", s.data(i), "--listen", port(gantryAddr, i), "--http", web,
-			"--durability", durability, "--log-level", "warn"}
-		if g.nodes > 1 {
-			argv = append(argv, "--node", fmt.Sprint("n", i+1), "--peer", port(gantryPeer, i))
-			if i == 0 {
-				argv = append(argv, "--bootstrap")
-			} else {
-				argv = append(argv, "--join", gantryPeer)
-			}
-		}
-		at.commands.add(map[string]string{binary: "gantry", at.dir: "$DIR"}, argv...)
-		p, err := launch(at.dir, fmt.Sprint("gantry", i+1), nil, argv...)
-		if err != nil {
-			return nil, err
-		}
-		if err := p.await(ctx, func(ctx context.Context) error { return readyAt(ctx, web) }); err != nil {
-			p.stop()
-			return nil, err
-		}
-		return p, nil
 	}
 	for i := range g.nodes {
 		p, err := s.launch(ctx, i)
@@ -120,7 +97,35 @@ func (g *gantry) start(ctx context.Context, c config, at place) (_ server, err e
 }
 
 // data is the directory of node i.
-func (s *gantryServer) data(i int) string { return filepath.Join(s.dir, fmt.Sprint("data", i+1)) }
+func (s *gantryServer) data(i int) string {
+	return filepath.Join(s.at.dir, fmt.Sprint("data", i+1))
+}
+
+// launch starts node i, and waits until it serves.
+func (s *gantryServer) launch(ctx context.Context, i int) (*process, error) {
+	durability := map[string]string{async: "unsafe-async", sync_: "sync"}[s.at.durability]
+	web := port(gantryHTTP, i)
+	argv := []string{s.binary, "serve", "--data", s.data(i), "--listen", port(gantryAddr, i), "--http", web,
+		"--durability", durability, "--log-level", "warn"}
+	if s.nodes > 1 {
+		argv = append(argv, "--node", fmt.Sprint("n", i+1), "--peer", port(gantryPeer, i))
+		if i == 0 {
+			argv = append(argv, "--bootstrap")
+		} else {
+			argv = append(argv, "--join", gantryPeer)
+		}
+	}
+	s.at.commands.add(map[string]string{s.binary: "gantry", s.at.dir: "$DIR"}, argv...)
+	p, err := launch(s.at.dir, fmt.Sprint("gantry", i+1), nil, argv...)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.await(ctx, func(ctx context.Context) error { return readyAt(ctx, web) }); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
+}
 
 // readyAt asks a node's page whether it serves clients.
 func readyAt(ctx context.Context, addr string) error {
@@ -148,7 +153,8 @@ func (s *gantryServer) phases() []phase {
 	}
 	if len(s.brokers) > 1 {
 		topic := func(ctx context.Context, name string) error { return own.topic(ctx, name, 1, queues) }
-		return threeNodePhases(clientStreams, cluster{topic, own.publish, own.rate, s.kill, s.lose}, own.config)
+		return threeNodePhases(clientStreams, cluster{nodes: s.brokers, topic: topic, publish: own.publish, rate: own.rate, kill: s.kill,
+			spare: s.spare, data: s.data, launch: s.launch, inSync: s.inSync}, own.config)
 	}
 	return append(append(own.phases(), s.official.phases()...), s.official.many())
 }
@@ -182,36 +188,25 @@ func (s *gantryServer) kill(ctx context.Context) error {
 	return s.brokers[i].cmd.Process.Kill()
 }
 
-// lose takes a node that does not lead, and not the first, which begins a cluster when
-// it has nothing and which this program asks.
-func (s *gantryServer) lose(ctx context.Context) (func(context.Context) error, error) {
+// spare is a node that does not lead, and not the first, which begins a cluster when it
+// has nothing and which this program asks.
+func (s *gantryServer) spare(ctx context.Context) (int, error) {
 	leader, err := s.leader(ctx)
-	if err != nil {
-		return nil, err
+	if leader == 2 {
+		return 1, err
 	}
-	i := 2
-	if leader == i {
-		i = 1
-	}
-	s.brokers[i].stop()
-	if err := os.RemoveAll(s.data(i)); err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context) error {
-		p, err := s.launch(ctx, i)
-		if err != nil {
-			return err
+	return 2, err
+}
+
+func (s *gantryServer) inSync(ctx context.Context, enough func(nodes int) bool) (bool, error) {
+	nodes, err := s.describe(ctx)
+	have := 0
+	for _, n := range nodes {
+		if len(nodes) == s.nodes && n.GetVoter() && n.GetError() == "" && n.GetLag() == 0 {
+			have++
 		}
-		s.brokers[i] = p
-		return until(ctx, func() (bool, error) {
-			nodes, err := s.describe(ctx)
-			whole := len(nodes) == len(s.brokers)
-			for _, n := range nodes {
-				whole = whole && n.GetVoter() && n.GetError() == "" && n.GetLag() == 0
-			}
-			return whole, err
-		})
-	}, nil
+	}
+	return enough(have), err
 }
 
 func (s *gantryServer) stop() {

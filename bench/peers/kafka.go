@@ -70,9 +70,9 @@ type kafkaServer struct {
 	config
 	at       place
 	seeds    []string
-	conf     string                                             // directory of our files
-	class    string                                             // class path
-	launch   func(ctx context.Context, i int) (*process, error) // node i
+	conf     string // directory of our files
+	class    string // class path
+	settings []byte
 	brokers  []*process
 	client   *kgo.Client
 	admin    *kadm.Client
@@ -89,8 +89,7 @@ func (k *kafka) start(ctx context.Context, c config, at place) (server, error) {
 	}
 	s := &kafkaServer{config: c, at: at, conf: conf, class: filepath.Join(conf, "target/lib/*"),
 		made: map[string]bool{}, sent: map[string]int64{}, rates: map[string]float64{}, payloads: map[int]string{}}
-	settings, err := os.ReadFile(filepath.Join(conf, "server.properties"))
-	if err != nil {
+	if s.settings, err = os.ReadFile(filepath.Join(conf, "server.properties")); err != nil {
 		return nil, err
 	}
 	for i := range k.nodes {
@@ -100,7 +99,6 @@ func (k *kafka) start(ctx context.Context, c config, at place) (server, error) {
 		return nil, err
 	}
 	s.admin = kadm.NewClient(s.client)
-	s.launch = func(ctx context.Context, i int) (*process, error) { return s.launchOf(ctx, i, k.nodes, settings) }
 	for i := range k.nodes {
 		p, err := s.launch(ctx, i)
 		if err != nil {
@@ -128,13 +126,13 @@ func (k *kafka) start(ctx context.Context, c config, at place) (server, error) {
 // logs is the directory of node i.
 func (s *kafkaServer) logs(i int) string { return filepath.Join(s.at.dir, fmt.Sprint("logs", i+1)) }
 
-// launchOf starts node i of so many.
-func (s *kafkaServer) launchOf(ctx context.Context, i, nodes int, settings []byte) (*process, error) {
+// launch starts node i.
+func (s *kafkaServer) launch(ctx context.Context, i int) (*process, error) {
 	own := fmt.Sprintf("log.dirs=%s\n", s.logs(i))
 	if s.at.durability == sync_ {
 		own += "log.flush.interval.messages=1\n"
 	}
-	if nodes > 1 {
+	if nodes := len(s.seeds); nodes > 1 {
 		var voters []string
 		for n := range nodes {
 			voters = append(voters, fmt.Sprintf("%d@%s", n+1, port(kafkaController, n)))
@@ -143,7 +141,7 @@ func (s *kafkaServer) launchOf(ctx context.Context, i, nodes int, settings []byt
 			i+1, strings.Join(voters, ","), port(kafkaAddr, i), port(kafkaController, i))
 	}
 	file := filepath.Join(s.at.dir, fmt.Sprintf("server-%d.properties", i+1))
-	if err := os.WriteFile(file, append(slices.Clip(settings), own...), 0o644); err != nil {
+	if err := os.WriteFile(file, append(slices.Clip(s.settings), own...), 0o644); err != nil {
 		return nil, err
 	}
 	const clusterID = "MkU3OEVBNTcwNTJENDM2Qg"
@@ -185,38 +183,18 @@ func (s *kafkaServer) kill(context.Context) error {
 	return s.brokers[len(s.brokers)-1].cmd.Process.Kill()
 }
 
-// lose takes the last node, too.
-func (s *kafkaServer) lose(ctx context.Context) (func(context.Context) error, error) {
-	i := len(s.brokers) - 1
-	s.brokers[i].stop()
-	if err := os.RemoveAll(s.logs(i)); err != nil {
-		return nil, err
-	}
-	if err := s.inSync(ctx, func(replicas int) bool { return replicas == i }); err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context) error {
-		p, err := s.launch(ctx, i)
-		if err != nil {
-			return err
-		}
-		s.brokers[i] = p
-		return s.inSync(ctx, func(replicas int) bool { return replicas == len(s.brokers) })
-	}, nil
-}
+// spare is the last node, too.
+func (s *kafkaServer) spare(context.Context) (int, error) { return len(s.brokers) - 1, nil }
 
-// inSync waits until the replicas in sync of each partition are as many as enough says.
-func (s *kafkaServer) inSync(ctx context.Context, enough func(replicas int) bool) error {
-	return until(ctx, func() (bool, error) {
-		all, err := s.admin.ListTopics(ctx)
-		each := true
-		for _, t := range all {
-			for _, p := range t.Partitions {
-				each = each && enough(len(p.ISR))
-			}
+func (s *kafkaServer) inSync(ctx context.Context, enough func(nodes int) bool) (bool, error) {
+	all, err := s.admin.ListTopics(ctx)
+	each := len(all) > 0
+	for _, t := range all {
+		for _, p := range t.Partitions {
+			each = each && enough(len(p.ISR))
 		}
-		return each && len(all) > 0, errors.Join(err, all.Error())
-	})
+	}
+	return each, errors.Join(err, all.Error())
 }
 
 func (s *kafkaServer) stop() {
@@ -227,7 +205,8 @@ func (s *kafkaServer) stop() {
 func (s *kafkaServer) phases() []phase {
 	const tool, franz = "its performance tools", "franz-go"
 	if len(s.brokers) > 1 {
-		return threeNodePhases(franz, cluster{s.topic, s.publish, s.rate, s.kill, s.lose}, s.config)
+		return threeNodePhases(franz, cluster{nodes: s.brokers, topic: s.topic, publish: s.publish, rate: s.rate, kill: s.kill,
+			spare: s.spare, data: s.logs, launch: s.launch, inSync: s.inSync}, s.config)
 	}
 	var all []phase
 	for _, size := range []int{1024, 100} {

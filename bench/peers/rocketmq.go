@@ -179,7 +179,8 @@ func (s *rocketServer) stop() {
 func (s *rocketServer) phases() []phase {
 	const single, batch, open = "Java remoting, 64 threads", "Java remoting, 32 a call, 64 threads", "Java remoting, asynchronous"
 	if len(s.brokers) > 1 {
-		all := threeNodePhases(batch, cluster{s.topicOfThree, s.publish, s.rate, s.kill, s.lose}, s.config)
+		all := threeNodePhases(batch, cluster{nodes: s.brokers, topic: s.topicOfThree, publish: s.publish, rate: s.rate, kill: s.kill,
+			spare: s.spare, data: s.store, launch: s.launchOfThree, inSync: s.inSync}, s.config)
 		for i := range all {
 			if all[i].Shape != shapePublish3 {
 				all[i].Client = open
@@ -257,21 +258,20 @@ func (s *rocketServer) topicOfThree(ctx context.Context, name string) error {
 }
 
 func (s *rocketServer) findMaster(ctx context.Context) error {
-	return s.inSync(ctx, func(replicas int) bool { return replicas == len(s.brokers) })
+	return until(ctx, func() (bool, error) {
+		return s.inSync(ctx, func(nodes int) bool { return nodes == len(s.brokers) })
+	})
 }
 
-// inSync waits until the replicas in sync are as many as enough says, and notes which
-// is the master.
-func (s *rocketServer) inSync(ctx context.Context, enough func(replicas int) bool) error {
-	return until(ctx, func() (bool, error) {
-		var answer struct {
-			Master   string
-			Replicas int
-		}
-		err := s.ask(ctx, &answer, "master %s", rocketController)
-		s.master = answer.Master
-		return enough(answer.Replicas), err
-	})
+// inSync notes which is the master, too.
+func (s *rocketServer) inSync(ctx context.Context, enough func(nodes int) bool) (bool, error) {
+	var answer struct {
+		Master   string
+		Replicas int
+	}
+	err := s.ask(ctx, &answer, "master %s", rocketController)
+	s.master = answer.Master
+	return enough(answer.Replicas), err
 }
 
 // masterNumber is which of the brokers was the master when it was last seen.
@@ -293,28 +293,14 @@ func (s *rocketServer) kill(context.Context) error {
 	return s.brokers[i].cmd.Process.Kill()
 }
 
-// lose takes a slave.
-func (s *rocketServer) lose(ctx context.Context) (func(context.Context) error, error) {
+// spare is a slave.
+func (s *rocketServer) spare(context.Context) (int, error) {
 	master, err := s.masterNumber()
-	if err != nil {
-		return nil, err
-	}
-	i := (master + 1) % len(s.brokers)
-	s.brokers[i].stop()
-	if err := os.RemoveAll(s.store(i)); err != nil {
-		return nil, err
-	}
-	if err := s.inSync(ctx, func(replicas int) bool { return replicas < len(s.brokers) }); err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context) error {
-		p, err := s.launchBroker(ctx, i, len(s.brokers))
-		if err != nil {
-			return err
-		}
-		s.brokers[i] = p
-		return s.findMaster(ctx)
-	}, nil
+	return (master + 1) % len(s.brokers), err
+}
+
+func (s *rocketServer) launchOfThree(ctx context.Context, i int) (*process, error) {
+	return s.launchBroker(ctx, i, len(s.brokers))
 }
 
 func (s *rocketServer) topics(ctx context.Context, prefix string, count, perTopic int) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"time"
 )
@@ -28,20 +29,46 @@ func port(first string, i int) string {
 
 // cluster is a server of three nodes.
 type cluster struct {
+	nodes   []*process
 	topic   func(ctx context.Context, name string) error
 	publish func(ctx context.Context, topics []string, size int, length time.Duration) (outcome, error)
 	rate    func(ctx context.Context, topic string, size, n int, through bool) (outcome, error)
-	kill    func(ctx context.Context) error // a node that leads, as a power cut would
-	// lose ends a node that others can do without, with all it had, and returns what starts
-	// it again, and returns when it has all of it.
-	lose func(ctx context.Context) (regain func(context.Context) error, err error)
+	kill    func(ctx context.Context) error        // a node that leads, as a power cut would
+	spare   func(ctx context.Context) (int, error) // a node that others can do without
+	data    func(i int) string                     // directory of node i
+	launch  func(ctx context.Context, i int) (*process, error)
+	// inSync reports whether the nodes that have all, of each part there is, are as many
+	// as enough says.
+	inSync func(ctx context.Context, enough func(nodes int) bool) (bool, error)
+}
+
+// lose ends a node, with all that it had, and returns which when the others know.
+func (s cluster) lose(ctx context.Context) (i int, err error) {
+	if i, err = s.spare(ctx); err != nil {
+		return 0, err
+	}
+	s.nodes[i].stop()
+	if err := os.RemoveAll(s.data(i)); err != nil {
+		return 0, err
+	}
+	return i, until(ctx, func() (bool, error) { return s.inSync(ctx, func(n int) bool { return n < len(s.nodes) }) })
+}
+
+// regain starts a node that was lost, and returns when it has all again.
+func (s cluster) regain(ctx context.Context, i int) error {
+	p, err := s.launch(ctx, i)
+	if err != nil {
+		return err
+	}
+	s.nodes[i] = p
+	return until(ctx, func() (bool, error) { return s.inSync(ctx, func(n int) bool { return n == len(s.nodes) }) })
 }
 
 // lostBytes is how much a node that is lost has had, in bytes of bodies, at least.
 const lostBytes = 3 << 30
 
-// threeNodePhases is what three nodes do: clients' batches, a rate, and the same rate
-// while a node is killed, which is the last.
+// threeNodePhases is what three nodes do: clients' batches, a rate, one comes back with
+// nothing, and the same rate while a node is killed, which is the last.
 func threeNodePhases(client string, s cluster, c config) []phase {
 	bodies := int64(0) // bytes, published by clients; what a rate adds is nothing beside it
 	publish := func(ctx context.Context, topic string, size int, length time.Duration) (outcome, error) {
@@ -72,13 +99,13 @@ func threeNodePhases(client string, s cluster, c config) []phase {
 				}
 				return err
 			},
-			run: func(ctx context.Context, _ time.Duration) (o outcome, err error) {
-				regain, err := s.lose(ctx)
+			run: func(ctx context.Context, _ time.Duration) (outcome, error) {
+				i, err := s.lose(ctx)
 				if err != nil {
-					return o, err
+					return outcome{}, err
 				}
 				begun := time.Now()
-				err = regain(ctx)
+				err = s.regain(ctx, i)
 				return outcome{Regained: time.Since(begun).Seconds() / (float64(bodies) / 1e9)}, err
 			}},
 		phase{Shape: shapeKill3, Client: client, Size: 1024, prepare: prepare, cold: true, kills: true, asyncOnly: true,
