@@ -91,7 +91,7 @@ func TestTheGoClientUsesAllShards(t *testing.T) {
 			body := fmt.Sprint("plain ", i)
 			r, err := p.Send(sending, &client.Message{Body: []byte(body)})
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("dialled %d: messages went to shards %v: %v", dialled, slices.Sorted(maps.Keys(spread)), err)
 			}
 			want[body], spread[shardOf(r.Queue)] = shardOf(r.Queue), true
 		}
